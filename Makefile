@@ -1,0 +1,68 @@
+# Needs python3 (3.11 or newer) and make. `make help` lists what there is.
+
+PYTHON ?= python3
+TORCH ?=
+BIN := .venv/bin
+OWN_UV := .uv/bin/uv
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(OWN_UV))
+
+.PHONY: study test lab reference requirements clean help
+.DEFAULT_GOAL := help
+
+study: .venv/.ready ## run the embedded study
+	$(BIN)/study run picto
+
+test: .venv/.ready ## lint and run the tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pytest
+
+lab: .venv/.ready ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+reference: .venv/.ready ## make outputs/reference/picto anew, the committed run
+	rm -rf .cache/reference
+	$(BIN)/study run picto --outputs .cache/reference
+	rm -rf .cache/reference/picto/predictions outputs/reference
+	mkdir -p outputs
+	mv .cache/reference outputs/reference
+
+# torch asks for its CUDA libraries itself, and only where it can use them.
+requirements: | $(filter $(OWN_UV),$(UV)) ## pin what pyproject.toml names
+	$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev \
+		--no-header --no-annotate --output-file requirements.txt pyproject.toml
+	grep -vE '^(nvidia|cuda|triton)' requirements.txt > requirements.tmp
+	mv requirements.tmp requirements.txt
+
+clean: ## remove the environment and the caches, not the outputs
+	rm -rf .venv .uv .cache .ruff_cache
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 22
+	@echo
+	@echo "  TORCH=cpu at the first call, as in make study TORCH=cpu, spares the CUDA"
+	@echo "  libraries on Linux (4 GB); PYTHON=python3.13 chooses the interpreter."
+
+# The environment is whole once the stamp is there; a broken start begins again.
+# Where Python may not keep bytecode, every start would compile torch's once more.
+.venv/.ready: requirements.txt pyproject.toml | $(filter $(OWN_UV),$(UV))
+	@$(require_python)
+	rm -rf .venv
+	$(UV) venv --quiet --python "$$(command -v $(PYTHON))" .venv
+	$(UV) pip install --python $(BIN)/python --requirement requirements.txt --editable . \
+		$(if $(TORCH),--torch-backend $(TORCH)) \
+		$(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
+	@touch $@
+
+# --target works where the system's Python is "externally managed", too.
+$(OWN_UV):
+	@$(require_python)
+	@echo "fetching uv into .uv"
+	@PIP_USER=0 $(PYTHON) -m pip install --quiet --upgrade --target .uv uv \
+		|| { $(PYTHON) -m venv --clear .uv && .uv/bin/pip install --quiet uv; } \
+		|| { echo "Cannot fetch uv: install pip for $(PYTHON) or uv itself" \
+			"(https://docs.astral.sh/uv) and call make again." >&2; exit 1; }
+
+require_python = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	echo "$(PYTHON) is missing or older than 3.11: install a newer one and name it," \
+		"as in make PYTHON=python3.13" >&2; exit 1; }
