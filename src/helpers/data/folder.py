@@ -1,0 +1,281 @@
+"""Class-per-folder directories: one folder per class, any pictures inside.
+
+    data_root/
+        classes.csv            optional: columns folder,name
+        golden_retriever/      class "golden retriever"
+            a.jpg
+            2024/b.PNG         deeper folders belong to the class as well
+
+Classes are the folders in alphabetical order, those without pictures included, so that
+labels never depend on which pictures happen to be there.
+"""
+
+import csv
+import os
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from helpers.data.dataset import Dataset, Files, Info
+from helpers.paths import ROOT
+
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"}
+    | {".tif", ".tiff", ".pbm", ".pgm", ".pnm", ".ppm"}
+)
+CLASSES_CSV = "classes.csv"
+WNID = re.compile(r"n\d{8}")
+NO_CLASS = "a picture beside the class folders: it has no class"
+BESIDE = "no picture, beside the class folders"
+INFO = {
+    "folder": Info(
+        page="",
+        megabytes=0,
+        layout="<data_root>/<class name>/<any name>.jpg, two classes or more, and "
+        f"optionally <data_root>/{CLASSES_CSV} with columns folder,name",
+        images=0,
+        classes=0,
+    )
+}
+
+
+def data_folder(data_root: str) -> Path:
+    """The folder that `data_root` means, whether or not it exists.
+
+    Empty is `data/` in the repository; "~" is the home folder; a relative path counts
+    from the repository's root, wherever the notebook runs.
+    """
+    return ROOT / Path(data_root or "data").expanduser()
+
+
+def read(name: str, data_root: str) -> Dataset:
+    """The pictures under `data_root`, named after the folder."""
+    if not data_root:
+        raise ValueError(
+            "data set 'folder' needs data_root, the folder of class folders"
+        )
+    root = data_folder(data_root)
+    if not root.exists():
+        raise FileNotFoundError(
+            f"no folder {root}: set data_root to the folder of class folders"
+        )
+    if not root.is_dir():
+        raise ValueError(f"data_root must be a folder, but {root} is a file")
+    folders = class_folders(root)
+    if not folders:
+        raise ValueError(
+            f"{root} has no class folders: put the pictures of each class into a "
+            f"folder of their own, {root.name}/<class name>/"
+        )
+    names = class_names(root, folders)
+    listing = listed(root, folders)
+    if not listing.files:
+        raise ValueError(
+            f"no pictures in the class folders of {root} "
+            f"(suffixes read: {' '.join(sorted(SUFFIXES))})"
+        )
+    return Dataset(
+        name=_file_name(root.resolve().name) or name,
+        ids=listing.ids,
+        labels=listing.labels,
+        class_names=names,
+        read=Files(listing.files, upright=True),
+        skipped=listing.skipped,
+        files=listing.files,
+    )
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the folders in `root`, sorted; hidden and system folders left out."""
+    with os.scandir(root) as entries:
+        return sorted(
+            entry.name
+            for entry in entries
+            if entry.is_dir() and not _is_hidden(entry.name)
+        )
+
+
+def class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
+    """A name for each folder, from `classes.csv` if there is one, else from the folder.
+
+    Raises ValueError where two folders would share a name, where the table and the
+    folders do not match, and for folders named by WordNet ids.
+    """
+    table = root / CLASSES_CSV
+    if table.exists():
+        names = _names_from_table(table, folders)
+    else:
+        for folder in folders:
+            if not _is_text(folder):
+                raise ValueError(
+                    f"folder name {folder!a} in {root} is not valid UTF-8: rename it"
+                )
+        if all(WNID.fullmatch(folder) for folder in folders):
+            raise ValueError(
+                f"the folders of {root} are named by WordNet ids ({folders[0]}, …), "
+                "which say nothing to CLIP: set dataset to imagenet, imagenet-a, "
+                f"imagenet-r or imagenet-sketch, or write names into {table}"
+            )
+        names = {f: _spaced(re.sub("[_-]", " ", f)) for f in folders}
+    first: dict[str, str] = {}
+    for folder in folders:
+        if not names[folder]:
+            raise ValueError(f"folder {folder!r} in {root} gives an empty class name")
+        twin = first.setdefault(names[folder].casefold(), folder)
+        if twin != folder:
+            raise ValueError(
+                f"folders {twin!r} and {folder!r} in {root} are both class "
+                f"{names[folder]!r}: merge them, or tell them apart in {CLASSES_CSV}"
+            )
+    return tuple(names[folder] for folder in folders)
+
+
+def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
+    try:
+        text = table.read_text(encoding="utf-8-sig")  # spreadsheets write a BOM
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table} is not UTF-8: save it as CSV UTF-8") from error
+    rows = csv.DictReader(text.splitlines())
+    if not {"folder", "name"} <= set(rows.fieldnames or ()):
+        raise ValueError(
+            f"{table} must be comma-separated with a header 'folder,name'; "
+            f"its header is {rows.fieldnames}"
+        )
+    names: dict[str, str] = {}
+    for row in rows:
+        folder = (row["folder"] or "").strip()
+        if folder in names:
+            raise ValueError(f"{table} lists folder {folder!r} twice")
+        names[folder] = _spaced(row["name"] or "")
+    for wrong, cure in (
+        (sorted(set(folders) - set(names)), "is not in the table: add a row"),
+        (sorted(set(names) - set(folders)), "does not exist: remove its row"),
+    ):
+        if wrong:
+            raise ValueError(f"{table}: folder {wrong[0]!r} {cure}")
+    return names
+
+
+def _spaced(text: str) -> str:
+    """Runs of white space to one space, composed Unicode."""
+    return unicodedata.normalize("NFC", " ".join(text.split()))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Picture files of class folders: ids relative to the root, sorted by class."""
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    files: tuple[Path, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+def listed(root: Path, folders: Sequence[str]) -> Listing:
+    """List the pictures in these class folders; label i is folder i. Opens no picture.
+
+    A folder that does not exist has no pictures. What is not taken is in `skipped`
+    with its reason: other suffixes, hidden and empty files, broken links, names that
+    are not UTF-8, links to folders, and files beside the class folders.
+    """
+    ids: list[str] = []
+    labels: list[int] = []
+    skipped: list[tuple[str, str]] = []
+    for label, folder in enumerate(folders):
+        for relative, reason in _walk(root, folder):
+            if reason:
+                skipped.append((printable(relative), reason))
+            else:
+                ids.append(relative)
+                labels.append(label)
+    with os.scandir(root) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.is_dir():
+                reason = "hidden" if _is_hidden(entry.name) else ""
+            else:
+                reason = NO_CLASS if _suffix(entry.name) in SUFFIXES else BESIDE
+            if reason and entry.name != CLASSES_CSV:
+                skipped.append((printable(entry.name), reason))
+    return Listing(
+        ids=tuple(ids),
+        labels=np.asarray(labels, dtype=np.int64),
+        files=tuple(root / relative for relative in ids),
+        skipped=tuple(skipped),
+    )
+
+
+def _walk(root: Path, folder: str) -> Iterator[tuple[str, str]]:
+    """Every file below root/folder as (path relative to root, reason to skip or "")."""
+    try:
+        with os.scandir(root / folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except FileNotFoundError:
+        return
+    for entry in found:
+        relative = f"{folder}/{entry.name}"
+        if not entry.is_dir():
+            yield relative, _reason_to_skip(entry)
+        elif entry.is_symlink():
+            yield relative, "a link to a folder, not followed inside a class"
+        elif _is_hidden(entry.name):
+            yield relative, "hidden"
+        else:
+            yield from _walk(root, relative)
+
+
+def _reason_to_skip(entry: os.DirEntry) -> str:
+    suffix = _suffix(entry.name)
+    if entry.name.startswith("."):
+        return "hidden"
+    if suffix in (".heic", ".heif"):
+        return "HEIC is not read: export the photo as JPEG"
+    if suffix not in SUFFIXES:
+        return f"no picture suffix ({suffix or 'none'})"
+    if not _is_text(entry.name):
+        return "the file name is not valid UTF-8"
+    try:
+        return "" if entry.stat().st_size else "empty file (0 bytes)"
+    except FileNotFoundError:
+        return "broken link"
+
+
+def _is_hidden(folder: str) -> bool:
+    """Folders of the system's own: .git, __MACOSX, .ipynb_checkpoints."""
+    return folder.startswith((".", "__"))
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file name came from valid UTF-8 and can be written to tables."""
+    return printable(name) == name
+
+
+def printable(name: str) -> str:
+    """The name with undecodable bytes escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _file_name(text: str) -> str:
+    """The text with what ledgers refuse in file names replaced by "_"."""
+    text = unicodedata.normalize("NFC", printable(text))
+    return re.sub(r"[^\w.+ -]", "_", text).lstrip(". ")
+
+
+def warn_if_partial(name: str, root: Path, folders: Sequence[str]) -> None:
+    """Say which class folders of a known data set are missing; labels stay right."""
+    missing = [folder for folder in folders if not (root / folder).is_dir()]
+    if missing:
+        warnings.warn(
+            f"{name} in {root} is partial: {len(missing)} of {len(folders)} class "
+            f"folders are missing ({', '.join(missing[:3])}, …). Labels stay right and "
+            "all classes stay candidates, but accuracies are not those of the full set",
+            stacklevel=2,
+        )

@@ -1,0 +1,183 @@
+"""ImageNet's validation set and its shifted variants A, R, V2 and Sketch.
+
+Class order is the alphabetical order of the 1000 WordNet ids, and class names are
+OpenAI's curated ones. Neither is kept here: timm ships the ids (and which 200 of them A
+and R use), open_clip the names. What goes wrong elsewhere, and is fixed here by reading
+folder names instead of their rank:
+
+- A and R have 200 folders, whose rank is not the 1000-way index;
+- V2's folders are "0" to "999" and sort as strings to 0, 1, 10, 100, …;
+- a README.txt lies beside A's and R's class folders;
+- a partial copy would shift every label after the first missing folder.
+
+Pictures are turned to RGB before they are resized and never by their EXIF tag, as
+torchvision's `ImageFolder` does in the published evaluations.
+"""
+
+import os
+import pkgutil
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from helpers.data.dataset import Dataset, Files, Info
+from helpers.data.folder import class_folders, data_folder, listed, warn_if_partial
+
+V2 = "imagenetv2-matched-frequency-format-val"
+
+# Where each set may lie under data_root: TPT's folder names, CoOp's, the archive's own.
+# "" is data_root itself.
+PLACES = {
+    "imagenet": (
+        "ImageNet/val",
+        "imagenet/images/val",
+        "imagenet/val",
+        "ILSVRC2012/val",
+        "val",
+        "",
+    ),
+    "imagenet-a": ("imagenet-a", "imagenet-adversarial/imagenet-a", ""),
+    "imagenet-r": ("imagenet-r", "imagenet-rendition/imagenet-r", ""),
+    "imagenet-v2": (V2, f"imagenetv2/{V2}", ""),
+    "imagenet-sketch": (
+        "ImageNet-Sketch",
+        "ImageNet-Sketch/sketch",
+        "imagenet-sketch/images",
+        "sketch",
+        "",
+    ),
+}
+
+INFO = {
+    "imagenet": Info(
+        page="https://image-net.org/challenges/LSVRC/2012/2012-downloads.php",
+        megabytes=6_740,
+        layout="<data_root>/imagenet/val/n01440764/ILSVRC2012_val_00000293.JPEG",
+        images=50_000,
+        classes=1000,
+    ),
+    "imagenet-a": Info(
+        page="https://github.com/hendrycks/natural-adv-examples",
+        megabytes=690,
+        layout="<data_root>/imagenet-a/n01498041/0.000116_digital….jpg",
+        images=7_500,
+        classes=200,
+    ),
+    "imagenet-r": Info(
+        page="https://github.com/hendrycks/imagenet-r",
+        megabytes=2_190,
+        layout="<data_root>/imagenet-r/n01443537/art_0.jpg",
+        images=30_000,
+        classes=200,
+    ),
+    "imagenet-v2": Info(
+        page="https://github.com/modestyachts/ImageNetV2",
+        megabytes=1_260,
+        layout=f"<data_root>/{V2}/0/….jpeg, folders 0 to 999",
+        images=10_000,
+        classes=1000,
+    ),
+    "imagenet-sketch": Info(
+        page="https://github.com/HaohanWang/ImageNet-Sketch",
+        megabytes=7_600,
+        layout="<data_root>/ImageNet-Sketch/n01440764/sketch_0.JPEG",
+        images=50_889,
+        classes=1000,
+    ),
+}
+
+
+@cache
+def wnids() -> tuple[str, ...]:
+    """The 1000 WordNet ids in class order."""
+    return _timm_table("imagenet_synsets.txt")
+
+
+@cache
+def indices(name: str) -> tuple[int, ...]:
+    """1000-way indices of a set's classes, in its class order."""
+    if name in ("imagenet-a", "imagenet-r"):
+        return tuple(map(int, _timm_table(f"{name.replace('-', '_')}_indices.txt")))
+    return tuple(range(1000))
+
+
+@cache
+def folders(name: str) -> tuple[str, ...]:
+    """Folder names of a set's classes, in its class order."""
+    if name == "imagenet-v2":
+        return tuple(str(index) for index in indices(name))
+    return tuple(wnids()[index] for index in indices(name))
+
+
+@cache
+def class_names(name: str) -> tuple[str, ...]:
+    """Curated names of a set's classes, in its class order."""
+    import open_clip
+
+    return tuple(open_clip.IMAGENET_CLASSNAMES[index] for index in indices(name))
+
+
+def read(name: str, data_root: str) -> Dataset:
+    """One of the sets in `INFO`, found under `data_root` or at `data_root` itself."""
+    expected = folders(name)
+    root = locate(name, data_folder(data_root), expected)
+    warn_if_partial(name, root, expected)
+    listing = listed(root, expected)
+    if not listing.files:
+        raise ValueError(f"the class folders of {name} in {root} hold no pictures")
+    return Dataset(
+        name=name,
+        ids=listing.ids,
+        labels=listing.labels,
+        class_names=class_names(name),
+        read=Files(listing.files, upright=False),
+        templates="openai_80",
+        skipped=listing.skipped,
+        files=listing.files,
+    )
+
+
+def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
+    """The folder that holds the class folders of this set.
+
+    Raises FileNotFoundError if there is none, and ValueError if there is one with
+    foreign class folders in it or if the flat validation archive is found.
+    """
+    for place in PLACES[name]:
+        root = data_root / place
+        found = class_folders(root) if root.is_dir() else []
+        known = set(found) & set(expected)
+        foreign = sorted(set(found) - set(expected))
+        if known and foreign:
+            raise ValueError(
+                f"{root} is not {name}: {len(foreign)} of its {len(found)} class "
+                f"folders are not in that set ({', '.join(foreign[:3])}, …)"
+            )
+        if known:
+            return root
+        if name == "imagenet" and root.is_dir() and _is_flat(root):
+            raise ValueError(
+                f"{root} holds the validation pictures without class folders. "
+                "torchvision.datasets.ImageNet(root, split='val') arranges them when "
+                "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz lie in root. "
+                "By hand: line k of the devkit's "
+                "ILSVRC2012_validation_ground_truth.txt is picture k's ILSVRC2012_ID; "
+                "the devkit's meta.mat maps it to the "
+                "WordNet id that names the folder (it is not the alphabetical rank)"
+            )
+    info = INFO[name]
+    places = ", ".join(str(data_root / place) for place in PLACES[name])
+    raise FileNotFoundError(
+        f"no class folders of {name} in any of {places}. Get it at {info.page} "
+        f"({info.megabytes:,} MB) and unpack it as {info.layout}"
+    )
+
+
+def _is_flat(root: Path) -> bool:
+    with os.scandir(root) as entries:
+        return any(entry.name.startswith("ILSVRC2012_val_") for entry in entries)
+
+
+def _timm_table(file: str) -> tuple[str, ...]:
+    text = pkgutil.get_data("timm.data", f"_info/{file}")
+    return tuple(text.decode().split())

@@ -1,0 +1,132 @@
+"""Decode every picture of a data set once, before work starts.
+
+One damaged file must not end a run after an hour, nor change which pictures a later
+method sees. So `readable` decodes all picture files in threads and leaves the damaged
+ones out. Sound files are remembered in CACHE/verified/ by path, size and time of change
+and are not decoded again until they change; damaged ones are tried again each time.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import UnidentifiedImageError
+
+from helpers.data.dataset import Dataset, UnreadableImage, open_image, to_rgb
+from helpers.paths import CACHE
+from helpers.progress import track
+
+SHOWN_FROM = 1000  # files; fewer are checked before a bar would help
+State = list[int]  # size and time of change in ns, as JSON keeps them
+
+
+def readable(dataset: Dataset) -> Dataset:
+    """The data set without its damaged pictures, which are listed in `skipped`.
+
+    Raises ValueError if no picture can be read.
+    """
+    damaged = dict(verify(dataset))
+    if not damaged:
+        return dataset
+    if len(damaged) == len(dataset):
+        first, reason = next(iter(damaged.items()))
+        raise ValueError(
+            f"none of the {len(dataset)} pictures of {dataset.name} can be read; "
+            f"the first is {first}: {reason}"
+        )
+    kept = [i for i, name in enumerate(dataset.ids) if name not in damaged]
+    skipped = (*dataset.skipped, *damaged.items())
+    return replace(dataset.subset(kept), skipped=skipped)
+
+
+def verify(dataset: Dataset) -> list[tuple[str, str]]:
+    """(id, reason) of every picture file that cannot be decoded, in order of ids.
+
+    Data sets without picture files have none.
+    """
+    if not dataset.files:
+        return []
+    ledger = _ledger(dataset)
+    sound = _load(ledger)
+    states = {str(path): _state(path) for path in dataset.files}
+    unknown = [
+        path
+        for path, state in states.items()
+        if path not in sound or sound[path] != state
+    ]
+    damaged = _damaged(unknown, f"decoding {dataset.name} once")
+    new = {path: states[path] for path in unknown if path not in damaged}
+    if new:
+        _save(ledger, sound | new)
+    return [
+        (name, damaged[str(path)])
+        for name, path in zip(dataset.ids, dataset.files, strict=True)
+        if str(path) in damaged
+    ]
+
+
+def _damaged(paths: Sequence[str], label: str) -> dict[str, str]:
+    """path -> reason of those that cannot be decoded."""
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decoders free the GIL
+    try:
+        reasons = pool.map(_fault, paths)
+        if len(paths) >= SHOWN_FROM:
+            reasons = track(reasons, len(paths), label)
+        found = dict(zip(paths, reasons, strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted run stops at once
+    return {path: reason for path, reason in found.items() if reason}
+
+
+def _state(path: Path) -> State | None:
+    """None for a file that is gone."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
+
+
+def _fault(path: str) -> str:
+    """Why a file cannot be decoded, or nothing."""
+    try:
+        to_rgb(open_image(Path(path), upright=False, reduced=True))
+    except UnreadableImage as error:
+        return _reason(error.__cause__ or error)
+    except FileNotFoundError:
+        return "the file is gone"
+    return ""
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "no picture, whatever its suffix says"
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _ledger(dataset: Dataset) -> Path:
+    """One file per data set name; different folders may share it, paths differ."""
+    key = hashlib.sha256(dataset.name.encode()).hexdigest()[:16]
+    return CACHE / "verified" / f"{key}.json"
+
+
+def _load(ledger: Path) -> dict[str, State]:
+    try:
+        return json.loads(ledger.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # none yet, or a damaged one
+        return {}
+
+
+def _save(ledger: Path, sound: Mapping[str, State]) -> None:
+    """Write whole or not at all, so that two processes never read half a file."""
+    ledger.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=ledger.parent, suffix=".part", delete=False
+    ) as part:
+        json.dump(sound, part)
+    os.replace(part.name, ledger)

@@ -1,0 +1,145 @@
+"""Data sets that torchvision reads: their test splits, with names CLIP can read.
+
+Nothing is downloaded unless the environment says `STUDY_DOWNLOAD=1`; then torchvision
+fetches the official archive into `data_root` and checks its hash. CIFAR's official
+files are Python pickles, which torchvision opens after the same check.
+
+EuroSAT has no official split: all 27,000 pictures are read.
+"""
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from helpers.data.dataset import Dataset, Files, Info, Pixels
+from helpers.data.folder import data_folder
+
+if TYPE_CHECKING:
+    from torchvision.datasets import VisionDataset
+
+DOWNLOAD = "STUDY_DOWNLOAD"
+
+# The names under which CLIP is usually evaluated (CoOp, TPT); folder names without
+# spaces would be single unknown words to the tokenizer.
+EUROSAT = {
+    "AnnualCrop": "Annual Crop Land",
+    "Forest": "Forest",
+    "HerbaceousVegetation": "Herbaceous Vegetation Land",
+    "Highway": "Highway or Road",
+    "Industrial": "Industrial Buildings",
+    "Pasture": "Pasture Land",
+    "PermanentCrop": "Permanent Crop Land",
+    "Residential": "Residential Buildings",
+    "River": "River",
+    "SeaLake": "Sea or Lake",
+}
+RENAMED = EUROSAT | {"pink-yellow dahlia?": "pink and yellow dahlia"}
+
+INFO = {
+    "cifar10": Info(
+        page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        megabytes=170,
+        layout="<data_root>/cifar-10-batches-py/test_batch",
+        images=10_000,
+        classes=10,
+    ),
+    "cifar100": Info(
+        page="https://www.cs.toronto.edu/~kriz/cifar.html",
+        megabytes=169,
+        layout="<data_root>/cifar-100-python/test",
+        images=10_000,
+        classes=100,
+    ),
+    "eurosat": Info(
+        page="https://github.com/phelber/EuroSAT",
+        megabytes=94,
+        layout="<data_root>/eurosat/2750/AnnualCrop/AnnualCrop_1.jpg",
+        images=27_000,
+        classes=10,
+    ),
+    "dtd": Info(
+        page="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
+        megabytes=625,
+        layout="<data_root>/dtd/dtd/{images,labels}",
+        images=1_880,
+        classes=47,
+    ),
+    "flowers102": Info(
+        page="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
+        megabytes=345,
+        layout="<data_root>/flowers-102/{jpg,imagelabels.mat,setid.mat}",
+        images=6_149,
+        classes=102,
+    ),
+    "food101": Info(
+        page="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
+        megabytes=5_000,
+        layout="<data_root>/food-101/{images,meta}",
+        images=25_250,
+        classes=101,
+    ),
+    "oxford-iiit-pet": Info(
+        page="https://www.robots.ox.ac.uk/~vgg/data/pets/",
+        megabytes=811,
+        layout="<data_root>/oxford-iiit-pet/{images,annotations}",
+        images=3_669,
+        classes=37,
+    ),
+}
+
+
+def read(name: str, data_root: str) -> Dataset:
+    """The test split of one of the sets in `INFO`, below `data_root`."""
+    source = _open(name, data_folder(data_root))
+    names = tuple(
+        RENAMED.get(label, label.replace("_", " ")) for label in source.classes
+    )
+    if name.startswith("cifar"):
+        return Dataset(
+            name=name,
+            ids=tuple(f"{name}/{i:05d}" for i in range(len(source))),
+            labels=source.targets,
+            class_names=names,
+            read=Pixels(source.data),
+        )
+    if name == "oxford-iiit-pet":  # the one class without a `loader` argument
+        files, labels = source._images, source._labels
+    else:
+        files, labels = zip(*source, strict=True)
+    return Dataset(
+        name=name,
+        ids=tuple(path.relative_to(source.root).as_posix() for path in files),
+        labels=labels,
+        class_names=names,
+        read=Files(tuple(files), upright=False),
+        files=tuple(files),
+    )
+
+
+def _open(name: str, root: Path) -> "VisionDataset":
+    """torchvision's data set, downloaded first where that is allowed.
+
+    With `loader=Path` its items are (file, label): nothing is decoded.
+    """
+    from torchvision import datasets
+
+    make: dict[str, Callable] = {
+        "cifar10": partial(datasets.CIFAR10, train=False),
+        "cifar100": partial(datasets.CIFAR100, train=False),
+        "eurosat": partial(datasets.EuroSAT, loader=Path),
+        "dtd": partial(datasets.DTD, split="test", loader=Path),
+        "flowers102": partial(datasets.Flowers102, split="test", loader=Path),
+        "food101": partial(datasets.Food101, split="test", loader=Path),
+        "oxford-iiit-pet": partial(datasets.OxfordIIITPet, split="test"),
+    }
+    info = INFO[name]
+    try:
+        return make[name](root, download=os.environ.get(DOWNLOAD) == "1")
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"no {name} in {root}, expected as {info.layout} ({error}). "
+            f"Set {DOWNLOAD}=1 to let torchvision download it ({info.megabytes:,} MB), "
+            f"or get it at {info.page}"
+        ) from error

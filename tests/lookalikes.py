@@ -1,0 +1,107 @@
+"""Small data sets with the layouts of real ones, written into a test's own folder."""
+
+import csv
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from helpers.data import imagenet
+
+
+def picture(path: Path, seed: int = 0, size: tuple[int, int] = (24, 18)) -> Path:
+    """One small picture, in the format that the suffix names, unlike other seeds'."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def photos(root: Path, classes: Mapping[str, int | Sequence[str]]) -> Path:
+    """A class-per-folder directory: folder -> how many pictures, or their names."""
+    seed = 0
+    for folder, wanted in classes.items():
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        files = (
+            wanted
+            if not isinstance(wanted, int)
+            else [f"{i:03d}.jpg" for i in range(wanted)]
+        )
+        for file in files:
+            picture(root / folder / file, seed)
+            seed += 1
+    return root
+
+
+def classes_csv(root: Path, names: Mapping[str, str]) -> Path:
+    """The table of class names of a class-per-folder directory."""
+    path = root / "classes.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("folder", "name"), *names.items()])
+    return path
+
+
+def imagenet_layout(
+    data_root: Path, name: str, place: str = "", per_class: int = 1, every: int = 1
+) -> Path:
+    """ImageNet or one of its variants in its official layout, README included.
+
+    `place` is the folder below `data_root` (default: the reader's first), `every` keeps
+    each n-th class folder only. Suffixes are those of the real files.
+    """
+    root = data_root / (place or imagenet.PLACES[name][0])
+    suffix = {"imagenet-a": "jpg", "imagenet-r": "jpg", "imagenet-v2": "jpeg"}
+    kept = imagenet.folders(name)[::every]
+    source = picture(root / kept[0] / f"img_0.{suffix.get(name, 'JPEG')}")
+    content = source.read_bytes()
+    for folder in kept:
+        (root / folder).mkdir(exist_ok=True)
+        for i in range(per_class):
+            (root / folder / f"img_{i}{source.suffix}").write_bytes(content)
+    if name in ("imagenet-a", "imagenet-r"):
+        (root / "README.txt").write_text("about this data set\n")
+    return root
+
+
+def cifar10(data_root: Path, images: int = 20) -> np.ndarray:
+    """CIFAR-10's test batch in torchvision's layout; gives its pixels [N, 32, 32, 3].
+
+    The official format is a Python pickle; its hash differs from the real one, so a
+    test has to switch torchvision's integrity check off.
+    """
+    folder = data_root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    batch = {
+        "data": pixels.transpose(0, 3, 1, 2).reshape(images, -1),
+        "labels": [i % 10 for i in range(images)],
+    }
+    names = ["airplane", "automobile", "bird", "cat", "deer"]
+    names += ["dog", "frog", "horse", "ship", "truck"]
+    (folder / "test_batch").write_bytes(pickle.dumps(batch))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    return pixels
+
+
+def damaged(folder: Path) -> dict[str, str]:
+    """Files that cannot be decoded: file name -> a word of the reason to skip it.
+
+    Only the empty one can be told without decoding.
+    """
+    whole = picture(folder / "whole.jpg", size=(640, 480)).read_bytes()
+    sound_png = picture(folder / "sound.png", size=(64, 64)).read_bytes()
+    inverted = bytes(byte ^ 255 for byte in sound_png[60:120])
+    contents = {
+        "empty.jpg": (b"", "empty"),
+        "truncated.jpg": (whole[: len(whole) // 2], "truncated"),
+        "text.png": (b"<html>404 not found</html>", "no picture"),
+        "flipped.png": (sound_png[:60] + inverted + sound_png[120:], ""),
+    }
+    for name, (content, _) in contents.items():
+        (folder / name).write_bytes(content)
+    (folder / "whole.jpg").unlink()
+    (folder / "sound.png").unlink()
+    return {name: word for name, (_, word) in contents.items()}
