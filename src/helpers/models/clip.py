@@ -1,0 +1,296 @@
+"""CLIP backbones: one class in front of any open_clip model.
+
+CLIP embeds images and texts on one unit sphere (Radford et al. 2021, arXiv
+2103.00020). Everything in the study that needs an embedding asks a `Backbone` for it.
+The towers are frozen, in evaluation mode, and never see a gradient here; methods that
+tune weights take `backbone.model` and say so.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor, nn
+
+from helpers.models import embedded
+from helpers.paths import ROOT
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+TEXT_BATCH = 256
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+
+
+def names() -> list[str]:
+    """Every architecture that `load` knows: open_clip's and the embedded ones."""
+    embedded.register()
+    return open_clip.list_models()
+
+
+def weight_choices(name: str) -> list[str]:
+    """What `weights` may be for this architecture, besides the path of a file."""
+    tags = open_clip.list_pretrained_tags_by_model(with_quick_gelu(name, "openai"))
+    own = [embedded.TAG] if name in embedded.names() else []
+    return [*own, *tags, "random"]
+
+
+@dataclass(frozen=True, eq=False)
+class Backbone:
+    """A frozen CLIP: `encode_images`, `encode_texts`, `template_features`.
+
+    `fingerprint` is a hash of all weights and names what was computed with them;
+    `logit_scale` is exp of the learned log temperature (100 for OpenAI's weights);
+    `preprocess` maps a PIL image to float32 [3, image_size, image_size].
+    """
+
+    name: str
+    weights: str
+    model: nn.Module
+    tokenizer: Callable
+    preprocess: Callable[[Image], Tensor]
+    image_size: int
+    device: torch.device
+    precision: str
+    fingerprint: str
+    logit_scale: float
+
+    @property
+    def embed_dim(self) -> int:
+        """Width D of the shared embedding."""
+        return self.model.visual.output_dim
+
+    @property
+    def context_length(self) -> int:
+        """Longest prompt in tokens, start and end tokens included."""
+        return _text_tower(self.model).context_length
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Preprocessed images float32 [B, 3, H, W] -> unit features float32 [B, D]."""
+        images = images.to(self.device).contiguous(memory_format=torch.channels_last)
+        with self._autocast():
+            features = self.model.encode_image(images)
+        return F.normalize(features.float(), dim=-1)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Prompts, T of them -> unit features float32 [T, D].
+
+        Prompts are encoded in batches of similar length, each cropped to its longest
+        prompt. That is exact: the text tower is causal and reads the feature at the
+        end token, so the padding behind it cannot matter.
+        """
+        tokens = self.tokenize(texts)
+        lengths = tokens.argmax(dim=-1) + 1  # the end token has the highest id
+        order = lengths.argsort(stable=True)
+        features = torch.empty(len(tokens), self.embed_dim)
+        for rows in order.split(TEXT_BATCH):
+            batch = tokens[rows, : int(lengths[rows].max())].to(self.device)
+            with self._autocast():
+                encoded = encode_tokens(self.model, batch)
+            features[rows] = F.normalize(encoded.float(), dim=-1).cpu()
+        return features.to(self.device)
+
+    def template_features(
+        self, class_names: Sequence[str], templates: Sequence[str]
+    ) -> Tensor:
+        """Features of every class in every template: unit float32 [K, C, D]."""
+        prompts = [t.format(name) for t in templates for name in class_names]
+        shape = (len(templates), len(class_names), self.embed_dim)
+        return self.encode_texts(prompts).view(shape)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids int64 [T, context_length]; refuses prompts that do not fit."""
+        texts = list(texts)
+        if not texts:
+            raise ValueError("no texts to encode")
+        if isinstance(self.tokenizer, open_clip.SimpleTokenizer):
+            for text in texts:
+                length = len(self.tokenizer.encode(text)) + 2
+                if length > self.context_length:
+                    raise ValueError(
+                        f"prompt of {length} tokens, but {self.name} reads at most "
+                        f"{self.context_length}: shorten {text!r}"
+                    )
+        return self.tokenizer(texts)
+
+    def _autocast(self):
+        enabled = self.precision != "float32"
+        return torch.autocast(self.device.type, DTYPES[self.precision], enabled=enabled)
+
+
+def load(
+    name: str,
+    weights: str = "openai",
+    device: str = "auto",
+    precision: str = "float32",
+    seed: int = 0,
+) -> Backbone:
+    """Load an open_clip architecture with weights.
+
+    `weights`: a tag of open_clip ("openai"), the path of a .safetensors file or of a
+    .pt state dict (read with `weights_only=True`), "picto" for the embedded models, or
+    "random" for an untrained model of the true architecture (drawn from `seed`).
+    Relative paths count from the repository's root.
+    """
+    embedded.register()
+    if name not in open_clip.list_models():
+        close = _closest(name, open_clip.list_models())
+        raise ValueError(
+            f"unknown backbone {name!r}; did you mean {close}? "
+            "`python -c 'import open_clip; print(open_clip.list_models())'` lists all"
+        )
+    chosen = with_quick_gelu(name, weights)
+    if chosen != name:
+        warnings.warn(
+            f"{weights!r} weights of {name} were trained with QuickGELU: "
+            f"using {chosen} instead",
+            stacklevel=2,
+        )
+    where = resolve_device(device)
+    check_precision(precision, where)
+    source = _source(chosen, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model, _, preprocess = open_clip.create_model_and_transforms(
+                chosen, pretrained=source, pretrained_image=False, weights_only=True
+            )
+        except Exception as error:
+            raise RuntimeError(_load_failure(chosen, weights, source, error)) from error
+    model = model.to(where, memory_format=torch.channels_last).eval()
+    model.requires_grad_(False)
+    size = model.visual.image_size
+    return Backbone(
+        name=chosen,
+        weights=weights,
+        model=model,
+        tokenizer=open_clip.get_tokenizer(chosen, **embedded.tokenizer_options(chosen)),
+        preprocess=preprocess,
+        image_size=size[0] if isinstance(size, tuple) else size,
+        device=where,
+        precision=precision,
+        fingerprint=fingerprint(model),
+        logit_scale=float(model.logit_scale.exp()),
+    )
+
+
+def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Text features [T, D], not normalised, of token ids [T, L] with any L.
+
+    open_clip's own `encode_text` insists on the full context length; this one takes
+    the tower's modules in the same order and slices positions and mask to L.
+    """
+    tower = _text_tower(model)
+    if not hasattr(tower, "token_embedding"):  # a Hugging Face text tower
+        return model.encode_text(tokens)
+    length = tokens.shape[1]
+    x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
+    mask = tower.attn_mask
+    x = tower.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
+    x = tower.ln_final(x)
+    x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]
+    projection = tower.text_projection
+    if isinstance(projection, nn.Module):
+        return projection(x)
+    return x if projection is None else x @ projection
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short hash of every weight and buffer: what "the same model" means here."""
+    digest = hashlib.sha256()
+    for key, value in sorted(model.state_dict().items()):
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def with_quick_gelu(name: str, weights: str) -> str:
+    """The architecture that these weights were trained with.
+
+    OpenAI's weights need QuickGELU; open_clip builds the plain name with GELU and only
+    warns, which silently costs accuracy.
+    """
+    config = open_clip.get_pretrained_cfg(name, weights) or {}
+    variant = f"{name}-quickgelu"
+    known = variant in open_clip.list_models()
+    return variant if config.get("quick_gelu") and known else name
+
+
+def resolve_device(device: str) -> torch.device:
+    """ "auto" is the first of cuda, mps, cpu that is there."""
+    if device != "auto":
+        available = {
+            "cpu": True,
+            "cuda": torch.cuda.is_available(),
+            "mps": torch.backends.mps.is_available(),
+        }
+        if not available.get(device.split(":")[0], False):
+            raise ValueError(f"device {device!r} is not available here; use 'auto'")
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def check_precision(precision: str, device: torch.device) -> None:
+    """Refuse precisions that do not exist or that the device computes badly."""
+    if precision not in DTYPES:
+        raise ValueError(f"precision {precision!r}: choose one of {list(DTYPES)}")
+    if precision == "float16" and device.type == "cpu":
+        raise ValueError("float16 is for GPUs; on a CPU use float32 or bfloat16")
+
+
+def _text_tower(model: nn.Module) -> nn.Module:
+    """open_clip keeps the text tower's modules on CLIP itself or under `.text`."""
+    return getattr(model, "text", model)
+
+
+def _source(name: str, weights: str) -> str | None:
+    """What open_clip takes as `pretrained`: a tag, a file, or None for random."""
+    if weights == "random":
+        return None
+    if weights == embedded.TAG:
+        return str(embedded.weights_file(name))
+    if open_clip.get_pretrained_cfg(name, weights):
+        return weights
+    path = ROOT / Path(weights).expanduser()
+    if path.suffix in SUFFIXES:
+        if not path.is_file():
+            raise FileNotFoundError(f"no weights file at {path}")
+        return str(path)
+    choices = ", ".join(weight_choices(name))
+    raise ValueError(
+        f"unknown weights {weights!r} for {name}: choose one of {choices}, "
+        f"or give the path of a {' or '.join(SUFFIXES[:2])} file"
+    )
+
+
+def _load_failure(name: str, weights: str, source: str | None, error: Exception) -> str:
+    if source and Path(source).is_file():
+        return (
+            f"cannot load {source} as {name}: {error}. The file must hold the state "
+            "dict of this architecture (safetensors, or torch.save of a state dict; "
+            "TorchScript archives such as OpenAI's own .pt files are not read: use "
+            "weights 'openai')"
+        )
+    return (
+        f"cannot get the weights {weights!r} of {name}: {error}. Without a network, "
+        "download them elsewhere and give the file's path as `weights`"
+    )
+
+
+def _closest(name: str, choices: list[str]) -> str:
+    import difflib
+
+    found = difflib.get_close_matches(name, choices, n=3, cutoff=0.3)
+    return " or ".join(repr(choice) for choice in found) or "an open_clip model"

@@ -1,0 +1,60 @@
+"""Zero-shot against a literal oracle, and its edge cases."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers.methods.zero_shot import ensemble, zero_shot
+from helpers.prompts.templates import TEMPLATES, templates
+
+
+def unit(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(*shape, generator=generator), dim=-1)
+
+
+def test_against_the_literal_definition():
+    texts, images, scale = unit(3, 4, 8), unit(5, 8, seed=1), 50.0
+    logits = zero_shot(images, ensemble(texts), scale)
+    for n in range(5):
+        for c in range(4):
+            mean = sum(texts[k, c].double() for k in range(3)) / 3
+            cosine = (images[n].double() * mean / mean.norm()).sum()
+            assert abs(logits[n, c].item() - float(scale * cosine)) < 1e-4
+
+
+def test_one_template_is_no_ensemble_and_duplicates_change_nothing():
+    texts = unit(1, 4, 8)
+    assert torch.allclose(ensemble(texts), texts[0], atol=1e-6)
+    assert torch.allclose(ensemble(texts.repeat(3, 1, 1)), texts[0], atol=1e-6)
+
+
+def test_permutations_carry_through():
+    texts, images = unit(3, 4, 8), unit(5, 8, seed=1)
+    logits = zero_shot(images, ensemble(texts), 10.0)
+    rows, columns = [4, 2, 0, 1, 3], [2, 0, 3, 1]
+    moved = zero_shot(images[rows], ensemble(texts[[2, 0, 1]][:, columns]), 10.0)
+    assert torch.allclose(moved, logits[rows][:, columns], atol=1e-5)
+
+
+def test_one_class_ties_and_half_precision():
+    images = unit(5, 8)
+    assert zero_shot(images, unit(1, 8), 10.0).argmax(-1).tolist() == [0] * 5
+    twins = unit(1, 8).repeat(2, 1)
+    assert zero_shot(images, twins, 10.0).argmax(-1).tolist() == [0] * 5
+    half = zero_shot(images.half(), unit(3, 8).half(), 100.0)
+    assert half.dtype == torch.float32
+
+
+def test_template_sets_are_openais():
+    assert {name: len(texts) for name, texts in TEMPLATES.items()} == {
+        "name": 1,
+        "photo": 1,
+        "openai_7": 7,
+        "openai_80": 80,
+    }
+    assert TEMPLATES["openai_7"][0] == "itap of a {}."
+    assert set(TEMPLATES["openai_7"]) < set(TEMPLATES["openai_80"])
+    assert all(t.count("{}") == 1 for texts in TEMPLATES.values() for t in texts)
+    with pytest.raises(ValueError, match="openai_80"):
+        templates("openai80")
