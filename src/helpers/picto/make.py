@@ -1,0 +1,66 @@
+"""`study train WHAT`: make an asset of the embedded world again."""
+
+import argparse
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from helpers.models import embedded
+from helpers.picto import cards, tokenizer, train
+from helpers.picto import filter as hard_filter
+
+
+def main(what: str, arguments: list[str]) -> int:
+    """Make `what` and write it to `--assets`, by default over the shipped file."""
+    makers = {"picto-tokenizer": _tokenizer, "picto-filter": _filter}
+    makers |= dict.fromkeys(train.RECIPES, _clip)
+    if what not in makers:
+        raise ValueError(
+            f"nothing called {what!r} to train: choose {', '.join(makers)}"
+        )
+    parser = argparse.ArgumentParser(prog=f"study train {what}")
+    if what != "picto-tokenizer":
+        parser.add_argument("--steps", type=int, help="optimizer steps")
+        parser.add_argument("--images", type=int, help="distinct training pictures")
+        parser.add_argument("--threads", type=int, help="CPU threads")
+    parser.add_argument(
+        "--assets",
+        type=Path,
+        default=embedded.ASSETS,
+        help="folder that gets the result (default: the package's own)",
+    )
+    options = vars(parser.parse_args(arguments))
+    if threads := options.pop("threads", None):
+        torch.set_num_threads(threads)
+    assets = options.pop("assets")
+    assets.mkdir(parents=True, exist_ok=True)
+    makers[what](what, assets, {k: v for k, v in options.items() if v is not None})
+    return 0
+
+
+def _tokenizer(what: str, assets: Path, options: dict) -> None:
+    path = assets / embedded.MERGES.name
+    size = tokenizer.write_merges(path, tokenizer.vocabulary())
+    print(f"{path}: a vocabulary of {size}, the `vocab_size` of the model configs")
+
+
+def _filter(what: str, assets: Path, options: dict) -> None:
+    report = hard_filter.publish(hard_filter.train_filter(**options), assets)
+    print({key: value for key, value in report.items() if key != "scenes"})
+
+
+def _clip(name: str, assets: Path, options: dict) -> None:
+    recipe = replace(train.RECIPES[name], **options)
+    model, curve = train.train_clip(name, recipe)
+    made = {
+        "command": f"study train {name}",
+        "recipe": asdict(recipe),
+        "minutes": curve[-1]["minutes"],
+        "threads": torch.get_num_threads(),
+        "device": str(model.logit_scale.device),
+    }
+    card = cards.publish(name, model, made, assets)
+    pd.DataFrame(curve).to_csv(assets / f"{name}.curve.csv", index=False)
+    print(card["zero_shot"])

@@ -1,0 +1,109 @@
+"""Rendered pictures and tokenised captions, made once per machine, for training."""
+
+import hashlib
+import os
+import random
+from collections.abc import Sequence
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pandas as pd
+import torch
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from torch import Tensor
+
+from helpers.models import embedded
+from helpers.paths import CACHE
+from helpers.picto import captions, splits
+from helpers.progress import track
+
+CAPTIONS_EACH = 4
+TOKENS = 48
+CHUNK = 500
+
+
+def training_pool(images: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first pictures of `train`, uint8 [N, 64, 64, 3], and their captions' token
+    ids, int16 [N, 4, 48]."""
+    digest = f"{world_hash()}-{embedded.sha256(embedded.MERGES)[:8]}"
+    tokens = CACHE / "picto" / f"train-{images}-{digest}.tokens.npy"
+    if not tokens.is_file():
+        _write(tokens, np.concatenate(_spread(_tokenise, range(images), "captions")))
+    return render("train", range(images)), np.load(tokens)
+
+
+def render(split: str, indices: range) -> np.ndarray:
+    """Pictures of a split, uint8 [N, 64, 64, 3]: drawn on all cores on the first call,
+    read from disk after that."""
+    name = f"{split}-{indices.start}-{indices.stop}-{world_hash()}.npy"
+    path = CACHE / "picto" / name
+    if not path.is_file():
+        draw = partial(splits.images, split)
+        _write(path, np.concatenate(_spread(draw, indices, f"drawing {split}")))
+    return np.load(path)
+
+
+@cache
+def dev_pool() -> tuple[np.ndarray, pd.DataFrame]:
+    """All pictures of picto-dev, uint8 [N, 64, 64, 3], with their label and part."""
+    indices = range(splits.SPLITS["picto-dev"].size)
+    scenes = [splits.scene("picto-dev", i) for i in indices]
+    parts = [splits.DEV_PARTS[i % len(splits.DEV_PARTS)] for i in indices]
+    facts = pd.DataFrame({"label": [s.label for s in scenes], "part": parts})
+    return render("picto-dev", indices), facts
+
+
+def normalise(pictures: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], scaled as CLIP expects."""
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    mean = torch.tensor(OPENAI_DATASET_MEAN).view(3, 1, 1)
+    std = torch.tensor(OPENAI_DATASET_STD).view(3, 1, 1)
+    return (x - mean) / std
+
+
+@cache
+def world_hash() -> str:
+    """A short hash of what the world draws and says here: it changes with the recipe
+    and with a Pillow that rasterises differently."""
+    digest = hashlib.sha256()
+    for name in ("train", "picto", "picto-r", "picto-c", "hard-pool"):
+        for index in range(24):
+            digest.update(splits.image(name, index).tobytes())
+            digest.update(captions_of(name, index)[0].encode())
+    return digest.hexdigest()[:12]
+
+
+def captions_of(split: str, index: int) -> list[str]:
+    """The captions that training pairs with a picture."""
+    scene = splits.scene(split, index)
+    rng = random.Random(f"captions/{split}/{index}")
+    return [captions.caption(scene, rng) for _ in range(CAPTIONS_EACH)]
+
+
+def _tokenise(indices: Sequence[int]) -> np.ndarray:
+    tokenizer = open_clip.SimpleTokenizer(
+        bpe_path=str(embedded.MERGES), context_length=TOKENS
+    )
+    texts = [text for index in indices for text in captions_of("train", index)]
+    tokens = tokenizer(texts).numpy().astype(np.int16)
+    return tokens.reshape(len(indices), CAPTIONS_EACH, TOKENS)
+
+
+def _spread(work, indices: range, label: str) -> list[np.ndarray]:
+    """Run `work` on chunks of the indices, on all cores; results in order."""
+    chunks = [indices[i : i + CHUNK] for i in range(0, len(indices), CHUNK)]
+    if len(chunks) == 1:
+        return [work(indices)]
+    with get_context("spawn").Pool(os.cpu_count()) as workers:
+        return list(track(workers.imap(work, chunks), len(chunks), label))
+
+
+def _write(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, array)
+    temporary.replace(path)

@@ -1,0 +1,211 @@
+"""Train the embedded CLIPs from scratch on the `train` split, on a CPU or a GPU.
+
+The loss is CLIP's symmetric contrastive loss (Radford et al. 2021, arXiv 2103.00020,
+figure 3) and the model is open_clip's `CLIP`. What is kept close to OpenAI's weights,
+so that published hyper-parameters of prompt tuning mean the same here: token embeddings
+of standard deviation 0.01 (held there by a norm cap), a logit scale that is learned and
+capped at 100, QuickGELU, a causal text tower read at its end token.
+
+A run is a function of its recipe: batch `step` is drawn from (seed, step), so that a
+killed run goes on from its last checkpoint to the same weights.
+"""
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.models import embedded
+from helpers.models.clip import encode_tokens
+from helpers.paths import CACHE
+from helpers.picto import cards, pool
+
+TOKEN_STD = 0.01
+MAX_LOG_SCALE = math.log(100.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides the weights."""
+
+    steps: int
+    images: int = 64_000  # distinct training pictures
+    batch: int = 96
+    learning_rate: float = 1.5e-3
+    weight_decay: float = 0.1  # on matrices only
+    warmup: int = 300
+    seed: int = 0
+
+
+RECIPES = {"picto-rn": Recipe(steps=8_000)}
+
+
+def train_clip(
+    name: str,
+    recipe: Recipe,
+    folder: Path = CACHE / "train",
+    checkpoint_every: int = 500,
+    log=print,
+) -> tuple[nn.Module, list[dict]]:
+    """Train the architecture `name`; the model in evaluation mode, and its curve.
+
+    Leaves `folder/NAME.pt`, a checkpoint that a second call with the same recipe goes
+    on from. The curve has a row per checkpoint: step, minutes, loss, logit scale,
+    accuracy on the parts of picto-dev.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures, tokens = pool.training_pool(recipe.images)
+    model = new_model(name, recipe.seed)
+    optimizer = new_optimizer(model, recipe)
+    state = _resume(folder / f"{name}.pt", recipe, model, optimizer)
+    step, curve, minutes = state["step"], state["curve"], state["minutes"]
+    began, losses = time.monotonic(), []
+    model.train()
+    while step < recipe.steps:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        images, texts = draw_batch(pictures, tokens, step, recipe)
+        loss = contrastive_step(model, optimizer, images, texts)
+        losses.append(loss)
+        step += 1
+        if step % checkpoint_every == 0 or step == recipe.steps:
+            spent = minutes + (time.monotonic() - began) / 60
+            row = {
+                "step": step,
+                "minutes": round(spent, 2),
+                "loss": round(float(np.mean(losses)), 4),
+                "logit_scale": round(model.logit_scale.exp().item(), 2),
+                **cards.dev_accuracy(name, model),
+            }
+            curve.append(row)
+            losses.clear()
+            log("  ".join(f"{key} {value}" for key, value in row.items()))
+            _save(
+                folder / f"{name}.pt",
+                {
+                    "recipe": asdict(recipe),
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "minutes": spent,
+                    "curve": curve,
+                },
+            )
+            model.train()
+    return model.eval(), curve
+
+
+def new_model(name: str, seed: int) -> nn.Module:
+    """An untrained model, its token embeddings at the scale of OpenAI's."""
+    embedded.register()
+    torch.manual_seed(seed)
+    model = open_clip.create_model(name, pretrained=None)
+    nn.init.normal_(model.token_embedding.weight, std=TOKEN_STD)
+    return model.to(memory_format=torch.channels_last)
+
+
+def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW with CLIP's betas; gains, biases and the logit scale are not decayed."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [
+            {"params": matrices, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to zero."""
+    ramp = min(1.0, (step + 1) / recipe.warmup)
+    return (
+        recipe.learning_rate
+        * ramp
+        * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
+    )
+
+
+def draw_batch(
+    pictures: np.ndarray, tokens: np.ndarray, step: int, recipe: Recipe
+) -> tuple[Tensor, Tensor]:
+    """Batch `step`: augmented images [B, 3, 64, 64] and cropped token ids [B, L].
+
+    Every epoch is a permutation of the pool; each picture comes with one of its
+    captions, mirrored half of the time, and zoomed or cropped three times in five.
+    """
+    per_epoch = len(pictures) // recipe.batch
+    epoch, place = divmod(step, per_epoch)
+    order = np.random.default_rng([recipe.seed, 1, epoch]).permutation(len(pictures))
+    rows = np.sort(order[place * recipe.batch : (place + 1) * recipe.batch])
+    rng = np.random.default_rng([recipe.seed, 2, step])
+    texts = tokens[rows, rng.integers(tokens.shape[1], size=len(rows))]
+    texts = torch.from_numpy(texts.astype(np.int64))
+    texts = texts[:, : int(texts.argmax(dim=-1).max()) + 1]
+    return zoom(pool.normalise(pictures[rows]), rng), texts
+
+
+def zoom(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Mirror and zoom images [B, 3, H, W] with one bilinear warp."""
+    n = len(images)
+    side, aspect = rng.uniform(0.55, 1.1, n), np.exp(rng.uniform(-0.2, 0.2, n))
+    whole = rng.random(n) < 0.4
+    width = np.where(whole, 1.0, side * np.sqrt(aspect))
+    height = np.where(whole, 1.0, side / np.sqrt(aspect))
+    theta = np.zeros((n, 2, 3), np.float32)
+    theta[:, 0, 0] = width * np.where(rng.random(n) < 0.5, -1, 1)
+    theta[:, 1, 1] = height
+    theta[:, 0, 2] = rng.uniform(-1, 1, n) * (np.abs(1 - width) * 0.8 + 0.06)
+    theta[:, 1, 2] = rng.uniform(-1, 1, n) * (np.abs(1 - height) * 0.8 + 0.06)
+    grid = F.affine_grid(torch.from_numpy(theta), images.shape, align_corners=False)
+    warped = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    return warped.contiguous(memory_format=torch.channels_last)
+
+
+def contrastive_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, texts: Tensor
+) -> float:
+    """One optimizer step; the loss before it."""
+    device = model.logit_scale.device
+    with torch.autocast(device.type, torch.bfloat16):
+        image_features = model.encode_image(images.to(device))
+    text_features = encode_tokens(model, texts.to(device))
+    image_features = F.normalize(image_features.float(), dim=-1)
+    text_features = F.normalize(text_features.float(), dim=-1)
+    logits = model.logit_scale.exp() * image_features @ text_features.T
+    pairs = torch.arange(len(logits), device=device)
+    loss = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    with torch.no_grad():
+        model.logit_scale.clamp_(0, MAX_LOG_SCALE)
+        table = model.token_embedding.weight
+        table.renorm_(2, 0, TOKEN_STD * 1.2 * math.sqrt(table.shape[1]))
+    return loss.item()
+
+
+def _resume(path: Path, recipe: Recipe, model: nn.Module, optimizer) -> dict:
+    """The checkpoint's state if it belongs to this recipe, else a fresh start."""
+    if path.is_file():
+        state = torch.load(path, weights_only=True)
+        if state["recipe"] == asdict(recipe):
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            return state
+    return {"step": 0, "curve": [], "minutes": 0.0}
+
+
+def _save(path: Path, state: dict) -> None:
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    temporary.replace(path)
