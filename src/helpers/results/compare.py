@@ -1,0 +1,175 @@
+"""Is one method better than another on the same images? Paired statistics of hits.
+
+Two methods see the same images, so that only the images on which they disagree carry
+evidence: the wins (only the method is right) and the losses (only the baseline is).
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.stats import norm
+from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from helpers.results import predictions
+
+
+def _wins_and_losses(hits_a: ArrayLike, hits_b: ArrayLike) -> tuple[int, int, int]:
+    a, b = np.asarray(hits_a), np.asarray(hits_b)
+    if a.shape != b.shape or a.ndim != 1 or a.size == 0:
+        raise ValueError(
+            "paired hits must be two sequences of one length, at least 1, not "
+            f"{list(a.shape)} and {list(b.shape)}"
+        )
+    a, b = a.astype(bool), b.astype(bool)
+    return int((a & ~b).sum()), int((b & ~a).sum()), a.size
+
+
+def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
+    """Two-sided p of the exact McNemar test: do wins and losses balance?
+
+    1 if the two never disagree.
+    """
+    wins, losses, n = _wins_and_losses(hits_a, hits_b)
+    if wins + losses == 0:
+        return 1.0
+    # The test reads only the discordant cells; the other two may hold anything.
+    table = [[n - wins - losses, wins], [losses, 0]]
+    return float(_mcnemar(table, exact=True).pvalue)
+
+
+def paired_difference(
+    hits_a: ArrayLike, hits_b: ArrayLike, resamples: int = 10_000, seed: int = 0
+) -> dict[str, float]:
+    """Accuracy of `a` minus accuracy of `b`, with a paired bootstrap interval.
+
+    An image contributes +1 (win), 0 or -1 (loss). Resampling images with replacement
+    draws the numbers of the three from a multinomial law, which is how it is done here.
+
+    Returns:
+        difference, ci_low, ci_high (95 %, fractions), wins, losses, and p of `mcnemar`.
+    """
+    wins, losses, n = _wins_and_losses(hits_a, hits_b)
+    shares = np.array([wins, losses, n - wins - losses]) / n
+    draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
+    low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
+    return {
+        "difference": (wins - losses) / n,
+        "ci_low": float(low),
+        "ci_high": float(high),
+        "wins": wins,
+        "losses": losses,
+        "p": mcnemar(hits_a, hits_b),
+    }
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """p values adjusted for their number (Holm 1979), in the given order."""
+    p_values = np.asarray(p_values, dtype=float)
+    if p_values.size == 0:
+        return p_values
+    return multipletests(p_values, method="holm")[1]
+
+
+def minimum_detectable_difference(
+    n: int, discordant_rate: float, power: float = 0.8, level: float = 0.05
+) -> float:
+    """Smallest true difference in accuracy that n paired images are likely to show.
+
+    Solves n d = z_(1-level/2) sqrt(n r) + z_power sqrt(n (r - d^2)) for d, the normal
+    approximation of McNemar's test (Connor 1987), r being the share of images on which
+    the methods disagree. The exact test needs slightly more.
+
+    Returns:
+        The difference as a fraction; infinity where not even r itself would do.
+    """
+    if n < 1 or not 0 < discordant_rate <= 1:
+        raise ValueError(
+            "n must be at least 1 and discordant_rate in (0, 1], "
+            f"not {n} and {discordant_rate}"
+        )
+    edge = norm.ppf(1 - level / 2) * math.sqrt(discordant_rate / n)
+    if edge >= discordant_rate:
+        return math.inf
+    z = norm.ppf(power)
+    shrink = 1 + z**2 / n
+    root = z * math.sqrt((shrink * discordant_rate - edge**2) / n)
+    difference = (edge + root) / shrink
+    return difference if difference <= discordant_rate else math.inf
+
+
+def compare(
+    ledgers: str | Path | Iterable[pd.DataFrame], *, baseline: str
+) -> pd.DataFrame:
+    """Every method against a baseline on the same images.
+
+    Args:
+        ledgers: a study's output folder, or frames of `predictions.read`.
+        baseline: a method that has a ledger for each data set and backbone. A method
+            is paired with the baseline of its own seed, or with the baseline's lowest
+            seed if there is none.
+
+    Returns:
+        A row per data set, backbone, method and seed: `dataset, backbone, method, seed,
+        baseline, n, top1, baseline_top1`, the entries of `paired_difference`, and
+        `p_holm`, adjusted for all rows of the table.
+
+    Raises:
+        ValueError: no baseline, or two ledgers that are not about the same images.
+    """
+    if isinstance(ledgers, str | Path):
+        ledgers = predictions.read_all(ledgers, with_logits=False)
+    runs: dict[tuple[str, str], dict[tuple[str, int], pd.DataFrame]] = {}
+    for frame in ledgers:
+        about = frame.attrs
+        hits = frame.set_index("image_id")[["label"]]
+        hits["hit"] = (frame["prediction"] == frame["label"]).to_numpy()
+        place = runs.setdefault((about["dataset"], about["backbone"]), {})
+        place[about["method"], about["seed"]] = hits
+
+    rows = []
+    for (dataset, backbone), place in sorted(runs.items()):
+        baselines = {seed: hits for (m, seed), hits in place.items() if m == baseline}
+        if not baselines:
+            raise ValueError(
+                f"no ledger of the baseline {baseline!r} for {dataset}, {backbone}; "
+                f"there are {sorted({method for method, _ in place})}"
+            )
+        for (method, seed), hits in sorted(place.items()):
+            if method == baseline:
+                continue
+            other = baselines.get(seed, baselines[min(baselines)])
+            other = _aligned(other, hits, f"{method} on {dataset}, {backbone}")
+            row = {
+                "dataset": dataset,
+                "backbone": backbone,
+                "method": method,
+                "seed": seed,
+                "baseline": baseline,
+                "n": len(hits),
+                "top1": hits["hit"].mean(),
+                "baseline_top1": other["hit"].mean(),
+            }
+            rows.append(row | paired_difference(hits["hit"], other["hit"]))
+    if not rows:
+        raise ValueError(f"nothing to compare with {baseline!r}: no other ledger")
+    table = pd.DataFrame(rows)
+    return table.assign(p_holm=holm(table["p"]))
+
+
+def _aligned(baseline: pd.DataFrame, hits: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The baseline in the order of `hits`; both must be about the same images."""
+    differing = baseline.index.symmetric_difference(hits.index)
+    if len(differing):
+        raise ValueError(
+            f"{what}: {len(differing)} images are in only one of the two ledgers, "
+            f"first {list(differing[:3])}; run both methods on the same images"
+        )
+    baseline = baseline.loc[hits.index]
+    if not baseline["label"].equals(hits["label"]):
+        raise ValueError(f"{what}: labels differ from the baseline's; run both again")
+    return baseline

@@ -1,0 +1,673 @@
+"""The study's figures: each function draws one and returns it with its numbers.
+
+Every function gives `(figure, data)`: `data` is the tidy table that the figure shows,
+fractions of one as everywhere, drawn in percent. A method has one colour throughout.
+"""
+
+import functools
+import math
+import re
+import textwrap
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+from numpy.typing import ArrayLike
+from PIL import Image, ImageOps
+from statsmodels.stats.proportion import proportion_confint
+
+from helpers.results import metrics
+from helpers.results.predictions import replacing, write_csv
+
+WIDTH = 6.4  # inches: 11-point type stays legible when a page shows it at half width
+INK = "#333333"
+FAINT = "#bbbbbb"
+BLUE, VERMILION = "#0173b2", "#d55e00"
+ACCURACY = "#9ecae1"
+MARKERS = "oDs^vPX<>*"
+
+# Chosen so that the closest two stay apart (CIEDE2000 of 9) in deuteranopia and
+# protanopia too; the baseline is ink, not a hue.
+METHOD_COLOURS = {
+    "zero_shot": "#4d4d4d",
+    "ensemble": "#b3b3b3",
+    "vote": "#56b4e9",
+    "zero": "#0173b2",
+    "mta": "#332288",
+    "tpt": "#d55e00",
+    "coop": "#cfc411",
+    "tps": "#5c3a1e",
+    "autoclip": "#029e73",
+    "lafter": "#cc78bc",
+    "caption": "#aa3377",
+    "tent": "#9bd08b",
+    "tda": "#5f0f40",
+}
+"""Colours of families of methods: `vote_augmix` is a shade of `vote`."""
+
+
+def _style() -> dict[str, Any]:
+    return {
+        **sns.axes_style("whitegrid"),
+        "figure.dpi": 150,
+        "figure.constrained_layout.use": True,
+        "font.size": 11,
+        "axes.labelsize": 11,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "axes.edgecolor": FAINT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": plt.cycler(color=sns.color_palette("colorblind")),
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.labelsize": 10,
+        "ytick.labelsize": 10,
+        "grid.color": "#e6e6e6",
+        "legend.fontsize": 10,
+        "legend.frameon": False,
+        "hatch.linewidth": 0.6,
+    }
+
+
+def use_style() -> None:
+    """Give every later figure of the session the study's look."""
+    plt.rcParams.update(_style())
+
+
+def _styled(draw: Callable) -> Callable:
+    """Draw in the study's look, whatever the session's settings."""
+
+    @functools.wraps(draw)
+    def wrapper(*args, **kwargs):
+        with plt.rc_context(_style()):
+            fig, data = draw(*args, **kwargs)
+            fig.draw_without_rendering()  # ticks take the look in force at first draw
+            return fig, data
+
+    return wrapper
+
+
+def colour(method: str) -> str:
+    """The colour of a method as "#rrggbb", the same in every figure and run.
+
+    A name that begins like a family of `METHOD_COLOURS` gets that family's colour, in
+    a shade of its own if more follows. Any other name gets a hue from its letters.
+    """
+    name = "".join(sign for sign in method.casefold() if sign.isalnum())
+    families = {family.replace("_", ""): family for family in METHOD_COLOURS}
+    family = max((f for f in families if name.startswith(f)), key=len, default="")
+    digest = zlib.crc32(name.encode())
+    if not family:
+        return sns.color_palette("husl", 12, desat=0.8).as_hex()[digest % 12]
+    base = METHOD_COLOURS[families[family]]
+    if name == family:
+        return base
+    shades = sns.blend_palette(["black", base, "white"], 21).as_hex()
+    return (shades[5:9] + shades[12:17])[digest % 9]
+
+
+def _colours(hue: str, levels: Sequence[str]) -> dict[str, str]:
+    if hue == "method":
+        return {level: colour(level) for level in levels}
+    palette = sns.color_palette("colorblind", len(levels)).as_hex()
+    return dict(zip(levels, palette, strict=True))
+
+
+def _short(text: str, width: int = 22) -> str:
+    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
+
+
+def _require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise ValueError(f"the table lacks {missing}; it has {list(frame.columns)}")
+    if frame.empty:
+        raise ValueError("nothing to draw: the table has no rows")
+
+
+def _square_cells(fig: Figure, ax: plt.Axes, cell: float) -> None:
+    """Size the figure so that a unit of either axis is `cell` inches, labels beside."""
+    units = np.abs([np.diff(ax.get_xlim())[0], np.diff(ax.get_ylim())[0]])
+    for _ in range(2):  # once more, as a label may reach beyond axes that shrank
+        fig.draw_without_rendering()
+        labels = ax.get_tightbbox().size - ax.get_window_extent().size
+        fig.set_size_inches(cell * units + labels / fig.dpi + 0.1)
+
+
+def _beside(ax: plt.Axes, y: float, text: str) -> None:
+    """Text to the right of the axes, at the height of the row y."""
+    place = ax.get_yaxis_transform()
+    ax.text(1.02, y, text, transform=place, va="center", fontsize=10)
+
+
+def _picture(image: Any, side: int = 256) -> Image.Image:
+    """RGB picture of a PIL image or a uint8 array [H, W] or [H, W, 3]."""
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(np.asarray(image))
+    image = image.convert("RGB")
+    image.thumbnail((side, side))
+    return image
+
+
+@_styled
+def similarity_matrix(
+    images: Sequence[Any],
+    texts: Sequence[str],
+    similarity: ArrayLike,
+    correct: Sequence[int] | None = None,
+) -> tuple[Figure, pd.DataFrame]:
+    """Images across, texts down, cosine similarity in the cells: the picture of CLIP.
+
+    A frame marks the text that belongs to an image, bold type the most similar text.
+
+    Args:
+        images: 1 to 16 pictures (PIL or uint8 [H, W, 3]).
+        texts: 1 to 32 texts.
+        similarity: [images, texts].
+        correct: position of each image's text, -1 for none; None: the i-th text belongs
+            to the i-th image.
+    """
+    similarity = metrics.as_array(similarity).astype(float)
+    shape = (len(images), len(texts))
+    if not (1 <= shape[0] <= 16 and 1 <= shape[1] <= 32):
+        raise ValueError(
+            f"{shape[0]} images and {shape[1]} texts are not legible: choose 1 to 16 "
+            "images and 1 to 32 texts"
+        )
+    if similarity.shape != shape:
+        raise ValueError(
+            f"similarity must be [images, texts] = {list(shape)}, "
+            f"not {list(similarity.shape)}"
+        )
+    if correct is None:
+        if shape[0] != shape[1]:
+            raise ValueError("as many texts as images, or say which are correct=")
+        correct = range(shape[0])
+    best = similarity.argmax(axis=1)
+    data = pd.DataFrame(
+        {
+            "image": np.repeat(np.arange(shape[0]), shape[1]),
+            "text": list(texts) * shape[0],
+            "similarity": similarity.ravel(),
+            "correct": [j == correct[i] for i, j in np.ndindex(shape)],
+            "best": [j == best[i] for i, j in np.ndindex(shape)],
+        }
+    )
+    fig, ax = plt.subplots()
+    span = max(np.ptp(similarity), 1e-9)
+    ax.imshow(
+        similarity.T,
+        cmap="Blues",
+        aspect="auto",
+        vmin=similarity.min(),
+        vmax=similarity.max() + 0.1 * span,
+    )
+    for i, j in np.ndindex(shape):
+        dark = similarity[i, j] > similarity.min() + 0.65 * span
+        ax.text(
+            i,
+            j,
+            f"{similarity[i, j]:.2f}",
+            ha="center",
+            va="center",
+            fontsize=10,
+            color="white" if dark else INK,
+            fontweight="bold" if best[i] == j else "normal",
+        )
+        if correct[i] == j:
+            ax.add_patch(
+                Rectangle(
+                    (i - 0.46, j - 0.46), 0.92, 0.92, fill=False, ec=VERMILION, lw=2
+                )
+            )
+    for i, image in enumerate(images):
+        thumbnail = ImageOps.fit(_picture(image), (128, 128))
+        box = (i - 0.46, i + 0.46, -0.56, -1.48)
+        ax.imshow(thumbnail, extent=box, aspect="auto")
+    ax.set(xlim=(-0.5, shape[0] - 0.5), ylim=(shape[1] - 0.5, -1.5), xticks=[])
+    ax.set_yticks(range(shape[1]), [textwrap.fill(text, 30) for text in texts])
+    ax.grid(False)
+    sns.despine(ax=ax, left=True, bottom=True)
+    _square_cells(fig, ax, 0.62)
+    return fig, data
+
+
+@_styled
+def image_grid(
+    images: Sequence[Any], titles: Sequence[str], columns: int = 6
+) -> tuple[Figure, pd.DataFrame]:
+    """Pictures in rows, uncropped, a line or two of text above each.
+
+    Args:
+        images: pictures (PIL or uint8 [H, W, 3]).
+        titles: one per picture, "" for none.
+        columns: pictures in a row.
+    """
+    if len(images) == 0 or len(images) != len(titles):
+        raise ValueError(
+            "as many titles as images, and at least one, "
+            f"not {len(titles)} titles for {len(images)} images"
+        )
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    side = min(1.35, 8.1 / columns)
+    wrapped = [textwrap.fill(title, int(13.5 * side)) for title in titles]
+    lines = max(text.count("\n") + 1 for text in wrapped)
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        figsize=(side * columns, rows * (side - 0.05 + 0.15 * lines)),
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, image, text in zip(axes.flat, images, wrapped, strict=False):
+        ax.imshow(ImageOps.pad(_picture(image), (256, 256), color="white"))
+        ax.set_title(text, fontsize=9, loc="center")
+    position = np.arange(len(images))
+    data = pd.DataFrame(
+        {
+            "row": position // columns,
+            "column": position % columns,
+            "title": list(titles),
+        }
+    )
+    return fig, data
+
+
+@_styled
+def accuracy_by_dataset(
+    frame: pd.DataFrame, hue: str = "method"
+) -> tuple[Figure, pd.DataFrame]:
+    """Top-1 accuracy with its 95 % interval, a band per data set, a colour per `hue`.
+
+    Args:
+        frame: rows of `results.csv`: dataset, `hue`, seed, top1, ci_low, ci_high, in
+            the order in which to draw. Several seeds are drawn as their mean, each
+            seed a small tick.
+        hue: `method` or `backbone`.
+    """
+    _require(frame, ["dataset", hue, "seed", "top1", "ci_low", "ci_high"])
+    if frame.duplicated(["dataset", hue, "seed"]).any():
+        raise ValueError(
+            f"more than one row per dataset, {hue} and seed: select one "
+            f"{'backbone' if hue == 'method' else 'method'} first"
+        )
+    datasets, levels = frame["dataset"].unique(), frame[hue].unique()
+    colours = _colours(hue, levels)
+    step = 0.8 / len(levels)
+    fig, ax = plt.subplots(
+        figsize=(WIDTH, 0.9 + max(0.5, 0.2 * len(levels)) * len(datasets))
+    )
+    for row in range(0, len(datasets), 2):
+        ax.axhspan(row - 0.5, row + 0.5, color="#f5f5f5", lw=0, zorder=0)
+    for number, level in enumerate(levels):
+        part = frame[frame[hue] == level]
+        mean = part.groupby("dataset")[["top1", "ci_low", "ci_high"]].mean() * 100
+        offset = (number - (len(levels) - 1) / 2) * step
+        place = {name: row + offset for row, name in enumerate(datasets)}
+        ax.errorbar(
+            mean["top1"],
+            mean.index.map(place),
+            xerr=[mean["top1"] - mean["ci_low"], mean["ci_high"] - mean["top1"]],
+            fmt=MARKERS[number % len(MARKERS)],
+            color=colours[level],
+            markersize=5.5,
+            elinewidth=1.6,
+            label=level,
+        )
+        if part["dataset"].duplicated().any():
+            ax.plot(
+                part["top1"] * 100,
+                part["dataset"].map(place),
+                "|",
+                color=colours[level],
+                markersize=7,
+            )
+    ax.set(xlabel="top-1 accuracy (%)", ylim=(len(datasets) - 0.5, -0.5))
+    ax.set_yticks(range(len(datasets)), datasets)
+    ax.grid(False, axis="y")
+    if len(levels) > 1:
+        fig.legend(loc="outside lower center", ncols=min(3, len(levels)))
+    return fig, frame.reset_index(drop=True)
+
+
+@_styled
+def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Forest plot of accuracy gained or lost against a baseline on the same images.
+
+    Filled markers differ from zero at 5 % after Holm's correction. On the right: images
+    won, which only the method gets right, and lost, which only the baseline does.
+
+    Args:
+        frame: rows of `compare.compare`, in the order in which to draw.
+    """
+    columns = ["dataset", "backbone", "method", "seed", "baseline", "difference"]
+    _require(frame, [*columns, "ci_low", "ci_high", "wins", "losses", "p_holm"])
+    groups = list(frame.groupby(["dataset", "backbone"], sort=False))
+    sizes = [len(group) for _, group in groups]
+    fig, axes = plt.subplots(
+        len(groups),
+        squeeze=False,
+        sharex=True,
+        figsize=(WIDTH, 0.9 + 0.35 * len(groups) + 0.26 * len(frame)),
+        height_ratios=[size + 0.4 for size in sizes],
+    )
+    for ax, (names, group) in zip(axes.flat, groups, strict=True):
+        ax.axvline(0, color=INK, lw=1)
+        for y, row in enumerate(group.itertuples()):
+            shade = colour(row.method)
+            difference = 100 * row.difference
+            ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
+            ax.plot(
+                difference,
+                y,
+                "o",
+                color=shade,
+                markersize=7,
+                markeredgewidth=1.6,
+                markerfacecolor=shade if row.p_holm < 0.05 else "white",
+            )
+            _beside(ax, y, f"{row.wins} : {row.losses}")
+        labels = [
+            f"{row.method}, seed {row.seed}" if row.seed else row.method
+            for row in group.itertuples()
+        ]
+        ax.set_yticks(range(len(group)), labels)
+        ax.set_ylim(len(group) - 0.5, -0.6)
+        ax.set_title(" · ".join(names))
+        ax.grid(False, axis="y")
+    axes[0, 0].annotate(
+        "won : lost",
+        (1.02, 1),
+        xytext=(0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=10,
+    )
+    axes[-1, 0].set_xlabel(
+        f"top-1 difference to {frame['baseline'].iloc[0]} (points)\n"
+        "filled: Holm-corrected p < 0.05"
+    )
+    return fig, frame.reset_index(drop=True)
+
+
+@_styled
+def reliability_diagram(
+    bins: pd.DataFrame | Mapping[str, pd.DataFrame],
+) -> tuple[Figure, pd.DataFrame]:
+    """Accuracy against confidence, the gap between them, and where the images are.
+
+    Args:
+        bins: a table of `metrics.reliability_bins`, or several under their labels.
+    """
+    tables = {"": bins} if isinstance(bins, pd.DataFrame) else dict(bins)
+    if not tables:
+        raise ValueError("nothing to draw: no table of bins")
+    for table in tables.values():
+        _require(
+            table,
+            ["low", "high", "count", "confidence", "accuracy", "ci_low", "ci_high"],
+        )
+    rows = math.ceil(len(tables) / 3)
+    columns = math.ceil(len(tables) / rows)
+    fig, axes = plt.subplots(
+        2 * rows,
+        columns,
+        squeeze=False,
+        sharex=True,
+        sharey="row",
+        figsize=(1.0 + (2.3 if columns > 1 else 3.0) * columns, 3.8 * rows + 0.3),
+        height_ratios=[3, 1] * rows,
+    )
+    panels = axes.reshape(rows, 2, columns).transpose(0, 2, 1).reshape(-1, 2)
+    for ax in panels[len(tables) :].flat:
+        ax.remove()
+    for (top, bottom), (label, table) in zip(panels, tables.items(), strict=False):
+        _reliability_panel(top, bottom, table[table["count"] > 0])
+        error = 100 * metrics.calibration_error(table)
+        top.set_title(f"{textwrap.fill(label, 24)}\nECE {error:.1f} %".strip())
+    keys = [Patch(fc=ACCURACY), Patch(fill=False, ec=VERMILION, hatch="////")]
+    fig.legend(
+        keys, ["accuracy", "gap to confidence"], loc="outside lower center", ncols=2
+    )
+    data = pd.concat(tables, names=["label", "bin"]).reset_index()
+    return fig, data
+
+
+def _reliability_panel(top: plt.Axes, bottom: plt.Axes, table: pd.DataFrame) -> None:
+    low, width = 100 * table["low"], 100 * (table["high"] - table["low"])
+    accuracy, confidence = 100 * table["accuracy"], 100 * table["confidence"]
+    top.bar(low, accuracy, width, align="edge", color=ACCURACY, ec="white", lw=0.5)
+    top.bar(
+        low,
+        confidence - accuracy,
+        width,
+        bottom=accuracy,
+        align="edge",
+        fill=False,
+        ec=VERMILION,
+        hatch="////",
+        lw=0.6,
+    )
+    middle = low + width / 2
+    top.vlines(middle, 100 * table["ci_low"], 100 * table["ci_high"], color=INK, lw=1)
+    top.plot([0, 100], [0, 100], "--", color=INK, lw=1)
+    top.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy (%)")
+    share = 100 * table["count"] / table["count"].sum()
+    bottom.bar(low, share, width, align="edge", color=FAINT, ec="white", lw=0.5)
+    bottom.set(ylabel="images (%)", xlabel="confidence (%)")
+    for ax in (top, bottom):
+        if not ax.get_subplotspec().is_first_col():
+            ax.set_ylabel("")
+    bottom.tick_params(labelbottom=True)
+
+
+def _most_confused(counts: np.ndarray, top: int) -> list[int]:
+    """Up to `top` classes of the most frequent confusions, partners side by side."""
+    mistakes = np.triu(counts + counts.T, 1)
+    pairs = np.argwhere(mistakes)
+    chosen: list[int] = []
+    for a, b in pairs[np.argsort(-mistakes[tuple(pairs.T)], kind="stable")].tolist():
+        if a not in chosen and b not in chosen:
+            if len(chosen) + 2 <= top:
+                chosen += [a, b]
+        elif len(chosen) < top and not (a in chosen and b in chosen):
+            partner, new = (a, b) if a in chosen else (b, a)
+            chosen.insert(chosen.index(partner) + 1, new)
+    return chosen
+
+
+@_styled
+def confusion_matrix(
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    class_names: Sequence[str],
+    top: int = 12,
+) -> tuple[Figure, pd.DataFrame]:
+    """What is taken for what, in percent of each true class's images.
+
+    Up to `top` classes are drawn in full; of more, those of the most frequent
+    confusions, with a last column for all other predictions, so that rows sum to 100.
+
+    Args:
+        labels, predictions: integers [N] in 0..C-1.
+        class_names: C names in label order.
+        top: classes to draw.
+    """
+    counts = metrics.confusion_counts(labels, predictions, len(class_names))
+    n = counts.sum(axis=1)
+    if len(class_names) <= top:
+        shown = np.flatnonzero(n + counts.sum(axis=0)).tolist()
+    else:
+        shown = _most_confused(counts, top)
+    if not shown:
+        raise ValueError("nothing to draw: no image is confused with another class")
+    table = counts[np.ix_(shown, shown)]
+    names = [class_names[number] for number in shown]
+    columns = list(names)
+    if len(class_names) > top:
+        table = np.column_stack([table, n[shown] - table.sum(axis=1)])
+        columns.append("other classes")
+    seen = n[shown, None] > 0
+    share = 100 * table / np.where(seen, n[shown, None], np.nan)
+
+    diagonal = np.eye(*table.shape, dtype=bool)
+    rest = np.zeros_like(diagonal)
+    rest[:, len(names) :] = True
+    fig, ax = plt.subplots()
+    for mask, palette in (
+        (~diagonal & ~rest & (table > 0), "Oranges"),
+        (diagonal, "Blues"),
+        (rest, "Greys"),
+    ):
+        shade = np.where(mask, share, np.nan)
+        ax.imshow(shade, cmap=palette, vmin=0, vmax=130, aspect="auto")
+    for i, j in np.argwhere((table > 0) | (diagonal & seen)).tolist():
+        value = f"{share[i, j]:.0f}" if share[i, j] >= 1 or not table[i, j] else "<1"
+        tint = "white" if share[i, j] > 75 else INK
+        ax.text(j, i, value, ha="center", va="center", fontsize=9, color=tint)
+    ax.set_xticks(range(len(columns)), map(_short, columns), rotation=45, ha="right")
+    ax.set_yticks(range(len(names)), map(_short, names))
+    ax.set_xticks(np.arange(len(columns)) - 0.5, minor=True)
+    ax.set_yticks(np.arange(len(names)) - 0.5, minor=True)
+    ax.grid(False)
+    ax.grid(True, which="minor")
+    ax.tick_params(which="both", length=0)
+    ax.set(xlabel="predicted class (% of images)", ylabel="true class")
+    _square_cells(fig, ax, max(0.42, 2.4 / len(columns)))  # room for the label
+    data = pd.DataFrame(
+        {
+            "true": np.repeat(names, len(columns)),
+            "predicted": columns * len(names),
+            "images": table.ravel(),
+            "share": share.ravel() / 100,
+        }
+    )
+    return fig, data
+
+
+@_styled
+def confusion_pairs(
+    labels: ArrayLike,
+    predictions: ArrayLike,
+    class_names: Sequence[str],
+    top: int = 12,
+) -> tuple[Figure, pd.DataFrame]:
+    """The most frequent mistakes, in percent of the true class, 95 % Wilson intervals.
+
+    Args as in `confusion_matrix`; `top` is the number of mistakes drawn.
+    """
+    counts = metrics.confusion_counts(labels, predictions, len(class_names))
+    n = counts.sum(axis=1)
+    mistakes = counts - np.diag(np.diag(counts))
+    pairs = np.argwhere(mistakes)
+    if not len(pairs):
+        raise ValueError("nothing to draw: every prediction is right")
+    images = mistakes[tuple(pairs.T)]
+    order = np.lexsort((-images / n[pairs[:, 0]], -images))[:top]
+    pairs, images = pairs[order], images[order]
+    of = n[pairs[:, 0]]
+    low, high = proportion_confint(images, of, method="wilson")
+    data = pd.DataFrame(
+        {
+            "true": [class_names[number] for number in pairs[:, 0]],
+            "predicted": [class_names[number] for number in pairs[:, 1]],
+            "images": images,
+            "of": of,
+            "share": images / of,
+            "ci_low": low,
+            "ci_high": high,
+        }
+    )
+    fig, ax = plt.subplots(figsize=(WIDTH, 0.8 + 0.29 * len(data)))
+    _intervals(ax, np.arange(len(data)), data, "share", VERMILION)
+    for y, row in enumerate(data.itertuples()):
+        _beside(ax, y, f"{row.images} of {row.of}")
+    ax.set_yticks(
+        range(len(data)),
+        data["true"].map(_short) + " → " + data["predicted"].map(_short),
+    )
+    ax.set(xlabel="share of the true class (%)", ylim=(len(data) - 0.5, -0.5))
+    ax.set_xlim(left=0)
+    ax.grid(False, axis="y")
+    return fig, data
+
+
+@_styled
+def per_class_accuracy(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Accuracy class by class, best first, 95 % intervals, their mean a dashed line.
+
+    Of more than 60 classes, the best 20 and the worst 20.
+
+    Args:
+        frame: rows of `metrics.per_class`: class_name, n, top1, ci_low, ci_high.
+    """
+    _require(frame, ["class_name", "n", "top1", "ci_low", "ci_high"])
+    ranked = frame.sort_values(
+        ["top1", "n"], ascending=False, kind="stable", ignore_index=True
+    )
+    left_out = len(ranked) - 40 if len(ranked) > 60 else 0
+    y = ranked.index.to_numpy(float)
+    if left_out:
+        keep = (y < 20) | (y >= 20 + left_out)
+        ranked, y = ranked[keep], y[keep]
+        y[20:] -= left_out - 1.5
+    fig, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.18 * (y[-1] + 1)))
+    mean = 100 * frame["top1"].mean()
+    ax.axvline(mean, color=INK, lw=1, ls="--", zorder=0)
+    _intervals(ax, y, ranked, "top1", BLUE)
+    if left_out:
+        ax.axhspan(19.75, 20.75, color="#f0f0f0", lw=0)
+        ax.text(
+            50,
+            20.25,
+            f"{left_out} classes between",
+            ha="center",
+            va="center",
+            fontsize=9,
+        )
+    ax.set_yticks(y, ranked["class_name"].map(_short), fontsize=9)
+    ax.set(xlim=(-2, 102), ylim=(y[-1] + 0.7, -0.7))
+    ax.set_xlabel(f"top-1 accuracy (%), dashed: mean {mean:.1f}")
+    ax.grid(False, axis="y")
+    return fig, ranked.reset_index(drop=True)
+
+
+def _intervals(
+    ax: plt.Axes, y: np.ndarray, frame: pd.DataFrame, value: str, shade: str
+) -> None:
+    """Dots with horizontal intervals, fractions drawn in percent."""
+    ax.hlines(y, 100 * frame["ci_low"], 100 * frame["ci_high"], color=FAINT, lw=2)
+    ax.plot(100 * frame[value], y, "o", color=shade, markersize=5.5)
+
+
+def save(folder: str | Path, name: str, fig: Figure, data: pd.DataFrame) -> Path:
+    """Write `<folder>/figures/<name>.png` and, beside it, the `.csv` of its numbers."""
+    path = _named(Path(folder) / "figures", name, ".png")
+    with replacing(path) as temporary:
+        # No software version inside: the same figure gives the same bytes.
+        fig.savefig(temporary, format="png", metadata={"Software": None})
+    write_csv(path.with_suffix(".csv"), data)
+    return path
+
+
+def save_table(folder: str | Path, name: str, frame: pd.DataFrame) -> Path:
+    """Write `<folder>/tables/<name>.csv`."""
+    return write_csv(_named(Path(folder) / "tables", name, ".csv"), frame)
+
+
+def _named(folder: Path, name: str, suffix: str) -> Path:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"name {name!r} must be a plain file name, as in '02_votes'")
+    return folder / f"{name}{suffix}"

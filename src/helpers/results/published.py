@@ -1,0 +1,44 @@
+"""Published accuracies, to hold our own against.
+
+`published_results.csv` quotes papers and project pages in percent, source by source;
+one number may come from several sources, and they need not agree. Qualifiers are kept
+in brackets, as in "ViT-B/16 (reward L/14)" or "EuroSAT (27k)"; a "?" marks a backbone
+that the source leaves open.
+"""
+
+from importlib.resources import files
+
+import pandas as pd
+
+
+def table() -> pd.DataFrame:
+    """All published numbers: method, backbone, dataset, top1, ece, source.
+
+    `top1` and `ece` are fractions, as everywhere in this package; `ece` is mostly NaN.
+    """
+    with (files(__package__) / "published_results.csv").open() as file:
+        frame = pd.read_csv(file)
+    percent = ["top1", "ece"]
+    frame[percent] = (frame[percent] / 100).round(6)
+    return frame
+
+
+def _key(name: str) -> str:
+    """'ViT-B/16 (reward L/14)', 'ViT-B-16-quickgelu', 'vit-b-16' -> 'vitb16'."""
+    stem = name.partition("(")[0].casefold().strip().removesuffix("-quickgelu")
+    return "".join(sign for sign in stem if sign.isalnum() or sign == "?")
+
+
+def lookup(dataset: str, backbone: str = "") -> pd.DataFrame:
+    """The rows of `table` for a data set and backbone of ours, in the file's order; for
+    any backbone if none is given.
+
+    Case, hyphens, slashes, "-quickgelu" and bracketed qualifiers do not count, so that
+    `lookup("imagenet-a", "ViT-B-16-quickgelu")` finds "ImageNet-A", "ViT-B/16". Where
+    nothing is published, as for drawn or own pictures, the frame is empty.
+    """
+    frame = table()
+    wanted = frame["dataset"].map(_key) == _key(dataset)
+    if backbone:
+        wanted &= frame["backbone"].map(_key) == _key(backbone)
+    return frame[wanted].reset_index(drop=True)
