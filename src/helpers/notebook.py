@@ -1,0 +1,166 @@
+"""What every chapter calls first, and through which it leaves its results."""
+
+import json
+import logging
+import os
+import platform
+import random
+import subprocess
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from IPython.display import display
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from helpers.data.dataset import Dataset
+from helpers.models.clip import Backbone, resolve_device
+from helpers.paths import OUTPUTS, PARAMS, ROOT
+from helpers.results import figures, predictions
+from helpers.study.checks import check
+
+PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
+CHATTER = ("huggingface_hub", "transformers", "sentence_transformers", "timm", "httpx")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One chapter of one study at work. Everything it saves lies in `folder`."""
+
+    chapter: str  # "01_zero_shot"
+    study: str
+    folder: Path
+    seed: int
+    device: torch.device
+
+    def figure(self, name: str, fig: Figure, data: pd.DataFrame) -> None:
+        """Show a figure, and save it beside the numbers it was drawn from, as
+        `figures/NN_name`."""
+        figures.save(self.folder, f"{self.chapter[:2]}_{name}", fig, data)
+        display(fig)
+        plt.close(fig)
+
+    def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """Save a table as `tables/NN_name.csv`; returned so that the cell shows it."""
+        figures.save_table(self.folder, f"{self.chapter[:2]}_{name}", frame)
+        return frame
+
+    def predictions(
+        self,
+        method: str,
+        dataset: Dataset,
+        backbone: Backbone,
+        logits: ArrayLike,
+        seconds_per_image: float,
+        settings: dict[str, Any] | None = None,
+    ) -> Path:
+        """Write a method's ledger: logits [N, C] in the order of `dataset.ids`."""
+        _merge_provenance(
+            self.folder,
+            self.chapter,
+            {
+                "data": {dataset.name: dataset.fingerprint},
+                "weights": {backbone.name: backbone.fingerprint},
+            },
+        )
+        return predictions.write(
+            self.folder,
+            dataset=dataset.name,
+            backbone=backbone.name,
+            method=method,
+            ids=dataset.ids,
+            labels=dataset.labels,
+            logits=logits,
+            seconds_per_image=seconds_per_image,
+            settings={"weights": backbone.weights, **(settings or {})},
+            seed=self.seed,
+        )
+
+    def collect(self) -> pd.DataFrame:
+        """Write `results.csv` from all ledgers of the study, and return it."""
+        return predictions.collect(self.folder)
+
+
+def start(
+    chapter: str, *, study: str, seed: int, device: str, **parameters: Any
+) -> Run:
+    """Check the values, seed every generator, say what runs where, and note it.
+
+    The note goes to `provenance.json` in the study's folder, under the chapter's name.
+    """
+    parameters = {"study": study, "seed": seed, "device": device, **parameters}
+    check(parameters, chapter)
+    quiet()
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  scikit-learn draws from it
+    torch.manual_seed(seed)
+    run = Run(chapter, study, OUTPUTS / study, seed, resolve_device(device))
+    facts = {**provenance(run.device), "parameters": parameters}
+    _merge_provenance(run.folder, chapter, facts, afresh=True)
+    file = PARAMS / f"{study}.yaml"
+    origin = f" ({file.relative_to(ROOT)})" if file.is_file() else ""
+    print(f"{chapter}, study {study}{origin}, commit {facts['commit']}, seed {seed}")
+    print(", ".join(f"{name} {number}" for name, number in facts["versions"].items()))
+    print(f"{facts['device']}, {facts['machine']}")
+    return run
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Versions, commit, device and machine; neither paths nor names of machines."""
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    return {
+        "commit": commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{package: version(package) for package in PACKAGES},
+        },
+        "device": f"{device}{gpu}",
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads",
+    }
+
+
+def commit(root: Path = ROOT) -> str:
+    """The checkout's commit, with "-dirty" if tracked files differ, or "unknown"."""
+    if not (root / ".git").exists():
+        return "unknown"  # git would answer for a repository around this folder
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    except FileNotFoundError:
+        return "unknown"
+    return answer.stdout.strip() or "unknown"
+
+
+def quiet() -> None:
+    """Keep the libraries' small talk out of the notebook; errors still show."""
+    for name in CHATTER:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger().addFilter(_not_asked_for)
+
+
+def _not_asked_for(record: logging.LogRecord) -> bool:
+    """False for open_clip's warning that weights are random: the study says so."""
+    return "Model initialized randomly" not in record.getMessage()
+
+
+def _merge_provenance(
+    folder: Path, chapter: str, facts: dict[str, Any], afresh: bool = False
+) -> None:
+    """Add facts to the chapter's entry, dictionaries key by key; `afresh` drops it."""
+    path = folder / "provenance.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    entry = {} if afresh else known.get(chapter, {})
+    for key, fact in facts.items():
+        old = entry.get(key)
+        entry[key] = {**old, **fact} if isinstance(old, dict) else fact
+    known[chapter] = entry
+    text = json.dumps(dict(sorted(known.items())), indent=2, ensure_ascii=False)
+    with predictions.replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")

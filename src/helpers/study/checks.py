@@ -1,0 +1,198 @@
+"""What a parameter may be: the one table of types and possible values.
+
+`study run` and every notebook's first call look here. Rules import what they ask
+(open_clip, torch) only when a value needs it, so that `study list` starts at once.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from helpers.paths import ROOT
+
+Rule = Callable[[Any, Mapping[str, Any]], str]
+"""(value, all parameters) -> "" if the value is possible, else what would be."""
+
+NOUNS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+}
+
+
+def check(
+    parameters: Mapping[str, Any],
+    source: str | Mapping[str, str],
+    types: Mapping[str, type] | None = None,
+) -> None:
+    """Raise one ValueError that names every wrong type and impossible value.
+
+    `source` says where the values stand (a file), for all or key by key; `types` are
+    the declared types, by default those of `RULES`. Keys unknown to both pass.
+    """
+    if types is None:
+        types = {key: wanted for key, (wanted, _) in RULES.items()}
+    problems = []
+    for key, value in parameters.items():
+        where = source if isinstance(source, str) else source[key]
+        fault = _type_fault(value, types[key]) if key in types else ""
+        if not fault and key in RULES:
+            fault = RULES[key][1](value, parameters)
+        if fault:
+            problems.append(f"{where}: {key} is {value!r}; {fault}")
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def closest(word: str, words: Iterable[str]) -> str:
+    """ " (did you mean ...?)" where a known word is near, else nothing."""
+    near = difflib.get_close_matches(word, list(words), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _type_fault(value: Any, wanted: type) -> str:
+    if wanted is float and type(value) in (int, float):
+        return "" if math.isfinite(value) else "accepted: a finite number"
+    if type(value) is wanted:
+        return ""
+    hint = ""
+    if wanted is str and isinstance(value, bool):
+        hint = "; YAML reads yes, no, on and off as true or false: put it in quotes"
+    elif wanted is float and isinstance(value, str):
+        hint = _number_hint(value)
+    elif wanted is list:
+        hint = f", say [{value}]"
+    return f"accepted: {NOUNS[wanted]}{hint}"
+
+
+def _number_hint(text: str) -> str:
+    """YAML takes 1e-3 and 1.0e3 for text: it wants a dot and the exponent's sign."""
+    found = re.fullmatch(r"([-+]?\d+)(\.\d*)?e([-+]?)(\d+)", text, re.IGNORECASE)
+    if not found:
+        return ""
+    whole, fraction, sign, exponent = found.groups()
+    written = f"{whole}{fraction or '.0'}e{sign or '+'}{exponent}"
+    return f"; YAML reads it as text: write {written}"
+
+
+def _anything(value: Any, parameters: Mapping[str, Any]) -> str:
+    return ""
+
+
+def _one_of(value: str, names: Iterable[str]) -> str:
+    names = list(names)
+    if value in names:
+        return ""
+    if len(names) <= 20:
+        return f"accepted: {', '.join(names)}"
+    near = difflib.get_close_matches(value, names, n=3) or names[:3]
+    return f"accepted: {', '.join(near)} and {len(names) - len(near)} others"
+
+
+def _between(low: int, high: float) -> Rule:
+    bounds = f"at least {low}" if high == math.inf else f"{low} to {high}"
+
+    def rule(value: float, parameters: Mapping[str, Any]) -> str:
+        return "" if low <= value <= high else f"accepted: {bounds}"
+
+    return rule
+
+
+def _study(value: str, parameters: Mapping[str, Any]) -> str:
+    if re.fullmatch(r"\w[\w.-]*", value, re.ASCII):
+        return ""
+    return "accepted: a folder's name of letters, digits, '_', '-' and '.'"
+
+
+def _dataset(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers import data
+
+    return _one_of(value, data.names())
+
+
+def _shifts(value: list, parameters: Mapping[str, Any]) -> str:
+    from helpers import data
+
+    others = [name for name in data.names() if name != parameters.get("dataset")]
+    if len(set(map(str, value))) == len(value) and set(map(str, value)) <= set(others):
+        return ""
+    return f"accepted: a list without repetition from {', '.join(others)}"
+
+
+def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers.models import clip
+
+    return _one_of(value, clip.names())
+
+
+def _weights(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers.models import clip
+
+    backbone = parameters.get("backbone")
+    if backbone not in clip.names():
+        return ""  # the backbone's own rule says so
+    choices = clip.weight_choices(backbone)
+    if value in choices or _weights_file(value):
+        return ""
+    return (
+        f"accepted for {backbone}: {', '.join(choices)}, "
+        "or the path of a .safetensors or .pt file"
+    )
+
+
+def _weights_file(value: str) -> bool:
+    from helpers.models import clip
+
+    path = ROOT / Path(value).expanduser()
+    return path.suffix in clip.SUFFIXES and path.is_file()
+
+
+def _device(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers.models import clip
+
+    fault = _one_of(value, ["auto", "cpu", "cuda", "mps"])
+    return fault or _refusal(clip.resolve_device, value)
+
+
+def _precision(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers.models import clip
+
+    fault = _one_of(value, clip.DTYPES)
+    device = parameters.get("device", "auto")
+    if fault or _device(device, parameters):
+        return fault
+    return _refusal(clip.check_precision, value, clip.resolve_device(device))
+
+
+def _templates(value: list, parameters: Mapping[str, Any]) -> str:
+    if value and all(isinstance(t, str) and t.count("{}") == 1 for t in value):
+        return ""
+    return 'accepted: a list of texts with one "{}" each, where the class name goes'
+
+
+def _refusal(function: Callable, *arguments: Any) -> str:
+    try:
+        function(*arguments)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+RULES: dict[str, tuple[type, Rule]] = {
+    "study": (str, _study),
+    "dataset": (str, _dataset),
+    "shifts": (list, _shifts),
+    "backbone": (str, _backbone),
+    "weights": (str, _weights),
+    "data_root": (str, _anything),
+    "images": (int, _between(0, math.inf)),
+    "seed": (int, _between(0, 2**32 - 1)),  # numpy's range
+    "device": (str, _device),
+    "precision": (str, _precision),
+    "wordings": (list, _templates),
+}

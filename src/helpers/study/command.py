@@ -1,0 +1,141 @@
+"""The command line. Heavy imports wait until a command needs them."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from helpers import paths
+from helpers.study import parameters
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status.
+
+    0: done. 1: a cell failed, or the doctor found something missing. 2: wrong input.
+    130: interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="study",
+        description="What does adapting CLIP at test time buy, and what does it cost?",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    study = argparse.ArgumentParser(add_help=False)
+    study.add_argument(
+        "name", metavar="NAME", help="a study, or the path of a .yaml file"
+    )
+    study.add_argument(
+        "-p",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("KEY", "VALUE"),
+        dest="overrides",
+        help="set a parameter, say -p images 200",
+    )
+
+    one = commands.add_parser("list", help="the studies and what each one needs")
+    one.set_defaults(command=_list)
+
+    one = commands.add_parser(
+        "doctor", parents=[study], help="check that a study's data are in place"
+    )
+    one.set_defaults(command=_doctor, only=[])
+
+    one = commands.add_parser("run", parents=[study], help="run a study's notebooks")
+    one.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NN",
+        help="run these notebooks, say 01 04",
+    )
+    one.add_argument(
+        "--outputs",
+        type=Path,
+        default=paths.OUTPUTS,
+        metavar="DIR",
+        help="write to DIR/STUDY (default: outputs)",
+    )
+    one.set_defaults(command=_run)
+
+    one = commands.add_parser("train", help="make an embedded model anew")
+    one.add_argument("what", metavar="WHAT", help="say picto-rn")
+    one.add_argument(
+        "options",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="its own; `study train WHAT --help` lists them",
+    )
+    one.set_defaults(command=_train)
+    return parser
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    rows = [("study", "data set", "backbone", "needs")]
+    for name in parameters.studies(paths.PARAMS):
+        path = parameters.study_file(name, paths.PARAMS)
+        values = parameters.read(path)
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        needs = first.removeprefix("#").strip() if first.startswith("#") else ""
+        rows.append((name, values.get("dataset"), values.get("backbone"), needs))
+    widths = [max(len(str(row[column])) for row in rows) for column in range(3)]
+    for row in rows:
+        cells = zip(row, widths, strict=False)
+        print("  ".join(f"{cell!s:<{width}}" for cell, width in cells), row[3])
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    jobs = _plan(arguments)
+    from helpers.data import doctor
+
+    report = doctor.diagnose({k: v for job in jobs for k, v in job.parameters.items()})
+    print(report.text())
+    return 0 if report.ok else 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    print(f"study {arguments.name}: checking its parameters", flush=True)
+    jobs = _plan(arguments)
+    from helpers.study import runner
+
+    try:
+        folder = runner.run(jobs, arguments.outputs.absolute())
+    except runner.NotebookFailed as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    from helpers.results import predictions
+
+    predictions.collect(folder)
+    print(f"Notebooks, figures, tables and results.csv: {parameters.shown(folder)}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> list[parameters.Job]:
+    return parameters.plan(
+        arguments.name,
+        paths.PARAMS,
+        paths.NOTEBOOKS,
+        arguments.only,
+        dict(arguments.overrides),
+    )
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from helpers.picto import make
+
+    return make.main(arguments.what, arguments.options)

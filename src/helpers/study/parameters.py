@@ -1,0 +1,236 @@
+"""From a study's files and the command line to what each notebook is given.
+
+Later wins: the notebook's own defaults, `params/STUDY.yaml`, `params/STUDY/NN.yaml`,
+`-p key value`. The notebooks' parameters cells say which keys exist and of which type.
+"""
+
+import ast
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from helpers.paths import ROOT
+from helpers.study.checks import NOUNS, check, closest
+
+TYPES = {wanted.__name__: wanted for wanted in NOUNS}
+COMMAND_LINE = "the command line"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A notebook and the parameters to run it with."""
+
+    notebook: Path
+    injected: dict[str, Any]  # what files and the command line set
+    parameters: dict[str, Any]  # these on top of the notebook's defaults
+
+
+def studies(params: Path) -> list[str]:
+    """Names of the parameter files."""
+    return sorted(path.stem for path in params.glob("*.yaml"))
+
+
+def study_file(name: str, params: Path) -> Path:
+    """`params/NAME.yaml`, or NAME itself where it is the path of a YAML file."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else params / f"{name}.yaml"
+    if not path.is_file():
+        known = studies(params)
+        raise FileNotFoundError(
+            f"no study {name!r}{closest(name, known)}: choose one of "
+            f"{', '.join(known)}, or give the path of a .yaml file"
+        )
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The flat keys of a parameter file."""
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), _OneValuePerKey)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{shown(path)} is not YAML: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
+        raise ValueError(f"{shown(path)}: accepted: lines of the form `key: value`")
+    return found
+
+
+def notebooks(folder: Path) -> list[Path]:
+    """The chapters, `NN_name.ipynb`, in order, one of each number."""
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    for one, other in pairwise(found):
+        if one.name[:2] == other.name[:2]:
+            raise ValueError(
+                f"{shown(one)} and {shown(other)} have the same number: rename one"
+            )
+    return found
+
+
+def declared(notebook: Path) -> dict[str, tuple[type, Any]]:
+    """(type, default) of every key in the notebook's parameters cell."""
+    from papermill import inspect_notebook
+
+    keys = {}
+    for key, found in inspect_notebook(str(notebook)).items():
+        if found["inferred_type_name"] not in TYPES:
+            raise ValueError(
+                f"{shown(notebook)}: parameter {key} needs one of the annotations "
+                f"{', '.join(TYPES)}"
+            )
+        try:
+            default = ast.literal_eval(found["default"])
+        except (ValueError, SyntaxError) as error:
+            raise ValueError(
+                f"{shown(notebook)}: the default of {key} must be a plain value, "
+                f"not {found['default']}"
+            ) from error
+        keys[key] = (TYPES[found["inferred_type_name"]], default)
+    if "study" not in keys:
+        raise ValueError(
+            f"{shown(notebook)}: the cell tagged `parameters` must declare study, "
+            "the folder that results go to"
+        )
+    return keys
+
+
+def plan(
+    name: str,
+    params: Path,
+    folder: Path,
+    only: Sequence[str] = (),
+    overrides: Mapping[str, str] | None = None,
+) -> list[Job]:
+    """The jobs of a study, every value checked.
+
+    Parameter files lie in `params`, notebooks in `folder`; `only` keeps the notebooks
+    of these numbers ("01"); `overrides` are texts from the command line. Raises one
+    ValueError that lists all problems.
+    """
+    path = study_file(name, params)
+    general = read(path)
+    chapters = {chapter.name[:2]: declared(chapter) for chapter in notebooks(folder)}
+    chosen = _choose(only, folder)
+    special = {file.stem: read(file) for file in path.with_suffix("").glob("*.yaml")}
+    layers = _Layers(shown(path), general, special, dict(overrides or {}))
+    problems = layers.misfits(path.stem, chapters, [c.name[:2] for c in chosen])
+    jobs = []
+    for chapter in chosen:
+        job, sources = layers.job(chapter, chapters[chapter.name[:2]])
+        types = {key: kind for key, (kind, _) in chapters[chapter.name[:2]].items()}
+        try:
+            check(job.parameters, sources, types)
+        except ValueError as error:
+            problems += str(error).splitlines()
+        jobs.append(job)
+    if problems:
+        raise ValueError("\n".join(dict.fromkeys(problems)))
+    return jobs
+
+
+def shown(path: Path) -> str:
+    """A path as messages show it: from the repository's root where it is inside."""
+    path = path.absolute()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+@dataclass(frozen=True)
+class _Layers:
+    file: str  # as shown
+    general: dict[str, Any]
+    special: dict[str, dict[str, Any]]  # by notebook number
+    overrides: dict[str, str]
+
+    def misfits(
+        self, stem: str, chapters: Mapping[str, Mapping], chosen: Iterable[str]
+    ) -> list[str]:
+        """Keys and files that no notebook takes, and a study that is not its file."""
+        problems = []
+        if self.general.get("study") != stem:
+            problems.append(
+                f"{self.file}: study is {self.general.get('study')!r}; accepted: "
+                f"{stem}, the file's own name, which names the outputs folder too"
+            )
+        known = {key for keys in chapters.values() for key in keys}
+        problems += _unknown(self.file, self.general, known)
+        for number, values in self.special.items():
+            where = self.special_file(number)
+            if number not in chapters:
+                problems.append(
+                    f"{where}: no notebook has this number; accepted: "
+                    f"{', '.join(chapters)}"
+                )
+            else:
+                problems += _unknown(where, values, chapters[number])
+        taken = {key for number in chosen for key in chapters[number]}
+        return problems + _unknown(COMMAND_LINE, self.overrides, taken)
+
+    def job(
+        self, chapter: Path, keys: Mapping[str, tuple[type, Any]]
+    ) -> tuple[Job, dict[str, str]]:
+        """The job of a chapter and, key by key, where its values stand."""
+        number = chapter.name[:2]
+        typed = {
+            k: _parse(v, keys[k][0]) for k, v in self.overrides.items() if k in keys
+        }
+        injected: dict[str, Any] = {}
+        values = {key: default for key, (_, default) in keys.items()}
+        sources = dict.fromkeys(keys, shown(chapter))
+        for where, layer in (
+            (self.file, self.general),
+            (self.special_file(number), self.special.get(number, {})),
+            (COMMAND_LINE, typed),
+        ):
+            fitting = {key: value for key, value in layer.items() if key in keys}
+            injected |= fitting
+            sources |= dict.fromkeys(fitting, where)
+        return Job(chapter, injected, values | injected), sources
+
+    def special_file(self, number: str) -> str:
+        return f"{self.file.rpartition('.')[0]}/{number}.yaml"
+
+
+def _choose(only: Sequence[str], folder: Path) -> list[Path]:
+    found = {path.name[:2]: path for path in notebooks(folder)}
+    if not found:
+        raise FileNotFoundError(f"no notebooks NN_name.ipynb in {shown(folder)}")
+    missing = [number for number in only if number not in found]
+    if missing:
+        raise ValueError(
+            f"--only: no notebook {', '.join(missing)}; accepted: {', '.join(found)}"
+        )
+    return [path for number, path in found.items() if not only or number in only]
+
+
+def _unknown(where: str, keys: Iterable[str], known: Iterable[str]) -> list[str]:
+    return [
+        f"{where}: {key} is no parameter{closest(key, known)}; "
+        f"accepted: {', '.join(sorted(known))}"
+        for key in keys
+        if key not in known
+    ]
+
+
+def _parse(text: str, wanted: type) -> Any:
+    """A command line's text as the wanted type, or as it is where it cannot be read."""
+    try:
+        if wanted in (str, int, float):
+            return wanted(text)
+        return yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError):
+        return text
+
+
+class _OneValuePerKey(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                problem=f"{twice[0]} is given twice",
+                problem_mark=node.start_mark,
+            )
+        return super().construct_mapping(node, deep)

@@ -1,0 +1,191 @@
+"""Run notebooks through papermill, each in a fresh kernel of this very interpreter."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from papermill import PapermillExecutionError, execute_notebook
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from tqdm import tqdm
+from traitlets import default
+
+from helpers.progress import MARK
+from helpers.study.parameters import Job, shown
+
+ENGINE = "study"
+
+
+class NotebookFailed(Exception):
+    """A cell raised, or the kernel died; the message names notebook, cell and cause."""
+
+
+def run(jobs: Sequence[Job], outputs: Path) -> Path:
+    """Run a study's notebooks in order; returns the folder of their results.
+
+    Each is written to `outputs/STUDY/NN_name.partial.ipynb` cell by cell and renamed to
+    `NN_name.ipynb` when every cell has run. Until then an earlier run's notebook stays.
+    The first notebook that fails ends the run.
+    """
+    folder = outputs / jobs[0].parameters["study"]
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    for job in jobs:
+        started = time.monotonic()
+        _run(job, folder, outputs)
+        _say(job.notebook.stem, time.monotonic() - started)
+    _say("all", time.monotonic() - began)
+    return folder
+
+
+def _say(what: str, seconds: float) -> None:
+    print(f"{what:<40}{seconds:8.1f} s", flush=True)
+
+
+def _run(job: Job, folder: Path, outputs: Path) -> None:
+    name = job.notebook.stem
+    partial = folder / f"{name}.partial.ipynb"
+    with _progress(name, _code_cells(job.notebook)) as line:
+        try:
+            execute_notebook(
+                str(job.notebook),
+                str(partial),
+                parameters=job.injected,
+                engine_name=ENGINE,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                line=line,
+                start={"cwd": str(job.notebook.parent), "env": _environment(outputs)},
+            )
+        except PapermillExecutionError as error:
+            cause = f"{error.ename}: {error.evalue}".rstrip(": ")
+            raise NotebookFailed(_failure(job, line.n, cause, partial)) from error
+        except DeadKernelError as error:
+            cause = "the kernel died (killed, or out of memory?)"
+            raise NotebookFailed(_failure(job, line.n, cause, partial)) from error
+        except KeyboardInterrupt as stop:
+            message = _failure(job, line.n, "interrupted", partial)
+            raise KeyboardInterrupt(message) from stop
+        finally:
+            if partial.exists():
+                _forget_paths(partial)
+    partial.replace(folder / f"{name}.ipynb")
+
+
+def _failure(job: Job, cell: int, cause: str, partial: Path) -> str:
+    return (
+        f"{job.notebook.name}, cell {cell}: {cause}\n"
+        f"The cells up to there and the traceback are in {shown(partial)}"
+    )
+
+
+def _environment(outputs: Path) -> dict[str, str]:
+    """The kernel's variables: ours, with figures drawn into the notebook."""
+    return {
+        **os.environ,
+        "STUDY_OUTPUTS": str(outputs.absolute()),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no word about frozen modules
+    }
+
+
+def _code_cells(notebook: Path) -> int:
+    """Cells that will run: those with code, and the one papermill puts in."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = ("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    return sum(bool(text.strip()) for text in code) + 1
+
+
+def _forget_paths(notebook: Path) -> None:
+    """Drop the machine's paths that papermill notes in the notebook's metadata."""
+    content = json.loads(notebook.read_text(encoding="utf-8"))
+    for key in ("input_path", "output_path"):
+        content["metadata"]["papermill"].pop(key, None)
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    notebook.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def _progress(name: str, cells: int) -> Iterator[tqdm]:
+    """On terminals, a line: the running cell, the time, the cell's own progress."""
+    line = tqdm(
+        total=cells,
+        desc=name,
+        disable=None,
+        leave=False,
+        bar_format="{desc}: cell {n} of {total}, {elapsed}{postfix}",
+    )
+    done = threading.Event()
+
+    def tick() -> None:
+        while not done.wait(1):
+            line.refresh()
+
+    threading.Thread(target=tick, daemon=True).start()
+    try:
+        yield line
+    finally:
+        done.set()
+        line.close()
+
+
+class _OwnKernel(AsyncKernelManager):
+    """Sees no kernelspec folder, and so starts `sys.executable -m ipykernel_launcher`.
+
+    A kernelspec "python3" that the user has installed may start any other interpreter.
+    """
+
+    @default("kernel_spec_manager")
+    def _no_folders(self) -> KernelSpecManager:
+        return KernelSpecManager(parent=self, kernel_dirs=[])
+
+
+class _Client(PapermillNotebookClient):
+    """Papermill's client that reports to a progress line and marks what broke off."""
+
+    line: tqdm
+
+    def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
+        try:
+            return super().execute_cell(cell, cell_index, **options)
+        except BaseException:  # papermill marks Ctrl-C and a dead kernel "completed"
+            self.nb_man.cell_exception(cell, cell_index=cell_index)
+            raise
+
+    def process_message(self, msg: dict, *place: Any) -> Any:
+        content = msg["content"]
+        if MARK in content.get("metadata", {}):
+            self.line.set_postfix_str(content["data"]["text/plain"])
+        return super().process_message(msg, *place)
+
+
+class _Engine(NBClientEngine):
+    @classmethod
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, line: tqdm, start: dict, **_: Any
+    ) -> None:
+        def next_cell(cell: Any, cell_index: int) -> None:
+            line.n += 1
+            line.set_postfix_str("")
+
+        client = _Client(
+            nb_man,
+            kernel_name=kernel_name,
+            kernel_manager_class=_OwnKernel,
+            iopub_timeout=60,  # the default, 4 s, is short on a busy machine
+            on_cell_execute=next_cell,
+        )
+        client.line = line
+        client.execute(**start)
+
+
+papermill_engines.register(ENGINE, _Engine)

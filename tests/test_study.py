@@ -1,0 +1,571 @@
+import json
+import os
+import pty
+import random
+import re
+import signal
+import subprocess
+import sys
+import termios
+import textwrap
+import time
+import types
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from nbformat import v4
+
+from helpers import notebook, paths
+from helpers.picto import make
+from helpers.study import check, main, parameters
+from helpers.study.checks import RULES
+
+PICTO = yaml.safe_load((paths.PARAMS / "picto.yaml").read_text())
+STUDIES = sorted(path.stem for path in paths.PARAMS.glob("*.yaml"))
+CHAPTERS = parameters.notebooks(paths.NOTEBOOKS)
+CELL = 'study: str = "tiny"  # folder\nimages: int = 3  # per data set\n'
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """Folders of parameter files and notebooks for a study `tiny`, taken by `main`."""
+    world = types.SimpleNamespace(
+        params=tmp_path / "params",
+        notebooks=tmp_path / "notebooks",
+        outputs=tmp_path / "outputs",
+    )
+    world.params.mkdir()
+    world.notebooks.mkdir()
+    monkeypatch.setattr(paths, "PARAMS", world.params)
+    monkeypatch.setattr(paths, "NOTEBOOKS", world.notebooks)
+    monkeypatch.setattr(paths, "OUTPUTS", world.outputs)
+    write_params(world, "tiny.yaml", "study: tiny\n")
+    return world
+
+
+def write_params(world, name: str, text: str) -> None:
+    path = world.params / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(textwrap.dedent(text))
+
+
+def write_notebook(world, stem: str, *cells: str, declares: str = CELL) -> Path:
+    book = v4.new_notebook()
+    book.metadata.kernelspec = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
+    book.cells = [
+        v4.new_markdown_cell("# A chapter"),
+        v4.new_code_cell(declares, metadata={"tags": ["parameters"]}),
+        *map(v4.new_code_cell, cells),
+    ]
+    path = world.notebooks / f"{stem}.ipynb"
+    nbformat.write(book, path)
+    return path
+
+
+def plan(world, name: str = "tiny", *only: str, **overrides: str):
+    return parameters.plan(name, world.params, world.notebooks, only, overrides)
+
+
+def statuses(path: Path) -> list[str]:
+    """What papermill says of each code cell."""
+    cells = nbformat.read(path, as_version=4).cells
+    return [c.metadata.papermill.status for c in cells if c.cell_type == "code"]
+
+
+def printed(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    outputs = [out for cell in cells for out in cell.get("outputs", [])]
+    return "".join(out.text for out in outputs if out.output_type == "stream")
+
+
+# The table of checks
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "accepted"),
+    [
+        ("study", "../elsewhere", "a folder's name"),
+        ("study", False, "in quotes"),
+        ("dataset", "imagnet-a", "imagenet-a, "),
+        ("shifts", "picto-s", r"a list, say \[picto-s\]"),
+        ("shifts", ["picto-s", "picto-s"], "without repetition"),
+        ("shifts", ["picto"], "picto-s"),
+        ("shifts", [["picto-s"]], "without repetition"),
+        ("backbone", "ViT-B16", "ViT-B-16"),
+        ("weights", "opena", "accepted for picto-rn: picto"),
+        ("weights", "missing.safetensors", "path of a .safetensors"),
+        ("images", -1, "at least 0"),
+        ("images", True, "a whole number"),
+        ("images", 12.5, "a whole number"),
+        ("images", "1e3", "a whole number"),
+        ("seed", 2**32, "0 to 4294967295"),
+        ("device", "gpu", "auto, cpu, cuda, mps"),
+        ("precision", "half", "float32, bfloat16, float16"),
+        ("precision", None, "text"),
+        ("wordings", ["a photo"], 'one "{}" each'),
+    ],
+)
+def test_impossible_value_is_refused_with_what_is_accepted(key, value, accepted):
+    with pytest.raises(ValueError, match=accepted) as caught:
+        check({**PICTO, key: value}, "params/x.yaml")
+    (problem,) = str(caught.value).splitlines()
+    assert problem.startswith(f"params/x.yaml: {key} is {value!r}; ")
+
+
+def test_float16_is_refused_on_a_cpu():
+    with pytest.raises(ValueError, match=r"precision is 'float16'.*bfloat16"):
+        check({"precision": "float16", "device": "cpu"}, "x")
+
+
+def test_device_that_is_not_there_is_refused():
+    missing = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(ValueError, match=f"device is '{missing}'.*not available"):
+        check({"device": missing}, "x")
+
+
+def test_all_problems_are_named_at_once_each_with_its_source():
+    bad = {"images": -1, "seed": -2, "device": "tpu", "precision": "float32"}
+    sources = {"images": "a.yaml", "seed": "b.yaml", "device": "c", "precision": "d"}
+    with pytest.raises(ValueError, match="images") as caught:
+        check(bad, sources)
+    starts = [line.partition(" is ")[0] for line in str(caught.value).splitlines()]
+    assert starts == ["a.yaml: images", "b.yaml: seed", "c: device"]
+
+
+def test_weights_may_be_a_file_and_must_fit_the_backbone(tmp_path):
+    file = tmp_path / "mine.safetensors"
+    file.touch()
+    check({"backbone": "RN50", "weights": str(file)}, "x")
+    check({"backbone": "RN50", "weights": "random"}, "x")
+    with pytest.raises(ValueError, match=r"accepted for RN50: .*cc12m"):
+        check({"backbone": "RN50", "weights": "picto"}, "x")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "value", "accepted"),
+    [
+        (float, "1e-3", r"write 1\.0e-3"),
+        (float, "2.5E3", r"write 2\.5e\+3"),
+        (float, "much", "a number"),
+        (float, float("nan"), "finite"),
+        (float, True, "a number"),
+        (bool, 1, "true or false"),
+        (int, "ten", "a whole number"),
+    ],
+)
+def test_types_of_other_keys_are_the_declared_ones(wanted, value, accepted):
+    with pytest.raises(ValueError, match=f"gain is {value!r}; accepted: .*{accepted}"):
+        check({"gain": value}, "x", {"gain": wanted})
+
+
+def test_a_whole_number_is_a_number():
+    check({"gain": 1, "views": 3}, "x", {"gain": float, "views": int})
+
+
+# Parameter files
+
+
+def test_later_layers_win_and_each_notebook_gets_what_it_declares(world):
+    more = (
+        CELL + 'views: int = 8\nlabel: str = "a"\nwords: list = []\ngain: float = 1\n'
+    )
+    write_notebook(world, "01_one")
+    write_notebook(world, "02_two", declares=more)
+    write_params(world, "tiny.yaml", "study: tiny\nimages: 5\nviews: 16\n")
+    write_params(world, "tiny/02.yaml", "views: 32\nimages: 7\n")
+    one, two = plan(world, images="9", label="12", words="[1, a]", gain="1e-3")
+    assert one.injected == {"study": "tiny", "images": 9}
+    assert two.injected == {
+        "study": "tiny",
+        "images": 9,
+        "views": 32,
+        "label": "12",
+        "words": [1, "a"],
+        "gain": 0.001,
+    }
+    (two,) = plan(world, "tiny", "02")
+    assert two.parameters == {
+        "study": "tiny",
+        "images": 7,
+        "views": 32,
+        "label": "a",
+        "words": [],
+        "gain": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        (
+            {"tiny.yaml": "study: tiny\nimage: 5"},
+            {},
+            r"tiny\.yaml: image is no .*images",
+        ),
+        ({"tiny/01.yaml": "imagse: 5"}, {}, r"tiny/01\.yaml: imagse is no .*images"),
+        ({"tiny/01.yaml": "images: -5"}, {}, r"tiny/01\.yaml: images is -5; "),
+        ({"tiny/07.yaml": "images: 5"}, {}, r"tiny/07\.yaml: no notebook .* 01, 02"),
+        ({"tiny/02.yaml": "extra: x"}, {}, r"tiny/02\.yaml: extra is 'x'; .*number"),
+        ({"tiny.yaml": "study: picto"}, {}, "study is 'picto'; accepted: tiny"),
+        ({"tiny.yaml": "images: 1"}, {}, "study is None; accepted: tiny"),
+        ({"tiny.yaml": "study: tiny\nstudy: b"}, {}, "study is given twice"),
+        ({"tiny.yaml": "study: [tiny"}, {}, r"tiny\.yaml is not YAML"),
+        ({"tiny.yaml": "- tiny"}, {}, "lines of the form"),
+        ({"tiny.yaml": ""}, {}, "lines of the form"),
+        ({}, {"images": "many"}, "the command line: images is 'many'"),
+        ({}, {"imgaes": "4"}, "the command line: imgaes is no .*did you mean images"),
+    ],
+)
+def test_wrong_parameter_files_are_refused(world, files, options, message):
+    write_notebook(world, "01_one")
+    write_notebook(world, "02_two", declares=CELL + "extra: float = 1.0")
+    for name, text in files.items():
+        write_params(world, name, text)
+    with pytest.raises(ValueError, match=message):
+        plan(world, **options)
+
+
+def test_key_of_another_notebook_is_refused_where_it_would_have_no_effect(world):
+    write_notebook(world, "01_one")
+    write_notebook(world, "02_two", declares=CELL + "views: int = 8")
+    assert plan(world, views="4")[0].injected == {"study": "tiny"}
+    with pytest.raises(ValueError, match="the command line: views is no parameter"):
+        plan(world, "tiny", "01", views="4")
+
+
+def test_copied_notebook_of_the_same_number_is_refused(world):
+    write_notebook(world, "01_one")
+    write_notebook(world, "01_one-Copy1")
+    with pytest.raises(ValueError, match=r"01_one\.ipynb have the same number"):
+        plan(world)
+
+
+def test_study_may_be_a_file_anywhere(world, tmp_path):
+    write_notebook(world, "01_one")
+    elsewhere = tmp_path / "mine.yaml"
+    elsewhere.write_text("study: mine\nimages: 4\n")
+    (job,) = plan(world, str(elsewhere))
+    assert job.parameters == {"study": "mine", "images": 4}
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("images: int = 3", "must declare study"),
+        (CELL + "views = 3", "views needs one of the annotations"),
+        (CELL + "views: int = 3 * 4", "default of views must be a plain value"),
+    ],
+)
+def test_parameters_cell_that_cannot_be_read_is_named(world, cell, message):
+    write_notebook(world, "01_one", declares=cell)
+    with pytest.raises(ValueError, match=rf"01_one\.ipynb: .*{message}"):
+        plan(world)
+
+
+# What the repository ships
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_shipped_study_fits_the_notebooks(name):
+    jobs = parameters.plan(name, paths.PARAMS, paths.NOTEBOOKS)
+    assert [job.notebook for job in jobs] == CHAPTERS
+    general = parameters.read(paths.PARAMS / f"{name}.yaml")
+    assert set(general) == set(PICTO)
+    assert all(general.items() <= job.injected.items() for job in jobs if job.injected)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS, ids=lambda path: path.stem)
+def test_parameters_cell_declares_the_shared_keys_with_pictos_values(chapter):
+    keys = parameters.declared(chapter)
+    assert {key: keys[key][1] for key in PICTO} == PICTO
+    tagged = [c for c in v4.to_notebook_json(json.loads(chapter.read_text())).cells]
+    (cell,) = [c for c in tagged if "parameters" in c.metadata.get("tags", [])]
+    defined: dict = {}
+    exec(cell.source, defined)
+    assert {key: defined[key] for key in keys} == {k: v for k, (_, v) in keys.items()}
+    assert keys.keys() == defined["__annotations__"].keys(), "papermill misses a key"
+    for key in keys.keys() & RULES.keys():
+        assert keys[key][0] is RULES[key][0], key
+
+
+def test_smoke_study_runs_every_notebook(tmp_path, capsys):
+    assert main(["run", "smoke", "--outputs", str(tmp_path)]) == 0
+    folder = tmp_path / "smoke"
+    assert sorted(folder.glob("*.ipynb")) == [folder / c.name for c in CHAPTERS]
+    for chapter in CHAPTERS:
+        executed = folder / chapter.name
+        assert set(statuses(executed)) == {"completed"}
+        cells = nbformat.read(executed, as_version=4).cells
+        outputs = [out for cell in cells for out in cell.get("outputs", [])]
+        assert not [o.text for o in outputs if o.get("name") == "stderr"], executed
+    figures = sorted(folder.glob("figures/*.png"))
+    assert figures
+    assert all(len(pd.read_csv(figure.with_suffix(".csv"))) for figure in figures)
+    results = pd.read_csv(folder / "results.csv")
+    assert set(results["dataset"]) == {"picto", "picto-s", "picto-a"}
+    assert results["top1"].between(0, 1).all()
+    assert set(results["n"]) == {128}
+    notes = json.loads((folder / "provenance.json").read_text())
+    assert set(notes) <= {chapter.stem for chapter in CHAPTERS}
+    for file in folder.rglob("*"):
+        if file.is_file() and file.suffix != ".png":
+            content = file.read_bytes()
+            for private in (str(paths.ROOT), str(tmp_path), str(Path.home())):
+                assert private.encode() not in content, (file, private)
+    assert "01_zero_shot" in capsys.readouterr().out
+
+
+# Running notebooks
+
+
+def test_run_uses_this_interpreter_whatever_is_installed(world, monkeypatch, capsys):
+    kernels = world.params / "jupyter/kernels/python3"
+    kernels.mkdir(parents=True)
+    poisoned = {"argv": ["false"], "display_name": "x", "language": "python"}
+    (kernels / "kernel.json").write_text(json.dumps(poisoned))
+    monkeypatch.setenv("JUPYTER_PATH", str(kernels.parents[1]))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(kernels.parents[1]))
+    write_notebook(
+        world,
+        "01_one",
+        "import os, sys\nprint(sys.executable, os.getcwd(), images)",
+        "from helpers import progress\nfor _ in progress.track('abc', label='x'): pass",
+        "progress.EVERY = 0\nfor _ in progress.track('abc', label='x'): pass",
+        "from helpers import paths\nprint(paths.OUTPUTS)",
+        "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])",
+    )
+    assert main(["run", "tiny", "-p", "images", "4"]) == 0
+    folder = world.outputs / "tiny"
+    assert [path.name for path in folder.glob("*.ipynb")] == ["01_one.ipynb"]
+    assert printed(folder / "01_one.ipynb").splitlines() == [
+        f"{sys.executable} {world.notebooks} 4",
+        str(world.outputs),
+    ]
+    cells = nbformat.read(folder / "01_one.ipynb", as_version=4).cells
+    assert cells[4].outputs == []
+    ((line,), (picture,)) = cells[5].outputs, cells[7].outputs
+    assert re.fullmatch(r"x: 3 in \d\.\d s", line.data["text/plain"])
+    assert "image/png" in picture.data
+    written = (folder / "01_one.ipynb").read_text()
+    assert str(folder) not in written
+    assert "input_path" not in written
+    assert re.search(r"01_one +\d+\.\d s", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("code", "cause"),
+    [
+        ("{}['missing']", "KeyError: 'missing'"),
+        ("import os\nos._exit(1)", "the kernel died"),
+    ],
+)
+def test_failed_cell_is_named_and_what_ran_is_kept(world, capsys, code, cause):
+    write_notebook(world, "01_one", "print(1)", code, "print(2)")
+    write_notebook(world, "02_two")
+    folder = world.outputs / "tiny"
+    folder.mkdir(parents=True)
+    (folder / "01_one.ipynb").write_text("an earlier run")
+    assert main(["run", "tiny"]) == 1
+    error = capsys.readouterr().err
+    assert f"01_one.ipynb, cell 4: {cause}" in error
+    assert "01_one.partial.ipynb" in error
+    assert (folder / "01_one.ipynb").read_text() == "an earlier run"
+    assert not (folder / "02_two.ipynb").exists()
+    expected = ["completed"] * 3 + ["failed", "pending"]
+    assert statuses(folder / "01_one.partial.ipynb") == expected
+    assert "input_path" not in (folder / "01_one.partial.ipynb").read_text()
+
+
+def read_until(terminal: int, pattern: str, seconds: float = 60) -> str:
+    shown, deadline = "", time.monotonic() + seconds
+    while not re.search(pattern, shown) and time.monotonic() < deadline:
+        shown += os.read(terminal, 4096).decode()
+    return shown
+
+
+def test_terminal_shows_progress_and_an_interrupt_keeps_what_ran(world):
+    write_notebook(
+        world,
+        "01_one",
+        "import time\nfrom helpers.progress import track",
+        "for _ in track(range(60), label='dozing'): time.sleep(0.5)",
+        "print('never')",
+    )
+    code = f"""
+        import sys
+        from pathlib import Path
+        from helpers import paths
+        paths.PARAMS = Path({str(world.params)!r})
+        paths.NOTEBOOKS = Path({str(world.notebooks)!r})
+        from helpers.study import main
+        sys.exit(main(["run", "tiny", "--outputs", {str(world.outputs)!r}]))
+    """
+    terminal, ours = pty.openpty()
+    termios.tcsetwinsize(ours, (24, 90))
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    with subprocess.Popen(command, stderr=ours, stdout=ours) as process:
+        os.close(ours)
+        shown = read_until(terminal, "dozing: [0-9]+ of 60")
+        process.send_signal(signal.SIGINT)
+        shown += read_until(terminal, "traceback are in .*ipynb")
+    os.close(terminal)
+    assert process.returncode == 130
+    assert "01_one: cell 4 of 5" in shown
+    assert "01_one.ipynb, cell 4: interrupted" in shown
+    partial = world.outputs / "tiny" / "01_one.partial.ipynb"
+    assert statuses(partial) == ["completed"] * 3 + ["failed", "pending"]
+
+
+def test_plain_papermill_works_from_anywhere_without_a_warning(world, tmp_path):
+    book = write_notebook(world, "01_one", "print(images)")
+    write_params(world, "tiny.yaml", "study: tiny\nimages: 5\n")
+    done = subprocess.run(
+        [
+            Path(sys.executable).with_name("papermill"),
+            *(book, "out.ipynb", "-f", world.params / "tiny.yaml"),
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "warn" not in done.stderr.lower(), done.stderr
+    assert printed(tmp_path / "out.ipynb") == "5\n"
+
+
+# The command
+
+
+def test_list_names_every_study_and_loads_nothing_heavy():
+    code = (
+        "import sys; from helpers.study import main; main(['list']); "
+        "sys.exit(bool({'torch', 'papermill', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    rows = done.stdout.splitlines()
+    assert [row.split()[0] for row in rows[1:]] == STUDIES
+    assert re.search(
+        r"imagenet_a_rn50 +imagenet-a +RN50-quickgelu +ImageNet-A", rows[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "tinny"], r"no study 'tinny' \(did you mean tiny\?\)"),
+        (["run", "gone.yaml"], "no study 'gone.yaml'"),
+        (["run", "tiny", "--only", "09"], "no notebook 09; accepted: 01"),
+        (["run", "tiny", "-p", "images", "-3"], "images is -3; accepted: at least 0"),
+        (["doctor", "tinny"], "did you mean tiny"),
+    ],
+)
+def test_wrong_input_ends_with_status_2(world, capsys, arguments, message):
+    write_notebook(world, "01_one")
+    assert main(arguments) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert not world.outputs.exists()
+
+
+def test_doctor_passes_the_embedded_study_and_names_missing_data(capsys):
+    assert main(["doctor", "smoke"]) == 0
+    assert "ready to run" in capsys.readouterr().out
+    assert main(["doctor", "imagenet_a_rn50"]) == 1
+    assert "natural-adv-examples" in capsys.readouterr().out
+
+
+def test_train_hands_its_options_on(monkeypatch):
+    calls = []
+    monkeypatch.setattr(make, "main", lambda *given: calls.append(given) or 7)
+    assert main(["train", "picto-rn", "--steps", "5", "--help"]) == 7
+    assert calls == [("picto-rn", ["--steps", "5", "--help"])]
+
+
+# What notebooks call
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebook, "OUTPUTS", tmp_path)
+    return lambda chapter="01_one", **values: notebook.start(
+        chapter, **{"study": "tiny", "seed": 3, "device": "cpu", **values}
+    )
+
+
+def test_start_seeds_every_generator(start):
+    draws = []
+    for _ in range(2):
+        start()
+        draws.append((random.random(), np.random.rand(), torch.rand(1).item()))  # noqa: NPY002
+    assert draws[0] == draws[1]
+    start(seed=4)
+    assert random.random() != draws[0][0]
+
+
+def test_start_refuses_impossible_values(start):
+    with pytest.raises(ValueError, match="01_one: images is -1; accepted: at least 0"):
+        start(images=-1)
+
+
+def test_provenance_is_printed_and_kept_by_chapter(start, tmp_path, capsys):
+    start("01_one", images=5)
+    start("02_two")
+    run = start("01_one", images=6)
+    shown = capsys.readouterr().out
+    assert "01_one, study tiny, commit " in shown
+    assert f"torch {torch.__version__.partition('+')[0]}" in shown
+    notes = json.loads((tmp_path / "tiny/provenance.json").read_text())
+    assert list(notes) == ["01_one", "02_two"]
+    assert notes["01_one"]["parameters"]["images"] == 6
+    assert notes["01_one"]["device"] == "cpu"
+    assert run.device == torch.device("cpu")
+
+
+def test_run_saves_figures_tables_and_ledgers(start, tmp_path):
+    run = start()
+    frame = pd.DataFrame({"x": [1.0, 2.0]})
+    fig, ax = plt.subplots()
+    ax.plot(frame["x"])
+    run.figure("line", fig, frame)
+    assert run.table("numbers", frame) is frame
+    folder = tmp_path / "tiny"
+    assert (folder / "figures/01_line.png").is_file()
+    assert len(pd.read_csv(folder / "figures/01_line.csv")) == 2
+    assert len(pd.read_csv(folder / "tables/01_numbers.csv")) == 2
+
+    data = types.SimpleNamespace(
+        name="toy", ids=("a", "b"), labels=np.array([0, 1]), fingerprint="d1"
+    )
+    clip = types.SimpleNamespace(name="RN50", weights="random", fingerprint="w1")
+    run.predictions("zero_shot", data, clip, np.eye(2), 0.1, {"templates": "photo"})
+    (row,) = run.collect().to_dict("records")
+    assert row["top1"] == 1
+    assert row["seed"] == 3
+    assert json.loads(row["settings"]) == {"templates": "photo", "weights": "random"}
+    notes = json.loads((folder / "provenance.json").read_text())["01_one"]
+    assert notes["data"] == {"toy": "d1"}
+    assert notes["weights"] == {"RN50": "w1"}
+
+
+def test_commit_names_a_changed_checkout(tmp_path):
+    assert notebook.commit(tmp_path) == "unknown"
+    for command in (
+        "init -q",
+        "-c user.name=a -c user.email=a@b commit -q --allow-empty -m x",
+    ):
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    clean = notebook.commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    (tmp_path / "file").touch()
+    subprocess.run(["git", "add", "file"], cwd=tmp_path, check=True)
+    assert notebook.commit(tmp_path) == f"{clean}-dirty"
