@@ -1,0 +1,101 @@
+"""Every chapter runs on other people's images: real photographs, official layouts."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import skimage
+import sklearn
+from lookalikes import imagenet_layout
+
+from helpers import paths
+
+SKIMAGE = Path(skimage.__file__).parent / "data"
+SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
+PHOTOGRAPHS = {
+    "people": [SKIMAGE / "astronaut.png", SKIMAGE / "camera.png"],
+    "things": [SKIMAGE / "coffee.png", SKIMAGE / "coins.png", SKIMAGE / "rocket.jpg"],
+    "animals": [SKIMAGE / "chelsea.png", SKIMAGE / "horse.png"],
+    "grass_and_flowers": [SKLEARN / "flower.jpg", SKIMAGE / "grass.png"],
+    "buildings": [SKLEARN / "china.jpg", SKIMAGE / "brick.png"],
+}
+
+
+def papermill(notebook: Path, output: Path, params: str, **overrides: object) -> str:
+    """Run a notebook as a user would, from another directory; what it printed."""
+    command = [sys.executable, "-m", "papermill", str(notebook), str(output)]
+    command += ["-f", str(paths.PARAMS / f"{params}.yaml"), "--no-progress-bar"]
+    for key, value in overrides.items():
+        command += ["-p", key, str(value)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        command, cwd=output.parent, capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def chapter(number: str) -> Path:
+    return next(paths.NOTEBOOKS.glob(f"{number}_*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    """A class-per-folder directory of photographs, one of them damaged."""
+    root = tmp_path_factory.mktemp("photographs")
+    for name, files in PHOTOGRAPHS.items():
+        (root / name).mkdir()
+        for file in files:
+            shutil.copy(file, root / name)
+    whole = (root / "people" / "astronaut.png").read_bytes()
+    (root / "people" / "cut_off.png").write_bytes(whole[: len(whole) // 3])
+    return root
+
+
+def test_zero_shot_on_a_folder_of_photographs(photographs, tmp_path):
+    """The full-size architecture, with random weights: theirs are a download."""
+    output = tmp_path / "out.ipynb"
+    printed = papermill(
+        chapter("01"),
+        output,
+        "my_images",
+        study="photographs",
+        data_root=photographs,
+        backbone="RN50-quickgelu",
+        weights="random",
+        device="cpu",
+    )
+    assert "unknown parameter" not in printed.lower()
+    assert "warning" not in printed.lower(), printed
+    results = pd.read_csv(paths.OUTPUTS / "photographs" / "results.csv")
+    assert set(results["n"]) == {sum(map(len, PHOTOGRAPHS.values()))}
+    assert set(results["backbone"]) == {"RN50-quickgelu"}
+    text = nbformat.writes(nbformat.read(output, 4))
+    assert "grass and flowers" in text
+    assert "cut_off.png" in text  # what was left out is told
+
+
+def test_zero_shot_on_the_layout_of_imagenet_a(tmp_path):
+    imagenet_layout(tmp_path, "imagenet-a")
+    papermill(
+        chapter("01"),
+        tmp_path / "out.ipynb",
+        "imagenet_a_rn50",
+        study="lookalike",
+        data_root=tmp_path,
+        backbone="picto-rn",
+        weights="picto",
+        device="cpu",
+    )
+    predictions = paths.OUTPUTS / "lookalike" / "predictions" / "imagenet-a"
+    ledger = pd.read_parquet(predictions / "picto-rn" / "zero_shot_photo.parquet")
+    assert ledger["label"].tolist() == list(range(200))
+    assert ledger["image_id"][0].startswith("n01498041/")
+    assert ledger["logits"].map(len).eq(200).all()
+    tables = paths.OUTPUTS / "lookalike" / "tables"
+    assert len(pd.read_csv(tables / "01_published.csv"))
