@@ -59,6 +59,15 @@ def test_a_second_call_encodes_nothing(counting):
     assert len(encoded) == 19
 
 
+def test_the_cost_is_that_of_the_first_time(counting):
+    model, _ = counting
+    bank.image_features(model, pictures(19))
+    cost = bank.seconds_per_image(model, pictures(19))
+    assert 0 < cost < 10
+    bank.image_features(model, pictures(19))
+    assert bank.seconds_per_image(model, pictures(19)) == cost
+
+
 def test_other_data_or_weights_miss(counting):
     model, encoded = counting
     bank.image_features(model, pictures(4))

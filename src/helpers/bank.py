@@ -7,17 +7,18 @@ killed run loses at most the shard it was writing.
 """
 
 import hashlib
-import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from helpers.data.dataset import Dataset
+from helpers.files import replacing
 from helpers.models.clip import Backbone
 from helpers.paths import CACHE
 from helpers.progress import track
@@ -35,9 +36,18 @@ def image_features(backbone: Backbone, dataset: Dataset) -> Tensor:
             for batch in _batches(readers, backbone, dataset, rows):
                 yield backbone.encode_images(batch).cpu()
 
-        key = _key("images", backbone, dataset.fingerprint)
         label = f"encoding {dataset.name} with {backbone.name}"
-        return _shards(CACHE / "bank" / key, len(dataset), encode, label)
+        shards = _shards(_image_folder(backbone, dataset), len(dataset))
+        return _fill(shards, encode, label)
+
+
+def seconds_per_image(backbone: Backbone, dataset: Dataset) -> float:
+    """What reading, preprocessing and encoding cost when the features were made."""
+    spent = 0.0
+    for path in _shards(_image_folder(backbone, dataset), len(dataset)).values():
+        with safe_open(path, "pt") as shard:
+            spent += float(shard.metadata()["seconds"])
+    return spent / len(dataset)
 
 
 def template_features(
@@ -49,40 +59,49 @@ def template_features(
     def encode(rows: range) -> Iterator[Tensor]:
         yield backbone.encode_texts(prompts[rows.start : rows.stop]).cpu()
 
-    key = _key("texts", backbone, "\n".join(prompts))
+    folder = _folder("texts", backbone, "\n".join(prompts))
     label = f"encoding prompts with {backbone.name}"
-    features = _shards(CACHE / "bank" / key, len(prompts), encode, label)
+    features = _fill(_shards(folder, len(prompts)), encode, label)
     return features.view(len(templates), len(class_names), -1)
 
 
-def _key(kind: str, backbone: Backbone, content: str) -> str:
+def _image_folder(backbone: Backbone, dataset: Dataset) -> Path:
+    return _folder("images", backbone, dataset.fingerprint)
+
+
+def _folder(kind: str, backbone: Backbone, content: str) -> Path:
+    """Where features lie: the name is a hash of all that makes them."""
     made_by = f"{kind}|{backbone.fingerprint}|{backbone.precision}|{content}"
-    return f"{kind}-{hashlib.sha256(made_by.encode()).hexdigest()[:20]}"
+    digest = hashlib.sha256(made_by.encode()).hexdigest()[:20]
+    return CACHE / "bank" / f"{kind}-{digest}"
 
 
-def _shards(
-    folder: Path, rows: int, encode: Callable[[range], Iterator[Tensor]], label: str
+def _shards(folder: Path, rows: int) -> dict[range, Path]:
+    """The files that hold so many rows, written or not."""
+    spans = [range(i, min(i + SHARD, rows)) for i in range(0, rows, SHARD)]
+    return {span: folder / f"{span.start:07d}.safetensors" for span in spans}
+
+
+def _fill(
+    shards: dict[range, Path], encode: Callable[[range], Iterator[Tensor]], label: str
 ) -> Tensor:
     """All rows, from the shards on disk and, for those that are not there, `encode`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    spans = [range(i, min(i + SHARD, rows)) for i in range(0, rows, SHARD)]
-    paths = {span: folder / f"{span.start:07d}.safetensors" for span in spans}
-    found = {span: _read(path, len(span)) for span, path in paths.items()}
-    missing = [span for span in spans if found[span] is None]
+    found = {span: _read(path, len(span)) for span, path in shards.items()}
+    missing = [span for span, features in found.items() if features is None]
 
     def encoded() -> Iterator[int]:
         for span in missing:
-            parts = []
+            began, parts = time.perf_counter(), []
             for part in encode(span):
                 parts.append(part)
                 yield from range(len(part))
             found[span] = torch.cat(parts)
-            _write(paths[span], found[span])
+            _write(shards[span], found[span], time.perf_counter() - began)
 
     if missing:
         for _ in track(encoded(), sum(map(len, missing)), label):
             pass
-    return torch.cat([found[span] for span in spans])
+    return torch.cat([found[span] for span in shards])
 
 
 def _read(path: Path, rows: int) -> Tensor | None:
@@ -94,10 +113,10 @@ def _read(path: Path, rows: int) -> Tensor | None:
     return features if len(features) == rows else None
 
 
-def _write(path: Path, features: Tensor) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"features": features.contiguous()}, temporary)
-    temporary.replace(path)
+def _write(path: Path, features: Tensor, seconds: float) -> None:
+    with replacing(path) as temporary:
+        tensors, facts = {"features": features.contiguous()}, {"seconds": f"{seconds}"}
+        save_file(tensors, temporary, metadata=facts)
 
 
 def _batches(

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from helpers.data.dataset import Dataset
+from helpers.files import replacing
 from helpers.models.clip import Backbone, resolve_device
 from helpers.paths import OUTPUTS, PARAMS, ROOT
 from helpers.results import figures, predictions
@@ -162,5 +163,5 @@ def _merge_provenance(
         entry[key] = {**old, **fact} if isinstance(old, dict) else fact
     known[chapter] = entry
     text = json.dumps(dict(sorted(known.items())), indent=2, ensure_ascii=False)
-    with predictions.replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")

@@ -9,7 +9,6 @@ and are not decoded again until they change; damaged ones are tried again each t
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +17,7 @@ from pathlib import Path
 from PIL import UnidentifiedImageError
 
 from helpers.data.dataset import Dataset, UnreadableImage, open_image, to_rgb
+from helpers.files import replacing
 from helpers.paths import CACHE
 from helpers.progress import track
 
@@ -123,10 +123,5 @@ def _load(ledger: Path) -> dict[str, State]:
 
 
 def _save(ledger: Path, sound: Mapping[str, State]) -> None:
-    """Write whole or not at all, so that two processes never read half a file."""
-    ledger.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=ledger.parent, suffix=".part", delete=False
-    ) as part:
-        json.dump(sound, part)
-    os.replace(part.name, ledger)
+    with replacing(ledger) as temporary:
+        temporary.write_text(json.dumps(sound), encoding="utf-8")

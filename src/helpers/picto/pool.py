@@ -15,6 +15,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
+from helpers.files import replacing
 from helpers.models import embedded
 from helpers.paths import CACHE
 from helpers.picto import captions, splits
@@ -102,8 +103,5 @@ def _spread(work, indices: range, label: str) -> list[np.ndarray]:
 
 
 def _write(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, array)
-    temporary.replace(path)

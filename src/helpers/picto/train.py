@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.files import replacing
 from helpers.models import embedded
 from helpers.models.clip import encode_tokens
 from helpers.paths import CACHE
@@ -59,11 +60,11 @@ def train_clip(
     on from. The curve has a row per checkpoint: step, minutes, loss, logit scale,
     accuracy on the parts of picto-dev.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f"{name}.pt"
     pictures, tokens = pool.training_pool(recipe.images)
     model = new_model(name, recipe.seed)
     optimizer = new_optimizer(model, recipe)
-    state = _resume(folder / f"{name}.pt", recipe, model, optimizer)
+    state = _resume(checkpoint, recipe, model, optimizer)
     step, curve, minutes = state["step"], state["curve"], state["minutes"]
     began, losses = time.monotonic(), []
     model.train()
@@ -86,17 +87,16 @@ def train_clip(
             curve.append(row)
             losses.clear()
             log("  ".join(f"{key} {value}" for key, value in row.items()))
-            _save(
-                folder / f"{name}.pt",
-                {
-                    "recipe": asdict(recipe),
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "step": step,
-                    "minutes": spent,
-                    "curve": curve,
-                },
-            )
+            state = {
+                "recipe": asdict(recipe),
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "minutes": spent,
+                "curve": curve,
+            }
+            with replacing(checkpoint) as temporary:
+                torch.save(state, temporary)
             model.train()
     return model.eval(), curve
 
@@ -203,9 +203,3 @@ def _resume(path: Path, recipe: Recipe, model: nn.Module, optimizer) -> dict:
             optimizer.load_state_dict(state["optimizer"])
             return state
     return {"step": 0, "curve": [], "minutes": 0.0}
-
-
-def _save(path: Path, state: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    temporary.replace(path)

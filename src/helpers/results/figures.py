@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 from statsmodels.stats.proportion import proportion_confint
 
+from helpers.files import replacing
 from helpers.results import metrics
-from helpers.results.predictions import replacing, write_csv
+from helpers.results.predictions import write_csv
 
 WIDTH = 6.4  # inches: 11-point type stays legible when a page shows it at half width
 INK = "#333333"
@@ -103,17 +104,26 @@ def colour(method: str) -> str:
     A name that begins like a family of `METHOD_COLOURS` gets that family's colour, in
     a shade of its own if more follows. Any other name gets a hue from its letters.
     """
-    name = "".join(sign for sign in method.casefold() if sign.isalnum())
-    families = {family.replace("_", ""): family for family in METHOD_COLOURS}
-    family = max((f for f in families if name.startswith(f)), key=len, default="")
+    name, family = _letters(method), _family(method)
     digest = zlib.crc32(name.encode())
     if not family:
         return sns.color_palette("husl", 12, desat=0.8).as_hex()[digest % 12]
-    base = METHOD_COLOURS[families[family]]
-    if name == family:
+    base = METHOD_COLOURS[family]
+    if name == _letters(family):
         return base
     shades = sns.blend_palette(["black", base, "white"], 21).as_hex()
     return (shades[5:9] + shades[12:17])[digest % 9]
+
+
+def _letters(method: str) -> str:
+    return "".join(sign for sign in method.casefold() if sign.isalnum())
+
+
+def _family(method: str) -> str:
+    """The longest key of `METHOD_COLOURS` that the name begins with, or nothing."""
+    name = _letters(method)
+    families = [f for f in METHOD_COLOURS if name.startswith(_letters(f))]
+    return max(families, key=len, default="")
 
 
 def _colours(hue: str, levels: Sequence[str]) -> dict[str, str]:
@@ -366,7 +376,7 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for ax, (names, group) in zip(axes.flat, groups, strict=True):
         ax.axvline(0, color=INK, lw=1)
         for y, row in enumerate(group.itertuples()):
-            shade = colour(row.method)
+            shade = colour(row.method) if _family(row.method) else INK
             difference = 100 * row.difference
             ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
             ax.plot(

@@ -18,10 +18,8 @@ and from nothing else.
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +30,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
+from helpers.files import replacing
 from helpers.results import metrics
 
 SCHEMA = pa.schema(
@@ -60,21 +59,6 @@ RESULT_COLUMNS = (
     "entropy",
     "seconds_per_image",
 )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour that takes the place of `path` if the block succeeds.
-
-    Whoever reads `path` finds the old file or the new one, never a half.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> Path:
