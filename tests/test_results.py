@@ -612,6 +612,33 @@ def test_lookup_finds_zero_shot_by_our_names(backbone):
     assert found.loc[("TPT", "A-TPT README"), "ece"] == 0.31
 
 
+def test_lookup_without_a_backbone_finds_all_of_them():
+    found = published.lookup("imagenet-sketch")
+    assert {"RN50", "ViT-B/16"} <= set(found["backbone"])
+    assert set(found["dataset"]) == {"ImageNet-Sketch"}
+
+
+def test_our_accuracies_stand_beside_the_published_ones():
+    ours = pd.DataFrame(
+        [
+            ("imagenet-a", "RN50-quickgelu", "zero_shot_photo", 0.21),
+            ("imagenet-a", "RN50-quickgelu", "ensemble_80", 0.22),
+            ("imagenet-a", "RN50-quickgelu", "ensemble_7", 0.5),
+            ("picto", "picto-rn", "zero_shot_photo", 0.9),
+        ],
+        columns=["dataset", "backbone", "method", "top1"],
+    )
+    beside = published.beside(ours)
+    assert set(beside["dataset"]) == {"imagenet-a"}
+    assert beside["method"].str.match("CLIP zero-shot|CLIP ensemble 80").all()
+    same = beside["backbone"] == "RN50"
+    assert beside.loc[~same, "ours"].isna().all()
+    ensemble = beside["method"].str.contains("ensemble")
+    assert set(beside.loc[same & ensemble, "ours"]) == {0.22}
+    assert set(beside.loc[same & ~ensemble, "ours"]) == {0.21}
+    assert published.beside(ours[3:]).empty
+
+
 def test_lookup_keeps_qualifiers_visible_and_names_apart():
     vit = published.lookup("imagenet-a", "ViT-B-16-quickgelu")
     assert set(vit["backbone"]) == {"ViT-B/16", "ViT-B/16 (reward L/14)"}

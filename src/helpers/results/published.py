@@ -42,3 +42,22 @@ def lookup(dataset: str, backbone: str = "") -> pd.DataFrame:
     if backbone:
         wanted &= frame["backbone"].map(_key) == _key(backbone)
     return frame[wanted].reset_index(drop=True)
+
+
+def beside(results: pd.DataFrame) -> pd.DataFrame:
+    """Published zero-shot and 80-prompt rows of the data sets in a results table.
+
+    `ours` is our accuracy with the same data set, backbone and prompts, NaN where we
+    have none. `results` has the columns dataset, backbone, method, top1.
+    """
+    rows = [lookup(name).assign(dataset=name) for name in results["dataset"].unique()]
+    rows = pd.concat(rows)
+    rows = rows[rows["method"].str.match("CLIP (zero-shot|ensemble 80)")]
+    ours = {
+        (row.dataset, _key(row.backbone), row.method): row.top1
+        for row in results.itertuples()
+    }
+    prompts = rows["method"].str.contains("ensemble")
+    prompts = prompts.map({True: "ensemble_80", False: "zero_shot_photo"})
+    keys = zip(rows["dataset"], rows["backbone"].map(_key), prompts, strict=True)
+    return rows.assign(ours=[ours.get(key) for key in keys]).reset_index(drop=True)
