@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from helpers.data.dataset import Dataset
@@ -107,10 +107,11 @@ def _fill(
 def _read(path: Path, rows: int) -> Tensor | None:
     """A shard, or None where it is missing or damaged and so must be made again."""
     try:
-        features = load_file(path)["features"]
-    except (FileNotFoundError, SafetensorError, KeyError):
+        with safe_open(path, "pt") as shard:
+            features, facts = shard.get_tensor("features"), shard.metadata() or {}
+    except (FileNotFoundError, SafetensorError):
         return None
-    return features if len(features) == rows else None
+    return features if len(features) == rows and "seconds" in facts else None
 
 
 def _write(path: Path, features: Tensor, seconds: float) -> None:
