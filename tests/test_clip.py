@@ -1,5 +1,8 @@
 """Backbones: exact text cropping, weights, and clear refusals."""
 
+import copy
+import dataclasses
+
 import open_clip
 import pytest
 import torch
@@ -34,6 +37,31 @@ def test_custom_text_tower_is_cropped_exactly():
         full = model.encode_text(tokens)
         cropped = clip.encode_tokens(model, tokens[:, :14])
     assert torch.allclose(cropped, full, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "reading", [{"pool_type": "last"}, {"no_causal_mask": True}, {"embed_cls": True}]
+)
+def test_other_text_towers_get_their_full_context(picto, reading):
+    """SigLIP reads the last position, CoCa an extra one: cropping would be wrong."""
+    config = open_clip.get_model_config("picto-rn")
+    config["text_cfg"] |= reading
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = open_clip.model.CustomTextCLIP(**config).eval()
+    with torch.inference_mode():
+        full = model.encode_text(picto.tokenizer(PROMPTS), normalize=True)
+    other = dataclasses.replace(picto, model=model)
+    assert torch.allclose(other.encode_texts(PROMPTS), full, atol=1e-5)
+
+
+def test_the_key_tells_apart_what_the_weights_do_not(picto):
+    gelu = dataclasses.replace(picto, name="picto-rn-gelu")
+    half = dataclasses.replace(picto, precision="bfloat16")
+    resized = copy.deepcopy(picto.model)
+    resized.visual.preprocess_cfg["interpolation"] = "bilinear"
+    resized = dataclasses.replace(picto, model=resized)
+    assert len({backbone.key for backbone in (picto, gelu, half, resized)}) == 4
 
 
 def test_features_are_unit_and_do_not_depend_on_company(picto):

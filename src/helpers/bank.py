@@ -71,7 +71,7 @@ def _image_folder(backbone: Backbone, dataset: Dataset) -> Path:
 
 def _folder(kind: str, backbone: Backbone, content: str) -> Path:
     """Where features lie: the name is a hash of all that makes them."""
-    made_by = f"{kind}|{backbone.fingerprint}|{backbone.precision}|{content}"
+    made_by = f"{kind}|{backbone.key}|{content}"
     digest = hashlib.sha256(made_by.encode()).hexdigest()[:20]
     return CACHE / "bank" / f"{kind}-{digest}"
 

@@ -73,6 +73,16 @@ class Backbone:
         """Longest prompt in tokens, start and end tokens included."""
         return _text_tower(self.model).context_length
 
+    @property
+    def key(self) -> str:
+        """All that decides the features of an input: what the bank files them under.
+
+        Weights alone do not: the same ones give other features with GELU instead of
+        QuickGELU (another name) or with another image size, mean or resizing.
+        """
+        preprocess = sorted(self.model.visual.preprocess_cfg.items())
+        return f"{self.name}|{self.fingerprint}|{self.precision}|{preprocess}"
+
     @torch.inference_mode()
     def encode_images(self, images: Tensor) -> Tensor:
         """Preprocessed images float32 [B, 3, H, W] -> unit features float32 [B, D]."""
@@ -86,11 +96,14 @@ class Backbone:
         """Prompts, T of them -> unit features float32 [T, D].
 
         Prompts are encoded in batches of similar length, each cropped to its longest
-        prompt. That is exact: the text tower is causal and reads the feature at the
-        end token, so the padding behind it cannot matter.
+        prompt. That is exact where the tower is causal and reads the feature at the end
+        token, as CLIP's do: the padding behind it cannot matter. Other towers get the
+        full context.
         """
         tokens = self.tokenize(texts)
-        lengths = tokens.argmax(dim=-1) + 1  # the end token has the highest id
+        lengths = torch.full((len(tokens),), tokens.shape[1])
+        if _ends_at_argmax(self.model):
+            lengths = tokens.argmax(dim=-1) + 1  # the end token has the highest id
         order = lengths.argsort(stable=True)
         features = torch.empty(len(tokens), self.embed_dim)
         for rows in order.split(TEXT_BATCH):
@@ -188,15 +201,15 @@ def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
     """Text features [T, D], not normalised, of token ids [T, L] with any L.
 
     open_clip's own `encode_text` insists on the full context length; this one takes
-    the tower's modules in the same order and slices positions and mask to L.
+    the modules of CLIP's text tower in the same order and slices positions and mask to
+    L. Towers of another kind (bidirectional, or read elsewhere) are left to open_clip.
     """
-    tower = _text_tower(model)
-    if not hasattr(tower, "token_embedding"):  # a Hugging Face text tower
+    if not _ends_at_argmax(model):
         return model.encode_text(tokens)
+    tower = _text_tower(model)
     length = tokens.shape[1]
     x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
-    mask = tower.attn_mask
-    x = tower.transformer(x, attn_mask=None if mask is None else mask[:length, :length])
+    x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
     x = tower.ln_final(x)
     x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]
     projection = tower.text_projection
@@ -253,6 +266,14 @@ def check_precision(precision: str, device: torch.device) -> None:
 def _text_tower(model: nn.Module) -> nn.Module:
     """open_clip keeps the text tower's modules on CLIP itself or under `.text`."""
     return getattr(model, "text", model)
+
+
+def _ends_at_argmax(model: nn.Module) -> bool:
+    """Whether the text tower is CLIP's: causal, and read at the highest token id."""
+    tower = _text_tower(model)
+    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", ""))
+    causal = getattr(tower, "attn_mask", None) is not None
+    return pool == "argmax" and causal and getattr(tower, "cls_emb", None) is None
 
 
 def _source(name: str, weights: str) -> str | None:
