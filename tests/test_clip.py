@@ -55,6 +55,32 @@ def test_other_text_towers_get_their_full_context(picto, reading):
     assert torch.allclose(other.encode_texts(PROMPTS), full, atol=1e-5)
 
 
+def test_every_pair_that_open_clip_ships_is_a_choice():
+    for name, tag in open_clip.list_pretrained():
+        assert tag in clip.weight_choices(name), (name, tag)
+
+
+def test_towers_of_timm_encode_images_and_texts():
+    model = clip.load("MobileCLIP-S1", "random", device="cpu")
+    assert model.encode_texts(["a kite."]).shape == (1, model.embed_dim)
+    images = torch.zeros(1, 3, model.image_size, model.image_size)
+    assert model.encode_images(images).shape == (1, model.embed_dim)
+
+
+def test_features_may_take_part_in_a_gradient(picto):
+    scale = torch.ones(1, requires_grad=True)
+    (picto.encode_texts(["a kite."]) * scale).sum().backward()
+    assert scale.grad is not None
+
+
+def test_a_file_for_a_plain_name_is_asked_about_quick_gelu(tmp_path):
+    model = clip.load("ViT-B-32-quickgelu", "random", device="cpu").model
+    path = tmp_path / "w.safetensors"
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    with pytest.warns(UserWarning, match="name the backbone ViT-B-32-quickgelu"):
+        clip.load("ViT-B-32", str(path), device="cpu")
+
+
 def test_the_key_tells_apart_what_the_weights_do_not(picto):
     gelu = dataclasses.replace(picto, name="picto-rn-gelu")
     half = dataclasses.replace(picto, precision="bfloat16")

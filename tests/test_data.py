@@ -269,7 +269,7 @@ def test_folder_names_become_class_names(tmp_path):
     )
     assert dataset.labels.tolist() == [0, 0, 1, 1, 1]
     assert dataset.image(1).size == (24, 18)
-    assert dataset.skipped == ()
+    assert dataset.skipped == (("zebra/", "a class without pictures"),)
 
 
 def test_order_does_not_depend_on_the_file_system(tmp_path):
@@ -723,3 +723,10 @@ def test_picto_pictures_labels_and_facts_belong_together(name):
         assert dataset.facts["style"][position] == scene.style
         pixels = np.asarray(dataset.image(position))
         assert np.array_equal(pixels, splits.image(name, index))
+
+
+def test_a_class_without_pictures_is_told(tmp_path):
+    lookalikes.photos(tmp_path, {"cat": 2, "dog": 1, "eel": 0})
+    found = data.load("folder", str(tmp_path))
+    assert found.class_names == ("cat", "dog", "eel")
+    assert ("eel/", "a class without pictures") in found.skipped

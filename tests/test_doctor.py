@@ -143,7 +143,7 @@ def test_long_names_stay_in_their_tile(tmp_path):
 
 def test_run_time_is_measured_and_multiplied(tmp_path):
     text = found(diagnose("digits", images=600, views=1000), "time", "✓")
-    each = float(re.search(r"([\d.]+) ms to encode", text)[1])
+    each = float(re.search(r"([\d.]+) ms to read and encode", text)[1])
     minutes = float(re.search(r"([\d.]+) min for 1000 views", text)[1])
     assert each >= 1.0
     assert minutes == pytest.approx(600 * 1000 * each / 60_000, rel=0.1)

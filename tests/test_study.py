@@ -104,7 +104,10 @@ def printed(path: Path) -> str:
         ("backbone", "ViT-B16", "ViT-B-16"),
         ("weights", "opena", "accepted for picto-rn: picto"),
         ("weights", "missing.safetensors", "path of a .safetensors"),
-        ("images", -1, "at least 0"),
+        ("images", -1, "at least 2"),
+        ("images", 1, "at least 2"),
+        ("wordings", ["a {} {x}"], "one"),
+        ("wordings", ["a {} {0}"], "one"),
         ("images", True, "a whole number"),
         ("images", 12.5, "a whole number"),
         ("images", "1e3", "a whole number"),
@@ -466,7 +469,7 @@ def test_list_names_every_study_and_loads_nothing_heavy():
         (["run", "tinny"], r"no study 'tinny' \(did you mean tiny\?\)"),
         (["run", "gone.yaml"], "no study 'gone.yaml'"),
         (["run", "tiny", "--only", "09"], "no notebook 09; accepted: 01"),
-        (["run", "tiny", "-p", "images", "-3"], "images is -3; accepted: at least 0"),
+        (["run", "tiny", "-p", "images", "-3"], "images is -3; accepted: 0 for all"),
         (["doctor", "tinny"], "did you mean tiny"),
     ],
 )
@@ -475,6 +478,17 @@ def test_wrong_input_ends_with_status_2(world, capsys, arguments, message):
     assert main(arguments) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not world.outputs.exists()
+
+
+def test_a_folder_on_the_command_line_counts_from_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "my_images", "-p", "data_root", "photos"]) == 1
+    assert str(tmp_path / "photos") in capsys.readouterr().out
+
+
+def test_one_image_is_no_data_set(capsys):
+    assert main(["run", "smoke", "-p", "images", "1"]) == 2
+    assert "0 for all, or at least 2" in capsys.readouterr().err
 
 
 def test_doctor_passes_the_embedded_study_and_names_missing_data(capsys):
@@ -513,7 +527,7 @@ def test_start_seeds_every_generator(start):
 
 
 def test_start_refuses_impossible_values(start):
-    with pytest.raises(ValueError, match="01_one: images is -1; accepted: at least 0"):
+    with pytest.raises(ValueError, match="01_one: images is -1; accepted: 0 for all"):
         start(images=-1)
 
 
@@ -546,12 +560,20 @@ def test_run_saves_figures_tables_and_ledgers(start, tmp_path):
     data = types.SimpleNamespace(
         name="toy", ids=("a", "b"), labels=np.array([0, 1]), fingerprint="d1"
     )
-    clip = types.SimpleNamespace(name="RN50", weights="random", fingerprint="w1")
+    clip = types.SimpleNamespace(
+        name="RN50", weights="random", fingerprint="w1", precision="float32"
+    )
     run.predictions("zero_shot", data, clip, np.eye(2), 0.1, {"templates": "photo"})
     (row,) = run.collect().to_dict("records")
     assert row["top1"] == 1
     assert row["seed"] == 3
-    assert json.loads(row["settings"]) == {"templates": "photo", "weights": "random"}
+    assert json.loads(row["settings"]) == {
+        "data_hash": "d1",
+        "precision": "float32",
+        "templates": "photo",
+        "weights": "random",
+        "weights_hash": "w1",
+    }
     notes = json.loads((folder / "provenance.json").read_text())["01_one"]
     assert notes["data"] == {"toy": "d1"}
     assert notes["weights"] == {"RN50": "w1"}

@@ -66,7 +66,8 @@ def template_features(
 
 
 def _image_folder(backbone: Backbone, dataset: Dataset) -> Path:
-    return _folder("images", backbone, dataset.fingerprint)
+    times = [file.stat().st_mtime_ns for file in dataset.files]  # edited in place
+    return _folder("images", backbone, f"{dataset.fingerprint}|{times}")
 
 
 def _folder(kind: str, backbone: Backbone, content: str) -> Path:

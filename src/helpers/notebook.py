@@ -79,7 +79,13 @@ class Run:
             labels=dataset.labels,
             logits=logits,
             seconds_per_image=seconds_per_image,
-            settings={"weights": backbone.weights, **(settings or {})},
+            settings={
+                "weights": backbone.weights,
+                "weights_hash": backbone.fingerprint,
+                "data_hash": dataset.fingerprint,
+                "precision": backbone.precision,
+                **(settings or {}),
+            },
             seed=self.seed,
         )
 

@@ -350,7 +350,7 @@ def estimate_time(
     parameters: Mapping[str, Any],
     views: int,
 ) -> None:
-    """Time the image encoder on a few pictures and multiply."""
+    """Time reading and encoding a few pictures and multiply."""
     import torch
 
     from helpers.models import clip
@@ -365,9 +365,10 @@ def estimate_time(
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         report.add("time", BAD, str(error))
         return
-    pictures = [datasets[0].image(i % len(datasets[0])) for i in range(TIMED)]
+    first = datasets[0]
 
     def encode() -> None:
+        pictures = [first.image(i % len(first)) for i in range(TIMED)]
         batch = torch.stack([backbone.preprocess(picture) for picture in pictures])
         backbone.encode_images(batch).cpu()
 
@@ -379,7 +380,7 @@ def estimate_time(
     report.add(
         "time",
         GOOD,
-        f"{1000 * each:.1f} ms to encode an image on {backbone.device}: "
+        f"{1000 * each:.1f} ms to read and encode an image on {backbone.device}: "
         f"{_duration(images * each)} for {images:,} images once, "
         f"{_duration(images * views * each)} for {views} views of each; "
         "what the methods do comes on top",
@@ -401,7 +402,7 @@ def check_published(
         return
     backbone = clip.with_quick_gelu(parameters["backbone"], parameters["weights"])
     ledger = predictions.ledger_path(folder, dataset.name, backbone, LEDGER)
-    rows = published.lookup(dataset.name, backbone)
+    rows = published.lookup(name, backbone)
     rows = rows[rows["method"].str.startswith("CLIP zero-shot")]
     if parameters["weights"] != "openai":
         rows = rows.iloc[:0]  # what is published holds for OpenAI's weights

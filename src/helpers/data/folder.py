@@ -79,13 +79,18 @@ def read(name: str, data_root: str) -> Dataset:
             f"no pictures in the class folders of {root} "
             f"(suffixes read: {' '.join(sorted(SUFFIXES))})"
         )
+    filled = set(listing.labels.tolist())
+    empty = [folder for i, folder in enumerate(folders) if i not in filled]
     return Dataset(
         name=_file_name(root.resolve().name) or name,
         ids=listing.ids,
         labels=listing.labels,
         class_names=names,
         read=Files(listing.files, upright=True),
-        skipped=listing.skipped,
+        skipped=(
+            *listing.skipped,
+            *((f"{f}/", "a class without pictures") for f in empty),
+        ),
         files=listing.files,
     )
 

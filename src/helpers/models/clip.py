@@ -38,7 +38,7 @@ def names() -> list[str]:
 
 def weight_choices(name: str) -> list[str]:
     """What `weights` may be for this architecture, besides the path of a file."""
-    tags = open_clip.list_pretrained_tags_by_model(with_quick_gelu(name, "openai"))
+    tags = open_clip.list_pretrained_tags_by_model(name)
     own = [embedded.TAG] if name in embedded.names() else []
     return [*own, *tags, "random"]
 
@@ -58,32 +58,30 @@ class Backbone:
     tokenizer: Callable
     preprocess: Callable[[Image], Tensor]
     image_size: int
+    embed_dim: int  # width D of the shared embedding
     device: torch.device
     precision: str
     fingerprint: str
     logit_scale: float
 
     @property
-    def embed_dim(self) -> int:
-        """Width D of the shared embedding."""
-        return self.model.visual.output_dim
-
-    @property
     def context_length(self) -> int:
         """Longest prompt in tokens, start and end tokens included."""
-        return _text_tower(self.model).context_length
+        return self.model.context_length
 
     @property
     def key(self) -> str:
         """All that decides the features of an input: what the bank files them under.
 
         Weights alone do not: the same ones give other features with GELU instead of
-        QuickGELU (another name) or with another image size, mean or resizing.
+        QuickGELU (another name), with another image size, mean or resizing, or on a
+        device that rounds in another way.
         """
         preprocess = sorted(self.model.visual.preprocess_cfg.items())
-        return f"{self.name}|{self.fingerprint}|{self.precision}|{preprocess}"
+        rounding = f"{self.device.type}|{self.precision}"
+        return f"{self.name}|{self.fingerprint}|{rounding}|{preprocess}"
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         """Preprocessed images float32 [B, 3, H, W] -> unit features float32 [B, D]."""
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
@@ -91,7 +89,7 @@ class Backbone:
             features = self.model.encode_image(images)
         return F.normalize(features.float(), dim=-1)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
         """Prompts, T of them -> unit features float32 [T, D].
 
@@ -172,12 +170,21 @@ def load(
     where = resolve_device(device)
     check_precision(precision, where)
     source = _source(chosen, weights)
+    variant = f"{chosen}-quickgelu"
+    if weights.endswith(SUFFIXES) and variant in open_clip.list_models():
+        warnings.warn(
+            f"{chosen} is built with GELU; if {weights} was trained with QuickGELU, as "
+            f"OpenAI's were, name the backbone {variant}",
+            stacklevel=2,
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             model, _, preprocess = open_clip.create_model_and_transforms(
                 chosen, pretrained=source, pretrained_image=False, weights_only=True
             )
+            options = embedded.tokenizer_options(chosen)
+            tokenizer = open_clip.get_tokenizer(chosen, **options)
         except Exception as error:
             raise RuntimeError(_load_failure(chosen, weights, source, error)) from error
     model = model.to(where, memory_format=torch.channels_last).eval()
@@ -187,9 +194,10 @@ def load(
         name=chosen,
         weights=weights,
         model=model,
-        tokenizer=open_clip.get_tokenizer(chosen, **embedded.tokenizer_options(chosen)),
+        tokenizer=tokenizer,
         preprocess=preprocess,
         image_size=size[0] if isinstance(size, tuple) else size,
+        embed_dim=open_clip.get_model_config(chosen)["embed_dim"],
         device=where,
         precision=precision,
         fingerprint=fingerprint(model),
@@ -305,8 +313,9 @@ def _load_failure(name: str, weights: str, source: str | None, error: Exception)
             "weights 'openai')"
         )
     return (
-        f"cannot get the weights {weights!r} of {name}: {error}. Without a network, "
-        "download them elsewhere and give the file's path as `weights`"
+        f"cannot get the weights {weights!r} or the tokenizer of {name}: {error}. "
+        "Without a network, download the weights elsewhere and give the file's path as "
+        f"`weights`, with {name} as `backbone`"
     )
 
 

@@ -36,26 +36,28 @@ def main(what: str, arguments: list[str]) -> int:
         torch.set_num_threads(threads)
     assets = options.pop("assets")
     assets.mkdir(parents=True, exist_ok=True)
-    makers[what](what, assets, {k: v for k, v in options.items() if v is not None})
+    given = {k: v for k, v in options.items() if v is not None}
+    makers[what](" ".join([what, *arguments]), assets, given)
     return 0
 
 
-def _tokenizer(what: str, assets: Path, options: dict) -> None:
+def _tokenizer(command: str, assets: Path, options: dict) -> None:
     path = assets / embedded.MERGES.name
     size = tokenizer.write_merges(path, tokenizer.vocabulary())
     print(f"{path}: a vocabulary of {size}, the `vocab_size` of the model configs")
 
 
-def _filter(what: str, assets: Path, options: dict) -> None:
+def _filter(command: str, assets: Path, options: dict) -> None:
     report = hard_filter.publish(hard_filter.train_filter(**options), assets)
     print({key: value for key, value in report.items() if key != "scenes"})
 
 
-def _clip(name: str, assets: Path, options: dict) -> None:
+def _clip(command: str, assets: Path, options: dict) -> None:
+    name = command.split()[0]
     recipe = replace(train.RECIPES[name], **options)
     model, curve = train.train_clip(name, recipe)
     made = {
-        "command": f"study train {name}",
+        "command": f"study train {command}",
         "recipe": asdict(recipe),
         "minutes": curve[-1]["minutes"],
         "threads": torch.get_num_threads(),

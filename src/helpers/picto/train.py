@@ -33,7 +33,7 @@ MAX_LOG_SCALE = math.log(100.0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that decides the weights."""
+    """What decides the weights, besides the world and its tokenizer."""
 
     steps: int
     images: int = 64_000  # distinct training pictures
@@ -64,7 +64,12 @@ def train_clip(
     pictures, tokens = pool.training_pool(recipe.images)
     model = new_model(name, recipe.seed)
     optimizer = new_optimizer(model, recipe)
-    state = _resume(checkpoint, recipe, model, optimizer)
+    made_by = {
+        **asdict(recipe),
+        "world": pool.world_hash(),
+        "merges": embedded.sha256(embedded.MERGES),
+    }
+    state = _resume(checkpoint, made_by, model, optimizer)
     step, curve, minutes = state["step"], state["curve"], state["minutes"]
     began, losses = time.monotonic(), []
     model.train()
@@ -88,7 +93,7 @@ def train_clip(
             losses.clear()
             log("  ".join(f"{key} {value}" for key, value in row.items()))
             state = {
-                "recipe": asdict(recipe),
+                "made_by": made_by,
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "step": step,
@@ -194,11 +199,11 @@ def contrastive_step(
     return loss.item()
 
 
-def _resume(path: Path, recipe: Recipe, model: nn.Module, optimizer) -> dict:
-    """The checkpoint's state if it belongs to this recipe, else a fresh start."""
+def _resume(path: Path, made_by: dict, model: nn.Module, optimizer) -> dict:
+    """The checkpoint's state if all that made it is the same, else a fresh start."""
     if path.is_file():
         state = torch.load(path, weights_only=True)
-        if state["recipe"] == asdict(recipe):
+        if state["made_by"] == made_by:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             return state

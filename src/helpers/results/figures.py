@@ -345,11 +345,19 @@ def accuracy_by_dataset(
                 markersize=7,
             )
     ax.set(xlabel="top-1 accuracy (%)", ylim=(len(datasets) - 0.5, -0.5))
-    ax.set_yticks(range(len(datasets)), datasets)
+    ax.set_yticks(range(len(datasets)), _sized(frame, datasets))
     ax.grid(False, axis="y")
     if len(levels) > 1:
         fig.legend(loc="outside lower center", ncols=min(3, len(levels)))
     return fig, frame.reset_index(drop=True)
+
+
+def _sized(frame: pd.DataFrame, datasets: Sequence[str]) -> list[str]:
+    """The data sets' names, with the number of images where the table knows it."""
+    if "n" not in frame:
+        return list(datasets)
+    sizes = frame.groupby("dataset")["n"].max()
+    return [f"{name}\nn = {sizes[name]:,}" for name in datasets]
 
 
 @_styled

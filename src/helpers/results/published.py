@@ -16,7 +16,7 @@ def table() -> pd.DataFrame:
 
     `top1` and `ece` are fractions, as everywhere in this package; `ece` is mostly NaN.
     """
-    with (files(__package__) / "published_results.csv").open() as file:
+    with (files(__package__) / "published_results.csv").open(encoding="utf-8") as file:
         frame = pd.read_csv(file)
     percent = ["top1", "ece"]
     frame[percent] = (frame[percent] / 100).round(6)

@@ -103,6 +103,10 @@ def _between(low: int, high: float) -> Rule:
     return rule
 
 
+def _images(value: int, parameters: Mapping[str, Any]) -> str:
+    return "" if value == 0 or value > 1 else "accepted: 0 for all, or at least 2"
+
+
 def _study(value: str, parameters: Mapping[str, Any]) -> str:
     if re.fullmatch(r"\w[\w.-]*", value, re.ASCII):
         return ""
@@ -170,9 +174,14 @@ def _precision(value: str, parameters: Mapping[str, Any]) -> str:
 
 
 def _templates(value: list, parameters: Mapping[str, Any]) -> str:
-    if value and all(isinstance(t, str) and t.count("{}") == 1 for t in value):
+    if value and all(isinstance(t, str) and _is_template(t) for t in value):
         return ""
     return 'accepted: a list of texts with one "{}" each, where the class name goes'
+
+
+def _is_template(text: str) -> bool:
+    bare = text.replace("{}", "", 1)
+    return bare != text and not set(bare) & set("{}")
 
 
 def _refusal(function: Callable, *arguments: Any) -> str:
@@ -190,7 +199,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "backbone": (str, _backbone),
     "weights": (str, _weights),
     "data_root": (str, _anything),
-    "images": (int, _between(0, math.inf)),
+    "images": (int, _images),
     "seed": (int, _between(0, 2**32 - 1)),  # numpy's range
     "device": (str, _device),
     "precision": (str, _precision),

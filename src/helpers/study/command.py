@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.command(arguments)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
@@ -131,8 +131,13 @@ def _plan(arguments: argparse.Namespace) -> list[parameters.Job]:
         paths.PARAMS,
         paths.NOTEBOOKS,
         arguments.only,
-        dict(arguments.overrides),
+        {key: _from_here(key, value) for key, value in arguments.overrides},
     )
+
+
+def _from_here(key: str, value: str) -> str:
+    """A path on the command line counts from the folder one stands in."""
+    return str(Path(value).expanduser().absolute()) if key == "data_root" else value
 
 
 def _train(arguments: argparse.Namespace) -> int:
