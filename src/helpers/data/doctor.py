@@ -24,7 +24,7 @@ from helpers import data
 from helpers.data.dataset import Dataset
 from helpers.data.folder import BESIDE, WNID
 from helpers.data.integrity import readable
-from helpers.paths import CACHE, OUTPUTS, ROOT
+from helpers.paths import CACHE, OUTPUTS
 
 GOOD, NOTE, BAD = "✓", "!", "✗"
 LEDGER = "zero_shot_photo"  # the method whose accuracy papers report
@@ -250,8 +250,8 @@ def check_weights(report: Report, backbone: str, weights: str) -> bool:
     config = open_clip.get_pretrained_cfg(name, weights)
     if config:
         return _check_download(report, topic, config, weight_bytes(name))
-    file = ROOT / Path(weights).expanduser()
-    if file.suffix in clip.SUFFIXES and file.is_file():
+    if clip.is_weights_file(weights):
+        file = clip.weights_path(weights)
         size = file.stat().st_size
         report.add(topic, GOOD, f"{file}, {size / 1e6:,.0f} MB")
         return True

@@ -171,7 +171,7 @@ def load(
     check_precision(precision, where)
     source = _source(chosen, weights)
     variant = f"{chosen}-quickgelu"
-    if weights.endswith(SUFFIXES) and variant in open_clip.list_models():
+    if is_weights_file(weights) and variant in open_clip.list_models():
         warnings.warn(
             f"{chosen} is built with GELU; if {weights} was trained with QuickGELU, as "
             f"OpenAI's were, name the backbone {variant}",
@@ -284,6 +284,17 @@ def _ends_at_argmax(model: nn.Module) -> bool:
     return pool == "argmax" and causal and getattr(tower, "cls_emb", None) is None
 
 
+def weights_path(weights: str) -> Path:
+    """The file that `weights` names; relative paths count from the repository."""
+    return ROOT / Path(weights).expanduser()
+
+
+def is_weights_file(weights: str) -> bool:
+    """Whether `weights` names a file that is there and of a kind that `load` reads."""
+    path = weights_path(weights)
+    return path.suffix in SUFFIXES and path.is_file()
+
+
 def _source(name: str, weights: str) -> str | None:
     """What open_clip takes as `pretrained`: a tag, a file, or None for random."""
     if weights == "random":
@@ -292,7 +303,7 @@ def _source(name: str, weights: str) -> str | None:
         return str(embedded.weights_file(name))
     if open_clip.get_pretrained_cfg(name, weights):
         return weights
-    path = ROOT / Path(weights).expanduser()
+    path = weights_path(weights)
     if path.suffix in SUFFIXES:
         if not path.is_file():
             raise FileNotFoundError(f"no weights file at {path}")

@@ -8,10 +8,7 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
-
-from helpers.paths import ROOT
 
 Rule = Callable[[Any, Mapping[str, Any]], str]
 """(value, all parameters) -> "" if the value is possible, else what would be."""
@@ -141,19 +138,12 @@ def _weights(value: str, parameters: Mapping[str, Any]) -> str:
     if backbone not in clip.names():
         return ""  # the backbone's own rule says so
     choices = clip.weight_choices(backbone)
-    if value in choices or _weights_file(value):
+    if value in choices or clip.is_weights_file(value):
         return ""
     return (
         f"accepted for {backbone}: {', '.join(choices)}, "
         "or the path of a .safetensors or .pt file"
     )
-
-
-def _weights_file(value: str) -> bool:
-    from helpers.models import clip
-
-    path = ROOT / Path(value).expanduser()
-    return path.suffix in clip.SUFFIXES and path.is_file()
 
 
 def _device(value: str, parameters: Mapping[str, Any]) -> str:
