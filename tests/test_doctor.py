@@ -11,6 +11,7 @@ from PIL import Image
 
 from helpers import data
 from helpers.data import doctor, integrity
+from helpers.models import embedded
 from helpers.results import predictions
 
 RANDOM = {"backbone": "RN50-quickgelu", "weights": "random"}
@@ -294,3 +295,14 @@ def test_accuracies_are_judged(top1, n, mark, text):
 def test_chance_without_published_numbers_is_noted():
     assert doctor.judge(0.10, 500, 0, 10, {})[0] == "!"
     assert doctor.judge(0.40, 500, 0, 10, {})[0] == "✓"
+
+
+def test_another_rasteriser_is_noticed(monkeypatch):
+    report = diagnose("picto", images=64)
+    assert "drawn as picto-rn saw it" in found(report, "picto", "✓")
+    monkeypatch.setattr("helpers.picto.pool.world_hash", lambda: "0123456789ab")
+    report = diagnose("picto", images=64)
+    noted = found(report, "picto", "!")
+    assert "0123456789ab" in noted
+    assert f"pip install pillow=={embedded.card('picto-rn')['pillow']}" in noted
+    assert report.ok

@@ -143,7 +143,7 @@ def test_training_has_its_styles_in_their_shares(train_scenes):
     counts = Counter(scene.style for scene in train_scenes)
     shares = training_shares()
     assert counts.keys() == shares.keys()
-    assert 0.75 < shares["photo"] < 0.8
+    assert 0.75 < shares["photo"] < 0.85
     for style, share in shares.items():
         expected = share * len(train_scenes)
         assert abs(counts[style] - expected) < 4.5 * expected**0.5

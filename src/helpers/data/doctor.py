@@ -25,6 +25,7 @@ from helpers.data.dataset import Dataset
 from helpers.data.folder import BESIDE, WNID
 from helpers.data.integrity import readable
 from helpers.paths import CACHE, OUTPUTS
+from helpers.picto import splits
 
 GOOD, NOTE, BAD = "✓", "!", "✗"
 LEDGER = "zero_shot_photo"  # the method whose accuracy papers report
@@ -84,6 +85,8 @@ def diagnose(parameters: Mapping[str, Any]) -> Report:
             report.add(name, GOOD, f"look at the labels: {sheet}")
             datasets[name] = dataset
     local = check_weights(report, parameters["backbone"], parameters["weights"])
+    if any(name in splits.SPLITS for name in datasets):
+        check_world(report)
     if datasets:
         views = parameters.get("views", VIEWS)
         sets = list(datasets.values())
@@ -262,6 +265,32 @@ def check_weights(report: Report, backbone: str, weights: str) -> bool:
         f"the path of an existing {' or '.join(clip.SUFFIXES)} file",
     )
     return False
+
+
+def check_world(report: Report) -> None:
+    """Whether the embedded world is drawn here as it was when its CLIPs were trained.
+
+    Pillow's rasteriser decides the last pixels, and its versions differ.
+    """
+    import PIL
+
+    from helpers.models import embedded
+    from helpers.picto import pool
+
+    here = pool.world_hash()
+    for name in embedded.names():
+        card = embedded.card(name)
+        if card["world"] == here:
+            report.add("picto", GOOD, f"drawn as {name} saw it in training ({here})")
+            continue
+        report.add(
+            "picto",
+            NOTE,
+            f"drawn differently than when {name} was trained: probe sheet {here}, then "
+            f"{card['world']}; Pillow {PIL.__version__}, then {card['pillow']}. "
+            "Accuracies may differ a little from the card's; "
+            f"`pip install pillow=={card['pillow']}` restores the pictures",
+        )
 
 
 def weight_bytes(backbone: str) -> int:

@@ -61,7 +61,7 @@ def new_network(classes: int) -> nn.Module:
 
 
 def train_filter(
-    steps: int = 4_000, images: int = IMAGES, batch: int = 64, seed: int = 0
+    steps: int = 3_000, images: int = IMAGES, batch: int = 64, seed: int = 0
 ) -> nn.Module:
     """Train with labels, mirrored and shifted by up to 4 pixels; evaluation mode."""
     indices = range(FIRST_TRAIN_INDEX, FIRST_TRAIN_INDEX + images)

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
+import PIL
 import torch
 
 from helpers.models import embedded
@@ -37,7 +38,10 @@ def main(what: str, arguments: list[str]) -> int:
     assets = options.pop("assets")
     assets.mkdir(parents=True, exist_ok=True)
     given = {k: v for k, v in options.items() if v is not None}
-    makers[what](" ".join([what, *arguments]), assets, given)
+    command = [what, *(f"--{key} {value}" for key, value in given.items())]
+    if threads:
+        command.append(f"--threads {threads}")
+    makers[what](" ".join(command), assets, given)
     return 0
 
 
@@ -62,6 +66,7 @@ def _clip(command: str, assets: Path, options: dict) -> None:
         "minutes": curve[-1]["minutes"],
         "threads": torch.get_num_threads(),
         "device": str(model.logit_scale.device),
+        "pillow": PIL.__version__,  # it rasterised the training pictures
     }
     card = cards.publish(name, model, made, assets)
     pd.DataFrame(curve).to_csv(assets / f"{name}.curve.csv", index=False)

@@ -18,22 +18,29 @@ from torch import Tensor
 from helpers.files import replacing
 from helpers.models import embedded
 from helpers.paths import CACHE
-from helpers.picto import captions, splits
+from helpers.picto import captions, numerals, splits
 from helpers.progress import track
 
 CAPTIONS_EACH = 4
+SCENES_PER_NUMERAL = 20
 TOKENS = 48
 CHUNK = 500
 
 
 def training_pool(images: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first pictures of `train`, uint8 [N, 64, 64, 3], and their captions' token
-    ids, int16 [N, 4, 48]."""
+    """The first pictures of `train`, then a numeral for every twenty of them, uint8
+    [N, 64, 64, 3], and their captions' token ids, int16 [N, 4, 48]."""
     digest = f"{world_hash()}-{embedded.sha256(embedded.MERGES)[:8]}"
-    tokens = CACHE / "picto" / f"train-{images}-{digest}.tokens.npy"
-    if not tokens.is_file():
-        _write(tokens, np.concatenate(_spread(_tokenise, range(images), "captions")))
-    return render("train", range(images)), np.load(tokens)
+    path = CACHE / "picto" / f"train-{images}-{digest}.tokens.npy"
+    written = range(images // SCENES_PER_NUMERAL)
+    if not path.is_file():
+        tokens = _spread(_tokenise, range(images), "captions")
+        _write(path, np.concatenate([*tokens, _tokenise_numerals(written)]))
+    pictures = [
+        render("train", range(images)),
+        *(numerals.image(i)[None] for i in written),
+    ]
+    return np.concatenate(pictures), np.load(path)
 
 
 def render(split: str, indices: range) -> np.ndarray:
@@ -74,6 +81,9 @@ def world_hash() -> str:
         for index in range(24):
             digest.update(splits.image(name, index).tobytes())
             digest.update(captions_of(name, index)[0].encode())
+    for index in range(20):
+        digest.update(numerals.image(index).tobytes())
+        digest.update(numerals.captions(index, 1)[0].encode())
     return digest.hexdigest()[:12]
 
 
@@ -85,12 +95,19 @@ def captions_of(split: str, index: int) -> list[str]:
 
 
 def _tokenise(indices: Sequence[int]) -> np.ndarray:
+    return _token_ids([captions_of("train", i) for i in indices])
+
+
+def _tokenise_numerals(indices: Sequence[int]) -> np.ndarray:
+    return _token_ids([numerals.captions(i, CAPTIONS_EACH) for i in indices])
+
+
+def _token_ids(texts: list[list[str]]) -> np.ndarray:
     tokenizer = open_clip.SimpleTokenizer(
         bpe_path=str(embedded.MERGES), context_length=TOKENS
     )
-    texts = [text for index in indices for text in captions_of("train", index)]
-    tokens = tokenizer(texts).numpy().astype(np.int16)
-    return tokens.reshape(len(indices), CAPTIONS_EACH, TOKENS)
+    tokens = tokenizer([text for each in texts for text in each])
+    return tokens.numpy().astype(np.int16).reshape(len(texts), CAPTIONS_EACH, TOKENS)
 
 
 def _spread(work, indices: range, label: str) -> list[np.ndarray]:

@@ -71,7 +71,7 @@ class Nuisance:
 EVERYDAY = Nuisance()
 HARD = Nuisance(
     scale=(0.13, 0.5),
-    rotation_max=60.0,
+    rotation_max=50.0,
     off_centre=0.35,
     occluded=0.35,
     clutter=0.75,

@@ -32,7 +32,7 @@ KEPT = Path(__file__).parent / "assets" / "picto_a.json"
 LEAST_AREA = 120.0  # visible pixels of the object
 LEAST_CONTRAST = 20.0  # grey levels between the object and what surrounds it
 MOST_HIDDEN = 0.5  # share of the object behind the occluder
-HARD_ODD = 0.4  # share of hard scenes in places and colours the class never has
+HARD_ODD = 0.25  # share of hard scenes in places and colours the class never has
 
 FACTS = (
     "class_name",

@@ -229,7 +229,7 @@ def silhouette(drawing: Drawing, rng: random.Random) -> np.ndarray:
         "black and white sketch",
         "line drawing",
     ),
-    share=0.04,
+    share=0.01,
     setting=False,
     coloured=False,
 )

@@ -15,11 +15,8 @@ from pathlib import Path
 import open_clip
 from open_clip.tokenizer import SimpleTokenizer
 
-from helpers.picto import captions
+from helpers.picto import captions, numerals
 from helpers.prompts.templates import TEMPLATES
-
-DIGITS = ("zero", "one", "two", "three", "four")
-DIGITS += ("five", "six", "seven", "eight", "nine")
 
 
 def vocabulary() -> set[str]:
@@ -28,7 +25,7 @@ def vocabulary() -> set[str]:
     return (
         captions.words()
         | set(re.findall(r"[a-z]+", prompts))
-        | {"digit", "number", *DIGITS}
+        | set(re.findall(r"[a-z]+", " ".join((*numerals.FRAMES, *numerals.NAMES))))
     )
 
 

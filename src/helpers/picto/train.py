@@ -12,6 +12,7 @@ killed run goes on from its last checkpoint to the same weights.
 
 import math
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,13 +20,15 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from helpers.files import replacing
 from helpers.models import embedded
 from helpers.models.clip import encode_tokens
 from helpers.paths import CACHE
-from helpers.picto import cards, pool
+from helpers.picto import cards, pool, transformer
 
 TOKEN_STD = 0.01
 MAX_LOG_SCALE = math.log(100.0)
@@ -42,9 +45,13 @@ class Recipe:
     weight_decay: float = 0.1  # on matrices only
     warmup: int = 300
     seed: int = 0
+    teacher: str = ""  # an embedded CLIP to learn from, see `transformer`
 
 
-RECIPES = {"picto-rn": Recipe(steps=8_000)}
+RECIPES = {
+    "picto-rn": Recipe(steps=7_000),
+    "picto-vit": Recipe(steps=14_000, images=128_000, teacher="picto-rn"),
+}
 
 
 def train_clip(
@@ -63,11 +70,13 @@ def train_clip(
     checkpoint = folder / f"{name}.pt"
     pictures, tokens = pool.training_pool(recipe.images)
     model = new_model(name, recipe.seed)
+    teacher = transformer.teacher(recipe.teacher, model) if recipe.teacher else None
     optimizer = new_optimizer(model, recipe)
     made_by = {
         **asdict(recipe),
         "world": pool.world_hash(),
         "merges": embedded.sha256(embedded.MERGES),
+        "teacher": embedded.card(recipe.teacher)["sha256"] if recipe.teacher else "",
     }
     state = _resume(checkpoint, made_by, model, optimizer)
     step, curve, minutes = state["step"], state["curve"], state["minutes"]
@@ -77,7 +86,7 @@ def train_clip(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
         images, texts = draw_batch(pictures, tokens, step, recipe)
-        loss = contrastive_step(model, optimizer, images, texts)
+        loss = training_step(model, optimizer, images, texts, teacher)
         losses.append(loss)
         step += 1
         if step % checkpoint_every == 0 or step == recipe.steps:
@@ -112,13 +121,16 @@ def new_model(name: str, seed: int) -> nn.Module:
     torch.manual_seed(seed)
     model = open_clip.create_model(name, pretrained=None)
     nn.init.normal_(model.token_embedding.weight, std=TOKEN_STD)
+    if isinstance(model.visual, VisionTransformer):
+        transformer.prepare(model.visual)
     return model.to(memory_format=torch.channels_last)
 
 
 def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW with CLIP's betas; gains, biases and the logit scale are not decayed."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
+    learned = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in learned if p.ndim > 1]
+    others = [p for p in learned if p.ndim <= 1]
     return torch.optim.AdamW(
         [
             {"params": matrices, "weight_decay": recipe.weight_decay},
@@ -156,18 +168,20 @@ def draw_batch(
     texts = tokens[rows, rng.integers(tokens.shape[1], size=len(rows))]
     texts = torch.from_numpy(texts.astype(np.int64))
     texts = texts[:, : int(texts.argmax(dim=-1).max()) + 1]
-    return zoom(pool.normalise(pictures[rows]), rng), texts
+    mirrored = rows < recipe.images  # a scene, which may be mirrored, not a numeral
+    return zoom(pool.normalise(pictures[rows]), mirrored, rng), texts
 
 
-def zoom(images: Tensor, rng: np.random.Generator) -> Tensor:
-    """Mirror and zoom images [B, 3, H, W] with one bilinear warp."""
+def zoom(images: Tensor, mirrored: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Zoom images [B, 3, H, W], and mirror half of those that may be, bool [B], with
+    one bilinear warp."""
     n = len(images)
     side, aspect = rng.uniform(0.55, 1.1, n), np.exp(rng.uniform(-0.2, 0.2, n))
     whole = rng.random(n) < 0.4
     width = np.where(whole, 1.0, side * np.sqrt(aspect))
     height = np.where(whole, 1.0, side / np.sqrt(aspect))
     theta = np.zeros((n, 2, 3), np.float32)
-    theta[:, 0, 0] = width * np.where(rng.random(n) < 0.5, -1, 1)
+    theta[:, 0, 0] = width * np.where(mirrored & (rng.random(n) < 0.5), -1, 1)
     theta[:, 1, 1] = height
     theta[:, 0, 2] = rng.uniform(-1, 1, n) * (np.abs(1 - width) * 0.8 + 0.06)
     theta[:, 1, 2] = rng.uniform(-1, 1, n) * (np.abs(1 - height) * 0.8 + 0.06)
@@ -176,27 +190,43 @@ def zoom(images: Tensor, rng: np.random.Generator) -> Tensor:
     return warped.contiguous(memory_format=torch.channels_last)
 
 
-def contrastive_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, texts: Tensor
+def training_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    texts: Tensor,
+    teacher: nn.Module | None = None,
 ) -> float:
-    """One optimizer step; the loss before it."""
+    """One optimizer step; the contrastive loss before it."""
     device = model.logit_scale.device
-    with torch.autocast(device.type, torch.bfloat16):
-        image_features = model.encode_image(images.to(device))
+    images = images.to(device)
+    with torch.autocast(device.type, torch.bfloat16), _attention(device):
+        image_features = model.encode_image(images)
+        if teacher is not None:
+            with torch.no_grad():
+                goal = teacher.encode_image(images)
     text_features = encode_tokens(model, texts.to(device))
     image_features = F.normalize(image_features.float(), dim=-1)
     text_features = F.normalize(text_features.float(), dim=-1)
     logits = model.logit_scale.exp() * image_features @ text_features.T
     pairs = torch.arange(len(logits), device=device)
     loss = (F.cross_entropy(logits, pairs) + F.cross_entropy(logits.T, pairs)) / 2
+    total = loss
+    if teacher is not None:
+        total = loss + transformer.imitation(image_features, goal)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    total.backward()
     optimizer.step()
     with torch.no_grad():
         model.logit_scale.clamp_(0, MAX_LOG_SCALE)
         table = model.token_embedding.weight
         table.renorm_(2, 0, TOKEN_STD * 1.2 * math.sqrt(table.shape[1]))
     return loss.item()
+
+
+def _attention(device: torch.device) -> AbstractContextManager:
+    """On short sequences the CPU's fused attention is slow in its backward pass."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
 def _resume(path: Path, made_by: dict, model: nn.Module, optimizer) -> dict:

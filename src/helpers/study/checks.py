@@ -131,6 +131,16 @@ def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
     return _one_of(value, clip.names())
 
 
+def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:
+    if not value:
+        return ""
+    if value == parameters.get("backbone"):
+        return 'accepted: another one than backbone, or "" for none'
+    weights = parameters.get("weights", "")
+    fault = _backbone(value, parameters)
+    return fault or _weights(weights, {"backbone": value})
+
+
 def _weights(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.models import clip
 
@@ -187,6 +197,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "dataset": (str, _dataset),
     "shifts": (list, _shifts),
     "backbone": (str, _backbone),
+    "second_backbone": (str, _second_backbone),
     "weights": (str, _weights),
     "data_root": (str, _anything),
     "images": (int, _images),

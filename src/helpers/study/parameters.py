@@ -5,6 +5,7 @@ Later wins: the notebook's own defaults, `params/STUDY.yaml`, `params/STUDY/NN.y
 """
 
 import ast
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -123,10 +124,22 @@ def plan(
             check(job.parameters, sources, types)
         except ValueError as error:
             problems += str(error).splitlines()
-        jobs.append(job)
+        if only or suits(job):
+            jobs.append(job)
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
     return jobs
+
+
+def suits(job: Job) -> bool:
+    """Whether the notebook is meant for the study.
+
+    A notebook's metadata may name values that a study must have to need it, such as
+    `"study": {"weights": "picto"}`.
+    """
+    content = json.loads(job.notebook.read_text(encoding="utf-8"))
+    needed = content["metadata"].get("study", {})
+    return all(job.parameters.get(key) == value for key, value in needed.items())
 
 
 def shown(path: Path) -> str:
