@@ -183,7 +183,7 @@ def test_the_transformer_learns_from_its_teacher_and_keeps_its_texts(toy_pool):
         batch = train.draw_batch(pictures, tokens, step, recipe)
         train.training_step(model, optimizer, *batch, teacher)
     assert apart() < 0.75 * before
-    assert torch.equal(model.token_embedding.weight, frozen)
+    assert torch.allclose(model.token_embedding.weight, frozen, atol=1e-5)
     assert all(p.grad is None for p in teacher.parameters())
 
 

@@ -10,6 +10,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import open_clip
@@ -17,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from PIL.Image import Image
 from torch import Tensor, nn
+from torchvision.transforms.functional import pil_to_tensor
 
-from helpers.models import embedded
+from helpers.models import embedded, fast
 from helpers.paths import ROOT
 
 DTYPES = {
@@ -46,6 +48,9 @@ def weight_choices(name: str) -> list[str]:
 @dataclass(frozen=True, eq=False)
 class Backbone:
     """A frozen CLIP: `encode_images`, `encode_texts`, `template_features`.
+
+    Frozen, since `encode_images` may read a copy of the weights (`fast.image_encoder`):
+    whoever tunes `model` encodes with `model.encode_image`.
 
     `fingerprint` is a hash of all weights and names what was computed with them;
     `logit_scale` is exp of the learned log temperature (100 for OpenAI's weights);
@@ -81,12 +86,30 @@ class Backbone:
         rounding = f"{self.device.type}|{self.precision}"
         return f"{self.name}|{self.fingerprint}|{rounding}|{preprocess}"
 
+    def crop(self, image: Image) -> Tensor:
+        """The part of `preprocess` before the floats: resize, crop, RGB.
+
+        PIL image -> uint8 [3, image_size, image_size].
+        """
+        *steps, _, _ = self.preprocess.transforms
+        for step in steps:
+            image = step(image)
+        return pil_to_tensor(image)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """The rest of `preprocess`, wherever the pixels are.
+
+        uint8 [..., 3, H, W] -> float32; on a CPU, `normalise(crop(image))` is
+        `preprocess(image)` to the bit.
+        """
+        return self.preprocess.transforms[-1](pixels.float() / 255)
+
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
         """Preprocessed images float32 [B, 3, H, W] -> unit features float32 [B, D]."""
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            features = self.model.encode_image(images)
+            features = self._encode_image(images)
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
@@ -133,6 +156,11 @@ class Backbone:
                         f"{self.context_length}: shorten {text!r}"
                     )
         return self.tokenizer(texts)
+
+    @cached_property
+    def _encode_image(self) -> Callable[[Tensor], Tensor]:
+        """Built at first use: it may take the memory of one more image tower."""
+        return fast.image_encoder(self.model)
 
     def _autocast(self):
         enabled = self.precision != "float32"

@@ -670,6 +670,132 @@ def _intervals(
     ax.plot(100 * frame[value], y, "o", color=shade, markersize=5.5)
 
 
+@_styled
+def curves(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    panel: str = "",
+    log: bool = False,
+    across: float | None = None,
+    at: float | None = None,
+) -> tuple[Figure, pd.DataFrame]:
+    """A line per level of `hue`, with a band where the table has ci_low and ci_high.
+
+    Args:
+        frame: a row per point; `y` and its interval are fractions, drawn in percent.
+        panel: a column whose every value gets axes of its own, or "" for one.
+        log: logarithmic x axis.
+        across, at: dashed lines to compare with, a value of y and a value of x.
+    """
+    _require(frame, [x, y, hue, *filter(None, [panel])])
+    panels = list(frame.groupby(panel, sort=False)) if panel else [("", frame)]
+    levels = frame[hue].unique()
+    colours = _colours(hue, levels)
+    fig, axes = plt.subplots(
+        1,
+        len(panels),
+        squeeze=False,
+        sharey=True,
+        figsize=(max(WIDTH, 1.0 + 2.3 * len(panels)), 3.6),
+    )
+    for ax, (title, part) in zip(axes.flat, panels, strict=True):
+        for number, level in enumerate(levels):
+            line = part[part[hue] == level].sort_values(x)
+            sign = MARKERS[number % len(MARKERS)] if len(line) <= 15 else ""
+            shade = colours[level]
+            ax.plot(line[x], 100 * line[y], color=shade, marker=sign, label=level)
+            if {"ci_low", "ci_high"} <= set(line):
+                low, high = 100 * line["ci_low"], 100 * line["ci_high"]
+                ax.fill_between(line[x], low, high, color=shade, alpha=0.13, lw=0)
+        if across is not None:
+            ax.axhline(100 * across, color=INK, lw=1, ls="--", zorder=1)
+        if at is not None:
+            ax.axvline(at, color=INK, lw=1, ls="--", zorder=1)
+        ax.set(title=f"{panel} {title}".strip(), xlabel=xlabel)
+        if log:
+            ax.set_xscale("log")
+    axes[0, 0].set_ylabel(ylabel)
+    if len(levels) > 1:
+        keys = axes[0, 0].get_legend_handles_labels()
+        fig.legend(*keys, loc="outside lower center", ncols=min(4, len(levels)))
+    return fig, frame.reset_index(drop=True)
+
+
+@_styled
+def template_weights(
+    image: Any, weights: Mapping[str, float], title: str = "", top: int = 24
+) -> tuple[Figure, pd.DataFrame]:
+    """A picture and how much each prompt template counts for it, heaviest first.
+
+    Args:
+        image: the picture (PIL or uint8 [H, W, 3]).
+        weights: template -> weight, all K of them; the dashed line is at 1 / K.
+        top: templates to draw.
+    """
+    if not weights:
+        raise ValueError("nothing to draw: no templates")
+    ranked = pd.Series(weights).sort_values(ascending=False, kind="stable")
+    shown = 100 * ranked[:top]
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(WIDTH, 0.9 + 0.22 * max(len(shown), 6)), width_ratios=[1, 1.6]
+    )
+    left.imshow(_picture(image))
+    left.axis("off")
+    left.set_title(textwrap.fill(title, 26), loc="center")
+    right.barh(range(len(shown)), shown, color=METHOD_COLOURS["autoclip"], height=0.7)
+    right.axvline(100 / len(ranked), color=INK, lw=1, ls="--")
+    labels = [_short(template, 32) for template in shown.index]
+    right.set_yticks(range(len(shown)), labels, fontsize=9)
+    right.set(ylim=(len(shown) - 0.4, -0.6), xlabel="weight (%), dashed: uniform")
+    if len(shown) < len(ranked):
+        right.set_ylabel(f"heaviest {len(shown)} of {len(ranked)}")
+    right.grid(False, axis="y")
+    data = ranked.rename_axis("template").rename("weight").reset_index()
+    return fig, data
+
+
+@_styled
+def weight_map(weights: pd.DataFrame, top: int = 24) -> tuple[Figure, pd.DataFrame]:
+    """Mean weight of templates, down, for groups of images, across.
+
+    Cells say how many times its uniform weight a template has; a frame marks the
+    heaviest of each group. Of more than `top` templates, those that are heaviest for
+    any group.
+
+    Args:
+        weights: a row per group, a column per template, all K; rows sum to 1.
+    """
+    if weights.empty:
+        raise ValueError("nothing to draw: the table has no weights")
+    times = weights * weights.shape[1]
+    heaviest = times.max().nlargest(top).index
+    shown = times[[column for column in times if column in heaviest]].T
+    fig, ax = plt.subplots()
+    edge = max(2.0, shown.to_numpy().max())
+    ax.imshow(shown, cmap="Greens", aspect="auto", vmin=0, vmax=edge)
+    for i, j in np.ndindex(shown.shape):
+        value = shown.iat[i, j]
+        tint = "white" if value > 0.65 * edge else INK
+        ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8, color=tint)
+    for j, i in enumerate(shown.to_numpy().argmax(axis=0)):
+        box = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec=VERMILION, lw=2)
+        ax.add_patch(box)
+    ax.set_xticks(range(shown.shape[1]), shown.columns, rotation=45, ha="right")
+    ax.set_yticks(range(len(shown)), [_short(text, 34) for text in shown.index])
+    ax.tick_params(labelsize=9, length=0)
+    ax.grid(False)
+    sns.despine(ax=ax, left=True, bottom=True)
+    size = 1.2 + 0.42 * shown.shape[1]
+    fig.set_size_inches(max(WIDTH, 2.2 + size), 1.4 + 0.24 * len(shown))
+    data = weights.rename_axis("group").reset_index()
+    return fig, data.melt("group", var_name="template", value_name="weight")
+
+
 def save(folder: str | Path, name: str, fig: Figure, data: pd.DataFrame) -> Path:
     """Write `<folder>/figures/<name>.png` and, beside it, the `.csv` of its numbers."""
     path = _named(Path(folder) / "figures", name, ".png")

@@ -81,6 +81,18 @@ def _parser() -> argparse.ArgumentParser:
         help="its own; `study train WHAT --help` lists them",
     )
     one.set_defaults(command=_train)
+
+    one = commands.add_parser(
+        "generate", help="have a language model describe the classes of a data set"
+    )
+    one.add_argument("what", metavar="WHAT", help="texts")
+    one.add_argument(
+        "options",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="its own; `study generate texts --help` lists them",
+    )
+    one.set_defaults(command=_generate)
     return parser
 
 
@@ -144,3 +156,9 @@ def _train(arguments: argparse.Namespace) -> int:
     from helpers.picto import make
 
     return make.main(arguments.what, arguments.options)
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from helpers.prompts import generate
+
+    return generate.main(arguments.what, arguments.options)

@@ -1,12 +1,8 @@
-"""Features computed once and kept on disk.
+"""Features of pictures as they are and of prompts, in shards of safetensors.
 
-Encoders are the expensive part of every chapter and their output depends on nothing
-but weights, precision and input. So features are written in shards under a key of all
-that made them: a second run reads them, a changed model or data set misses them, and a
-killed run loses at most the shard it was writing.
+A killed run loses at most the shard it was writing.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +13,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from helpers.bank import keys
 from helpers.data.dataset import Dataset
 from helpers.files import replacing
 from helpers.models.clip import Backbone
-from helpers.paths import CACHE
 from helpers.progress import track
 
 SHARD = 512  # rows per file: what a killed run can lose
@@ -59,22 +55,14 @@ def template_features(
     def encode(rows: range) -> Iterator[Tensor]:
         yield backbone.encode_texts(prompts[rows.start : rows.stop]).cpu()
 
-    folder = _folder("texts", backbone, "\n".join(prompts))
+    folder = keys.folder("texts", backbone, "\n".join(prompts))
     label = f"encoding prompts with {backbone.name}"
     features = _fill(_shards(folder, len(prompts)), encode, label)
     return features.view(len(templates), len(class_names), -1)
 
 
 def _image_folder(backbone: Backbone, dataset: Dataset) -> Path:
-    times = [file.stat().st_mtime_ns for file in dataset.files]  # edited in place
-    return _folder("images", backbone, f"{dataset.fingerprint}|{times}")
-
-
-def _folder(kind: str, backbone: Backbone, content: str) -> Path:
-    """Where features lie: the name is a hash of all that makes them."""
-    made_by = f"{kind}|{backbone.key}|{content}"
-    digest = hashlib.sha256(made_by.encode()).hexdigest()[:20]
-    return CACHE / "bank" / f"{kind}-{digest}"
+    return keys.folder("images", backbone, keys.pictures(dataset))
 
 
 def _shards(folder: Path, rows: int) -> dict[range, Path]:

@@ -1,0 +1,310 @@
+"""Test-time prompt tuning: one image's views tune the words before the class name.
+
+Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models, Shu et
+al. 2022, arXiv 2209.07511, section 3, in the form of the released code
+(github.com/azshue/TPT). For one image with unit view features f_v, view 0 the image
+as it is, logit scale s, and class features t_c(p) that depend on a context p [M, W]:
+
+    z_vc = s <f_v, t_c(p)>          S = the int(rho V) views of lowest entropy
+    L(p) = H(mean_{v in S} softmax(z_v))        H(q) = -sum_c q_c ln q_c
+    p <- AdamW step on L            prediction argmax_c <f_0, t_c(p)>
+
+Every image starts again from the same context, with an empty optimiser. Its first step
+
+    p <- p (1 - lr wd) - lr g / (|g| + eps)         g = dL/dp
+
+is then a step of length lr along the sign of each coordinate of g: the size of the
+gradient does not matter. Further steps keep S, as the released code does.
+
+Images that start from one context share the first class features and their graph. So
+the gradient of an image is a vector-Jacobian product, g = J^T dL/dt, and only the
+prediction needs a pass of its own through the text tower. J itself, where it is
+at hand, turns the gradients of many images into one matrix product.
+
+Deviations: the release computes in float16 with a loss scaler, this in float32, where
+no step is skipped; it does nothing where int(rho V) is 0, this refuses.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from helpers.methods import selection
+
+FIRST_STEPS = 32  # images whose first step, through a shared graph, is taken together
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+
+TextFeatures = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Tuned(NamedTuple):
+    """What tuning an image's context leaves."""
+
+    context: Tensor  # [B, M, W] after the last step
+    gradient: Tensor  # [B, M, W] of the first step
+    selected: Tensor  # int64 [B, K], the views that were trusted
+    losses: Tensor  # [B, steps], each before its step
+
+
+def tpt(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    context: Tensor,
+    **tuning,
+) -> Tensor:
+    """Logits [B, C] of view 0 under the context tuned on all views [B, V, D].
+
+    `tuning`: the keyword arguments of `tune`, which explains the others, too.
+    """
+    tuned = tune(views, text_features, logit_scale, context, **tuning).context
+    batch = tuning.get("batch", 1)
+    return original_logits(views, text_features, logit_scale, tuned, batch)
+
+
+def revote(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    context: Tensor,
+    rho: float = 0.1,
+    **tuning,
+) -> Tensor:
+    """ln q [B, C], q the mean probability of the confident views, after TPT's step.
+
+    The views are selected once more, with the tuned context. The public repository
+    LuCazzola/TTA_DL-Project predicts so, but never clears its gradients and lets the
+    batch statistics drift; here each image is on its own.
+    """
+    tuned = tune(views, text_features, logit_scale, context, rho=rho, **tuning).context
+    keep = selection.keep_count(views.shape[1], rho)
+    batch = tuning.get("batch", 1)
+    votes = []
+    for part, at in zip(views.split(batch), tuned.split(batch), strict=True):
+        with torch.no_grad():
+            logits = _logits(part.to(at.dtype), text_features(at), logit_scale)
+        trusted = selection.take(logits, selection.confident(logits, keep))
+        votes.append(selection.log_marginal(trusted))
+    return torch.cat(votes)
+
+
+def tpt_linear(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    context: Tensor,
+    jacobian: Tensor,
+    **tuning,
+) -> Tensor:
+    """Logits [B, C] of TPT's one step with class features taken as linear in it.
+
+    Not TPT but its first-order form: t(p + step) is replaced by the unit vectors of
+    t(p) + J step, so that no image passes the text tower. `context` is one [M, W], and
+    `jacobian` [C, D, M, W] that of `text_features` there.
+    """
+    if tuning.get("steps", 1) != 1:
+        raise ValueError("tpt_linear takes one step: the Jacobian holds at its start")
+    tuned = tune(
+        views, text_features, logit_scale, context, jacobian=jacobian, **tuning
+    ).context
+    with torch.no_grad():
+        start = text_features(context)
+    rows = jacobian.flatten(2).flatten(0, 1)  # [C D, M W]
+    logits = []
+    pairs = zip(views[:, 0].split(FIRST_STEPS), tuned.split(FIRST_STEPS), strict=True)
+    for original, at in pairs:
+        moved = ((at - context).flatten(1) @ rows.T).unflatten(1, start.shape)
+        features = F.normalize(start + moved, dim=-1)
+        logits.append(_logits(original[:, None].to(at.dtype), features, logit_scale))
+    return torch.cat(logits)[:, 0]
+
+
+def tune(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    context: Tensor,
+    rho: float = 0.1,
+    steps: int = 1,
+    learning_rate: float = 5e-3,
+    weight_decay: float = 1e-2,
+    loss: Loss | None = None,
+    jacobian: Tensor | None = None,
+    batch: int = 1,
+) -> Tuned:
+    """The context of each image after `steps` AdamW steps on its own views.
+
+    `views`: unit features [B, V, D] of any float type, view 0 the original image.
+    `text_features`: contexts [..., M, W] -> unit class features [..., C, D].
+    `context`: where tuning starts, [M, W] for all images or [B, M, W]; float32.
+    `loss`: (logits [b, K, C] of the confident views, class features [b, C, D]) -> [b],
+    TPT's marginal entropy unless given.
+    `jacobian`: d class features / d context at a shared `context`, [C, D, M, W]. Saves
+    the backward passes of the first step.
+    `batch`: images that go through the text tower together. Results do not depend on it
+    but for rounding; memory does (`PromptTower.peak_bytes`).
+    """
+    _check(views, context, steps, batch, jacobian)
+    keep = selection.keep_count(views.shape[1], rho)
+    loss = loss or _marginal_entropy
+    shared, size = None, batch
+    if context.ndim == 2:
+        shared = _shared_start(text_features, context, jacobian, batch)
+        size = FIRST_STEPS if steps == 1 else batch
+        context = context.expand(len(views), -1, -1)
+    parts = []
+    for part, at in zip(views.split(size), context.split(size), strict=True):
+        at, part = at.detach(), _finite(part.to(at.dtype))
+        mean = square = torch.zeros_like(at)
+        gradients, losses = [], []
+        for step in range(1, steps + 1):
+            first = shared if step == 1 else None
+            features, pull = first or _own_start(text_features, at)
+            if step == 1:
+                logits = _logits(part, features, logit_scale)
+                selected = selection.confident(logits, keep)
+                trusted = selection.take(part, selected)
+            value, cotangent = _loss_gradient(trusted, features, logit_scale, loss)
+            gradient = pull(cotangent)
+            at, mean, square = adamw_step(
+                at, gradient, mean, square, step, learning_rate, weight_decay
+            )
+            gradients.append(gradient)
+            losses.append(value)
+        parts.append(Tuned(at, gradients[0], selected, torch.stack(losses, dim=1)))
+    return Tuned(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def original_logits(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    contexts: Tensor,
+    batch: int = 1,
+) -> Tensor:
+    """Logits [B, C] of view 0 of views [B, V, D], each image with its own context."""
+    logits = []
+    pairs = zip(views[:, :1].split(batch), contexts.split(batch), strict=True)
+    for original, at in pairs:
+        with torch.no_grad():
+            features = text_features(at)
+        logits.append(_logits(original.to(at.dtype), features, logit_scale))
+    return torch.cat(logits)[:, 0]
+
+
+def adamw_step(
+    at: Tensor,
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    step: int,
+    learning_rate: float = 5e-3,
+    weight_decay: float = 1e-2,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """AdamW's step number `step`, from 1 on: where it leads, and the two moments.
+
+    Decoupled Weight Decay Regularization, Loshchilov & Hutter 2019, arXiv 1711.05101,
+    algorithm 2, with PyTorch's decay lr * wd. All tensors have one shape.
+    """
+    first, second = BETAS
+    mean = first * mean + (1 - first) * gradient
+    square = second * square + (1 - second) * gradient**2
+    direction = mean / (1 - first**step)
+    length = (square / (1 - second**step)).sqrt() + EPSILON
+    at = at * (1 - learning_rate * weight_decay) - learning_rate * direction / length
+    return at, mean, square
+
+
+def _logits(views: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
+    """[b, V, D] and [b, C, D] or [C, D] -> [b, V, C]."""
+    return logit_scale * views @ class_features.mT
+
+
+def _marginal_entropy(logits: Tensor, class_features: Tensor) -> Tensor:
+    return selection.marginal_entropy(logits)
+
+
+def _loss_gradient(
+    trusted: Tensor, features: Tensor, logit_scale: float, loss: Loss
+) -> tuple[Tensor, Tensor]:
+    """Losses [b], and d loss / d class features [b, C, D], of views [b, K, D]."""
+    with torch.enable_grad():
+        features = features.expand(len(trusted), -1, -1).requires_grad_()
+        values = loss(_logits(trusted, features, logit_scale), features)
+        (gradient,) = torch.autograd.grad(values.sum(), features)
+    return values.detach(), gradient
+
+
+Start = tuple[Tensor, Callable[[Tensor], Tensor]]
+"""Class features without graph, and the map of d loss / d features to d loss / d p."""
+
+
+def _own_start(text_features: TextFeatures, contexts: Tensor) -> Start:
+    """Of contexts [b, M, W]: features [b, C, D], and a pull that can be used once."""
+    with torch.enable_grad():
+        leaf = contexts.detach().requires_grad_()
+        features = text_features(leaf)
+    return features.detach(), lambda g: torch.autograd.grad(features, leaf, g)[0]
+
+
+def _shared_start(
+    text_features: TextFeatures, context: Tensor, jacobian: Tensor | None, batch: int
+) -> Start:
+    """Of one context [M, W]: features [C, D], and a pull of [b, C, D] for any b."""
+    if jacobian is not None:
+        rows = jacobian.flatten(2).flatten(0, 1)  # [C D, M W]
+        with torch.no_grad():
+            features = text_features(context)
+        return features, lambda g: (g.flatten(1) @ rows).unflatten(1, context.shape)
+
+    with torch.enable_grad():
+        leaf = context.detach().requires_grad_()
+        features = text_features(leaf)
+
+    def pull(cotangents: Tensor) -> Tensor:
+        def few(cotangents: Tensor) -> Tensor:
+            return torch.autograd.grad(
+                features, leaf, cotangents, retain_graph=True, is_grads_batched=True
+            )[0]
+
+        return torch.cat([few(some) for some in cotangents.split(batch)])
+
+    return features.detach(), pull
+
+
+def _finite(views: Tensor) -> Tensor:
+    if not views.isfinite().all():
+        raise ValueError("views hold NaN or infinite features")
+    return views
+
+
+def _check(
+    views: Tensor, context: Tensor, steps: int, batch: int, jacobian: Tensor | None
+) -> None:
+    if views.ndim != 3 or not len(views):
+        raise ValueError(f"views of shape {list(views.shape)}: expected [B, V, D]")
+    if not (context.ndim == 2 or (context.ndim == 3 and len(context) == len(views))):
+        raise ValueError(
+            f"context of shape {list(context.shape)}: expected [M, W], or one for each "
+            f"image, [{len(views)}, M, W]"
+        )
+    if not context.isfinite().all():
+        raise ValueError("context holds NaN or infinite numbers")
+    if context.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"context in {context.dtype}: AdamW's eps of {EPSILON} needs float32"
+        )
+    if steps < 1 or batch < 1:
+        raise ValueError(f"steps {steps} and batch {batch} must be 1 or more")
+    if jacobian is not None and (
+        context.ndim != 2 or jacobian.shape[2:] != context.shape
+    ):
+        raise ValueError(
+            f"jacobian of shape {list(jacobian.shape)} for a context of shape "
+            f"{list(context.shape)}: it serves one context [M, W], as [C, D, M, W]"
+        )

@@ -1,0 +1,80 @@
+"""Voting: the mean probability of an image's views, nothing tuned.
+
+What remains of test-time prompt tuning (Shu et al. 2022, arXiv 2209.07511) without its
+step on the prompt: with the K views S of lowest entropy,
+
+    p_v = softmax(s <f_v, t_c>)        q = mean_{v in S} p_v        prediction argmax q
+
+Two forms differ in how they count and measure. `confident_vote` is TPT's: K = int(rho
+V) of all views, 6 of 64. `reference_vote` is that of the public repository
+LuCazzola/TTA_DL-Project: K = ceil(rho (V - 1)), counted on the augmentations but taken
+from all views, 7 of 64, by the entropy -sum p ln(p + 1e-9). `mean_vote` trusts all.
+
+Every function returns ln q, so that softmax gives q back. The mean is taken in log
+space, which keeps ln q finite where float32 probabilities round to zero.
+"""
+
+import math
+
+from torch import Tensor
+
+from helpers.methods import selection
+
+EPSILON = 1e-9
+
+
+def confident_vote(
+    views: Tensor, class_features: Tensor, logit_scale: float, rho: float = 0.1
+) -> Tensor:
+    """ln q float32 [B, C] of unit views [B, V, D], TPT's K and entropy."""
+    selection.check(views, class_features)
+    keep = selection.keep_count(views.shape[1], rho)
+
+    def vote(views: Tensor, class_features: Tensor) -> Tensor:
+        logits = logit_scale * views @ class_features.T
+        positions = selection.confident(logits, keep)
+        return selection.log_marginal(selection.take(logits, positions))
+
+    numbers = views.shape[1] * len(class_features)
+    return selection.in_chunks(vote, views, class_features, numbers)
+
+
+def reference_vote(
+    views: Tensor, class_features: Tensor, logit_scale: float, rho: float = 0.1
+) -> Tensor:
+    """ln q float32 [B, C] of unit views [B, V, D], the reference project's form."""
+    selection.check(views, class_features)
+    keep = reference_keep_count(views.shape[1], rho)
+
+    def vote(views: Tensor, class_features: Tensor) -> Tensor:
+        logits = logit_scale * views @ class_features.T
+        p = logits.softmax(dim=-1)
+        entropies = -(p * (p + EPSILON).log()).sum(dim=-1)
+        positions = selection.lowest(entropies, keep)
+        return selection.log_marginal(selection.take(logits, positions))
+
+    numbers = views.shape[1] * len(class_features)
+    return selection.in_chunks(vote, views, class_features, numbers)
+
+
+def mean_vote(views: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
+    """ln q float32 [B, C] of unit views [B, V, D], the mean over all of them."""
+    selection.check(views, class_features)
+
+    def vote(views: Tensor, class_features: Tensor) -> Tensor:
+        return selection.log_marginal(logit_scale * views @ class_features.T)
+
+    numbers = views.shape[1] * len(class_features)
+    return selection.in_chunks(vote, views, class_features, numbers)
+
+
+def reference_keep_count(views: int, rho: float) -> int:
+    """K = ceil(rho (V - 1)) for rho in (0, 1]; needs one augmentation at least."""
+    if not 0 < rho <= 1:
+        raise ValueError(f"rho is {rho}, but must lie above 0 and at most at 1")
+    if views < 2:
+        raise ValueError(
+            f"{views} view keeps none: this form counts augmentations only, so make "
+            "2 views or more, or use confident_vote with rho 1"
+        )
+    return math.ceil(rho * (views - 1))

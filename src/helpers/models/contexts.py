@@ -1,0 +1,172 @@
+"""Learned contexts on disk: our own files, and the checkpoints of CoOp and CoCoOp.
+
+Ours are safetensors whose metadata tell which backbone, data set and recipe made them.
+Those of the authors' code (github.com/KaiyangZhou/CoOp, `model.pth.tar-EPOCH`) are
+read as tensors only: of their state dict, `ctx` and `meta_net.*` are what was learned;
+`token_prefix` and `token_suffix` spell the training classes and are dropped, since a
+context goes to other data sets with their own class names.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from helpers.files import replacing
+from helpers.models.clip import Backbone, _text_tower
+
+OFFICIAL = {  # the authors' names -> those of `helpers.methods.cocoop.CoCoOp`
+    "ctx": "context",
+    "meta_net.linear1.weight": "hidden_weight",
+    "meta_net.linear1.bias": "hidden_bias",
+    "meta_net.linear2.weight": "shift_weight",
+    "meta_net.linear2.bias": "shift_bias",
+}
+FRAME = 3  # tokens of a prompt besides context and name: start, full stop, end
+
+
+def save(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    backbone: Backbone,
+    dataset: str,
+    recipe: Mapping[str, object],
+) -> None:
+    """Write what was learned, whole or not at all.
+
+    `path` ends in .safetensors; `tensors` is `{"context": context}` of CoOp or
+    `model._asdict()` of CoCoOp; `recipe` holds what JSON can tell.
+    """
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: learned contexts are saved as .safetensors files")
+    if "context" not in tensors:
+        raise ValueError(f"nothing named 'context' among {sorted(tensors)}")
+    told = {
+        "backbone": backbone.key,
+        "fingerprint": backbone.fingerprint,
+        "dataset": dataset,
+        "recipe": json.dumps(dict(recipe), sort_keys=True),
+    }
+    plain = {name: t.detach().float().contiguous() for name, t in tensors.items()}
+    with replacing(path) as temporary:
+        save_file(plain, temporary, metadata=told)
+
+
+def facts(path: Path) -> dict:
+    """What a file of ours tells: backbone (its key), fingerprint, dataset, recipe."""
+    told = _ours(path)[1]
+    return {**told, "recipe": json.loads(told["recipe"])}
+
+
+def load(path: Path, backbone: Backbone, classes: int | None = None) -> Tensor:
+    """A context of CoOp for this backbone: float32 [M, W] on its device.
+
+    `path`: a .safetensors file of `save`, or an official checkpoint of any suffix.
+    Checkpoints with a context per class, [C, M, W], are read where `classes` is C.
+    """
+    tensors = _read(path, backbone)
+    if len(tensors) > 1:
+        raise ValueError(
+            f"{path} holds CoCoOp's net besides the context, which is not meant to be "
+            "used alone: read it with `load_conditional`"
+        )
+    context = tensors["context"]
+    if context.ndim == 3 and len(context) != classes:
+        given = "none are" if classes is None else f"{classes} are"
+        raise ValueError(
+            f"{path} holds a context for each of {len(context)} classes, where {given} "
+            "given: such contexts fit their own classes only"
+        )
+    return context
+
+
+def load_conditional(path: Path, backbone: Backbone) -> dict[str, Tensor]:
+    """The tensors of a CoCoOp for this backbone: `CoCoOp(**load_conditional(...))`."""
+    tensors = _read(path, backbone)
+    missing = [name for name in OFFICIAL.values() if name not in tensors]
+    if missing:
+        raise ValueError(f"{path} is no CoCoOp: it lacks {', '.join(missing)}")
+    width, embed_dim = _width(backbone), backbone.embed_dim
+    hidden = embed_dim // 16
+    expected = {
+        "hidden_weight": (hidden, embed_dim),
+        "hidden_bias": (hidden,),
+        "shift_weight": (width, hidden),
+        "shift_bias": (width,),
+    }
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise ValueError(
+                f"{path} holds {name} {[*tensors[name].shape]}, "
+                f"{backbone.name} needs {[*shape]}"
+            )
+    return tensors
+
+
+def _read(path: Path, backbone: Backbone) -> dict[str, Tensor]:
+    """The learned tensors of either kind of file, their context checked."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no learned context at {path}")
+    if path.suffix == ".safetensors":
+        tensors, told = _ours(path)
+        if told["fingerprint"] != backbone.fingerprint:
+            raise ValueError(
+                f"{path} was learned with {told['backbone']}; {backbone.name} has the "
+                f"weights {backbone.fingerprint}: train one for them"
+            )
+    else:
+        tensors = _official(path)
+    context, width = tensors["context"], _width(backbone)
+    longest = backbone.context_length - FRAME - 1
+    fits = context.ndim in (2, 3) and context.shape[-1] == width
+    if not fits or not 1 <= context.shape[-2] <= longest:
+        raise ValueError(
+            f"{path} holds a context {[*context.shape]}; {backbone.name} needs "
+            f"[M, {width}] or [classes, M, {width}] with M from 1 to {longest}"
+        )
+    return {name: tensor.to(backbone.device) for name, tensor in tensors.items()}
+
+
+def _ours(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+            told = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if "context" not in tensors or "fingerprint" not in told:
+        raise ValueError(f"{path} holds {sorted(tensors)}: no learned context of ours")
+    return tensors, told
+
+
+def _official(path: Path) -> dict[str, Tensor]:
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # as many kinds as there are ways to be damaged
+        raise ValueError(_unreadable(path)) from error
+    state = checkpoint.get("state_dict", {}) if isinstance(checkpoint, dict) else {}
+    if "ctx" not in state:
+        raise ValueError(
+            f"{path} is no checkpoint of a CoOp prompt learner: 'ctx' is missing from "
+            f"its 'state_dict', which holds {sorted(state)}"
+        )
+    return {OFFICIAL[name]: state[name].float() for name in OFFICIAL if name in state}
+
+
+def _unreadable(path: Path) -> str:
+    return (
+        f"{path} cannot be read as tensors only. Full CoOp checkpoints also carry "
+        "optimizer and scheduler objects, which can run any code when they are loaded; "
+        "if you trust the file, keep its tensors in a new one, in Python:\n"
+        f"  c = torch.load({str(path)!r}, map_location='cpu', weights_only=False)\n"
+        f"  torch.save({{'state_dict': c['state_dict']}}, {f'{path}.pt'!r})"
+    )
+
+
+def _width(backbone: Backbone) -> int:
+    """Width W of the text tower's token embeddings."""
+    return _text_tower(backbone.model).token_embedding.weight.shape[1]

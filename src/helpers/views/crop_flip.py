@@ -1,0 +1,64 @@
+"""Random resized crops and flips: the views of TPT on ImageNet and its variants.
+
+Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models, Shu et
+al. 2022, arXiv 2209.07511, section 4.1. The crop is the one of Going Deeper with
+Convolutions, Szegedy et al. 2014, arXiv 1409.4842, section 6, with torchvision's
+defaults. From a picture of W x H pixels at full resolution:
+
+    area a ~ U(0.08, 1) W H,  log aspect r ~ U(log 3/4, log 4/3)
+    w = round(sqrt(a r)),  h = round(sqrt(a / r)),  place uniform among those that fit
+
+drawn again where w > W or h > H; after ten tries the largest crop in the middle whose
+aspect is within bounds. Large crops fit less often, so that the mean crop is not 54 %
+of the picture but 49 % of a square one and 44 % of one of 4:3. It is resized to a
+square, bilinear and antialiased, and flipped left to right in half of the cases.
+
+Deviation: resized as a uint8 tensor, several times faster than as a PIL image and at
+most one of 255 levels away from it.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL.Image import Image
+from torch import Tensor
+
+AREA = (0.08, 1.0)  # of the picture's
+ASPECT = (3 / 4, 4 / 3)  # width by height
+TRIES = 10
+
+
+def preaugment(
+    image: Image, count: int, size: int, generator: np.random.Generator
+) -> Tensor:
+    """Crops of an RGB picture, resized and flipped: uint8 [count, 3, size, size]."""
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    views = torch.empty((count, 3, size, size), dtype=torch.uint8)
+    for view in views:
+        left, top, width, height = random_box(*image.size, generator)
+        crop = pixels[:, :, top : top + height, left : left + width]
+        crop = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)[0]
+        flipped = generator.uniform(0, 1) < 0.5
+        view.copy_(crop.flip(-1) if flipped else crop)
+    return views
+
+
+def random_box(
+    width: int, height: int, generator: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """A random crop of a picture of this size: (left, top, width, height) in pixels."""
+    log_aspect = math.log(ASPECT[0]), math.log(ASPECT[1])
+    for _ in range(TRIES):
+        area = width * height * generator.uniform(*AREA)
+        aspect = math.exp(generator.uniform(*log_aspect))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(generator.integers(0, height - h + 1))
+            left = int(generator.integers(0, width - w + 1))
+            return left, top, w, h
+    # Too long a picture for crops of this aspect: the nearest aspect, full short side.
+    w = min(width, round(height * ASPECT[1]))
+    h = min(height, round(width / ASPECT[0]))
+    return (width - w) // 2, (height - h) // 2, w, h
