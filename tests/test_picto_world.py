@@ -22,7 +22,7 @@ SPLITS = [name for name in picto.SPLITS if name != "picto-a"]
 CLEAR = Nuisance(
     scale=(0.4, 0.42), off_centre=0, occluded=0, clutter=0, unlit=0, degraded=1e-9
 )
-GOLDEN_MEAN, GOLDEN_STD = 148.29, 70.38
+GOLDEN_MEAN, GOLDEN_STD = 144.426, 69.221
 GOLDEN_CAPTIONS = [
     "the brown bottle",
     "a low resolution bright picture of a brown bottle, a type of container",

@@ -269,7 +269,7 @@ def test_float32_does_as_well(picto, exact):
     reference = PromptTower(exact, NAMES, WORDS)
     expected = tpt(views.double(), reference.features, SCALE, reference.context)
     assert logits.dtype == torch.float32
-    assert torch.allclose(logits.double(), expected, atol=1e-3)
+    assert torch.allclose(logits.double(), expected, atol=5e-5)
 
 
 def test_marginal_entropy_of_the_confident_views():

@@ -52,6 +52,7 @@ def test_template_sets_are_openais():
         "photo": 1,
         "openai_7": 7,
         "openai_80": 80,
+        "styles": 23,
     }
     assert TEMPLATES["openai_7"][0] == "itap of a {}."
     assert set(TEMPLATES["openai_7"]) < set(TEMPLATES["openai_80"])

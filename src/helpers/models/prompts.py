@@ -125,7 +125,7 @@ class PromptTower:
         tokens = prefix + len(self._suffixes)
         keys = prefix + sum(count * (prefix + n) for count, n in self._buckets)
         kept = len(self._blocks) * (12 * tokens + 2 * keys) if gradient else 0
-        return 4 * contexts * width * (kept + 24 * tokens)
+        return 4 * contexts * width * (kept + 28 * tokens)
 
     def _prefix(self, contexts: Tensor) -> list[Tensor]:
         """Keys and values of start and context [B, M, W], for each layer.

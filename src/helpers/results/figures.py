@@ -776,13 +776,13 @@ def weight_map(weights: pd.DataFrame, top: int = 24) -> tuple[Figure, pd.DataFra
     heaviest = times.max().nlargest(top).index
     shown = times[[column for column in times if column in heaviest]].T
     fig, ax = plt.subplots()
-    edge = max(2.0, shown.to_numpy().max())
-    ax.imshow(shown, cmap="Greens", aspect="auto", vmin=0, vmax=edge)
-    for i, j in np.ndindex(shown.shape):
-        value = shown.iat[i, j]
+    cells = shown.to_numpy()
+    edge = max(2.0, cells.max())
+    ax.imshow(cells, cmap="Greens", aspect="auto", vmin=0, vmax=edge)
+    for (i, j), value in np.ndenumerate(cells):
         tint = "white" if value > 0.65 * edge else INK
         ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8, color=tint)
-    for j, i in enumerate(shown.to_numpy().argmax(axis=0)):
+    for j, i in enumerate(cells.argmax(axis=0)):
         box = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec=VERMILION, lw=2)
         ax.add_patch(box)
     ax.set_xticks(range(shown.shape[1]), shown.columns, rotation=45, ha="right")

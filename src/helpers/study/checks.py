@@ -173,6 +173,66 @@ def _precision(value: str, parameters: Mapping[str, Any]) -> str:
     return _refusal(clip.check_precision, value, clip.resolve_device(device))
 
 
+def _prompt_sets(value: list, parameters: Mapping[str, Any]) -> str:
+    from helpers.prompts.templates import TEMPLATES
+
+    known = [*TEMPLATES, "waffle", *(["pooled"] if parameters.get("texts") else [])]
+    if value and len(set(map(str, value))) == len(value) and set(value) <= set(known):
+        return ""
+    hint = "" if "pooled" in known else "; pooled needs texts"
+    return f"accepted: a list without repetition from {', '.join(known)}{hint}"
+
+
+def _closer(value: str, parameters: Mapping[str, Any]) -> str:
+    return _one_of(value, parameters.get("prompt_sets", []))
+
+
+def _texts(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers.prompts import descriptions
+
+    try:
+        if value:
+            descriptions.read(value)
+    except (ValueError, FileNotFoundError) as error:
+        return f'{error}; or "" for none'
+    return ""
+
+
+def _shares(value: list, parameters: Mapping[str, Any]) -> str:
+    fine = [type(x) in (int, float) and 0 < x <= 1 for x in value]
+    return "" if fine and all(fine) else "accepted: a list of numbers in (0, 1]"
+
+
+def _share(value: float, parameters: Mapping[str, Any]) -> str:
+    return "" if 0 < value <= 1 else "accepted: a number in (0, 1]"
+
+
+def _aggregation(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers.methods.autoclip import AGGREGATIONS
+
+    return _one_of(value, AGGREGATIONS)
+
+
+def _counts(value: list, parameters: Mapping[str, Any]) -> str:
+    fine = [type(x) is int and x > 1 for x in value]
+    if fine and all(fine):
+        return ""
+    return "accepted: a list of whole numbers of at least 2"
+
+
+def _views(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers.views import VIEWS
+
+    return _one_of(value, VIEWS)
+
+
+def _view_sets(value: list, parameters: Mapping[str, Any]) -> str:
+    known = [parameters.get("dataset"), *parameters.get("shifts", [])]
+    if set(map(str, value)) <= set(map(str, known)):
+        return ""
+    return f"accepted: a list from {', '.join(map(str, known))}"
+
+
 def _templates(value: list, parameters: Mapping[str, Any]) -> str:
     if value and all(isinstance(t, str) and _is_template(t) for t in value):
         return ""
@@ -205,4 +265,18 @@ RULES: dict[str, tuple[type, Rule]] = {
     "device": (str, _device),
     "precision": (str, _precision),
     "wordings": (list, _templates),
+    "prompt_sets": (list, _prompt_sets),
+    "closer": (str, _closer),
+    "texts": (str, _texts),
+    "beta": (float, _share),
+    "betas": (list, _shares),
+    "aggregation": (str, _aggregation),
+    "template_counts": (list, _counts),
+    "draws": (int, _between(1, math.inf)),
+    "view_recipe": (str, _views),
+    "view_count": (int, _between(2, math.inf)),
+    "view_share": (float, _share),
+    "view_images": (int, _images),
+    "view_sets": (list, _view_sets),
+    "repeats": (int, _between(2, math.inf)),
 }
