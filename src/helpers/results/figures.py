@@ -273,11 +273,22 @@ def image_grid(
     side = min(1.35, 8.1 / columns)
     wrapped = [textwrap.fill(title, int(13.5 * side)) for title in titles]
     lines = max(text.count("\n") + 1 for text in wrapped)
+    title, gap = 0.1 + 0.15 * lines, 0.05  # inches, above and between pictures
+    width, height = columns * side, rows * (side - gap + title)
     fig, axes = plt.subplots(
         rows,
         columns,
         squeeze=False,
-        figsize=(side * columns, rows * (side - 0.05 + 0.15 * lines)),
+        figsize=(width, height),
+        layout="none",  # every size is known; to solve for it takes seconds
+        gridspec_kw={
+            "left": gap / 2 / width,
+            "right": 1 - gap / 2 / width,
+            "bottom": 0,
+            "top": 1 - title / height,
+            "wspace": gap / (side - gap),
+            "hspace": title / (side - gap),
+        },
     )
     for ax in axes.flat:
         ax.axis("off")

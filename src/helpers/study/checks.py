@@ -138,7 +138,9 @@ def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:
         return 'accepted: another one than backbone, or "" for none'
     weights = parameters.get("weights", "")
     fault = _backbone(value, parameters)
-    return fault or _weights(weights, {"backbone": value})
+    if fault or _weights(weights, parameters):
+        return fault  # the weights' own rule says what they lack
+    return _weights(weights, {"backbone": value})
 
 
 def _weights(value: str, parameters: Mapping[str, Any]) -> str:
