@@ -730,6 +730,10 @@ def curves(
         ax.set(title=f"{panel} {title}".strip(), xlabel=xlabel)
         if log:
             ax.set_xscale("log")
+            points = sorted(set(frame[x]))
+            if len(points) <= 15:
+                ax.set_xticks(points, [f"{point:g}" for point in points])
+                ax.minorticks_off()
     axes[0, 0].set_ylabel(ylabel)
     if len(levels) > 1:
         keys = axes[0, 0].get_legend_handles_labels()
@@ -757,6 +761,7 @@ def template_weights(
     )
     left.imshow(_picture(image))
     left.axis("off")
+    left.set_anchor("N")  # beside the heaviest templates
     left.set_title(textwrap.fill(title, 26), loc="center")
     right.barh(range(len(shown)), shown, color=METHOD_COLOURS["autoclip"], height=0.7)
     right.axvline(100 / len(ranked), color=INK, lw=1, ls="--")
@@ -805,6 +810,215 @@ def weight_map(weights: pd.DataFrame, top: int = 24) -> tuple[Figure, pd.DataFra
     fig.set_size_inches(max(WIDTH, 2.2 + size), 1.4 + 0.24 * len(shown))
     data = weights.rename_axis("group").reset_index()
     return fig, data.melt("group", var_name="template", value_name="weight")
+
+
+@_styled
+def view_rows(
+    pictures: Sequence[Any], frame: pd.DataFrame
+) -> tuple[Figure, pd.DataFrame]:
+    """Views of one image, a row per recipe; a frame marks those that are trusted.
+
+    Args:
+        pictures: one per row of the frame (PIL or uint8 [H, W, 3]).
+        frame: recipe, view (0 is the image as it is), prediction, entropy in nats and
+            kept (bool), as many rows for every recipe, in the order in which to draw.
+    """
+    _require(frame, ["recipe", "view", "prediction", "entropy", "kept"])
+    groups = [group for _, group in frame.groupby("recipe", sort=False)]
+    columns = len(groups[0])
+    if len(pictures) != len(frame) or any(len(group) != columns for group in groups):
+        raise ValueError("a picture for each row, and as many rows for every recipe")
+    side = 7.6 / columns
+    fig, axes = plt.subplots(
+        len(groups),
+        columns,
+        squeeze=False,
+        figsize=(side * columns + 0.4, (side + 0.42) * len(groups)),
+    )
+    for ax, picture, row in zip(axes.flat, pictures, frame.itertuples(), strict=True):
+        ax.imshow(ImageOps.pad(_picture(picture), (128, 128), color="white"))
+        name = _short(row.prediction, int(13.5 * side))
+        ax.set_title(f"{name}\n{row.entropy:.2f}", fontsize=9, loc="center")
+        if row.view == 0:
+            ax.set_xlabel("original", fontsize=9)
+        ax.set(xticks=[], yticks=[])
+        for spine in ax.spines.values():
+            spine.set(visible=row.kept, color=VERMILION, linewidth=3)
+    for ax, group in zip(axes[:, 0], groups, strict=True):
+        name = group["recipe"].iloc[0].replace("_", "\n")  # rows are an inch high
+        ax.set_ylabel(name, fontsize=10)
+    return fig, frame.reset_index(drop=True)
+
+
+@_styled
+def first_step(
+    gradient: ArrayLike, step: ArrayLike, learning_rate: float
+) -> tuple[Figure, pd.DataFrame]:
+    """Every coordinate's gradient across, on a logarithmic axis, and its step.
+
+    Args:
+        gradient, step: of one context, [M, W].
+        learning_rate: dashed lines lie that far above and below no step.
+    """
+    gradient, step = (metrics.as_array(x).astype(float) for x in (gradient, step))
+    if gradient.shape != step.shape or gradient.ndim != 2 or not gradient.size:
+        raise ValueError(
+            "gradient and step must be [tokens, width] alike, "
+            f"not {list(gradient.shape)} and {list(step.shape)}"
+        )
+    token, place = np.indices(gradient.shape).reshape(2, -1)
+    columns = {"token": token, "coordinate": place}
+    data = pd.DataFrame(columns | {"gradient": gradient.ravel(), "step": step.ravel()})
+    fig, ax = plt.subplots(figsize=(WIDTH, 3.0))
+    for sign, name, shade in ((1, "positive", VERMILION), (-1, "negative", BLUE)):
+        part = data[np.sign(data["gradient"]) == sign]
+        size = part["gradient"].abs()
+        label = f"{name} gradient"
+        ax.plot(size, part["step"], ".", color=shade, alpha=0.5, label=label)
+        ax.axhline(-sign * learning_rate, color=INK, lw=1, ls="--", zorder=0)
+    if (gradient != 0).any():
+        ax.set_xscale("log")
+    limit = 1.6 * max(learning_rate, np.abs(step).max())
+    ax.set(ylim=(-limit, limit))
+    ax.set(xlabel="size of the gradient", ylabel="step taken")
+    fig.legend(loc="outside lower center", ncols=2, markerscale=2)
+    return fig, data
+
+
+@_styled
+def before_and_after(
+    image: Any, frame: pd.DataFrame, title: str = ""
+) -> tuple[Figure, pd.DataFrame]:
+    """A picture, and the probabilities of some classes by several methods.
+
+    Args:
+        image: the picture (PIL or uint8 [H, W, 3]).
+        frame: class_name, method and probability, classes from top to bottom.
+        title: above the picture, say its true class.
+    """
+    _require(frame, ["class_name", "method", "probability"])
+    names, methods = frame["class_name"].unique(), frame["method"].unique()
+    height = 0.8 / len(methods)
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(WIDTH, 1.2 + 0.42 * max(len(names), 4)), width_ratios=[1, 1.8]
+    )
+    left.imshow(_picture(image))
+    left.axis("off")
+    left.set_title(textwrap.fill(title, 18), fontsize=10, loc="center")
+    place = {name: row for row, name in enumerate(names)}
+    for number, method in enumerate(methods):
+        part = frame[frame["method"] == method]
+        y = part["class_name"].map(place) + (number - (len(methods) - 1) / 2) * height
+        width = 100 * part["probability"]
+        right.barh(y, width, height, color=colour(method), label=method)
+    right.set_yticks(range(len(names)), map(_short, names))
+    right.set(ylim=(len(names) - 0.5, -0.5), xlabel="probability (%)")
+    right.grid(False, axis="y")
+    fig.legend(loc="outside lower center", ncols=min(4, len(methods)))
+    return fig, frame.reset_index(drop=True)
+
+
+@_styled
+def difference_map(
+    frame: pd.DataFrame, across: Sequence[str] = ("dataset",)
+) -> tuple[Figure, pd.DataFrame]:
+    """Accuracy gained or lost against a baseline: methods down, `across` across.
+
+    A cell holds the difference in points over its 95 % interval. Bold: differs from
+    zero at 5 % after Holm's correction.
+
+    Args:
+        frame: rows of `compare.compare`, in the order in which to draw.
+        across: columns that name the cell's column, a line of its label each.
+    """
+    columns = ["method", "baseline", "difference", "ci_low", "ci_high", "p_holm"]
+    _require(frame, [*across, *columns])
+    heads = frame[list(across)].astype(str).agg("\n".join, axis=1)
+    x = {head: i for i, head in enumerate(heads.unique())}
+    y = {method: i for i, method in enumerate(frame["method"].unique())}
+    cells = np.full((len(y), len(x)), np.nan)
+    cells[frame["method"].map(y), heads.map(x)] = 100 * frame["difference"]
+    edge = max(1.0, np.nanmax(np.abs(cells)))
+    palette = sns.blend_palette([VERMILION, "white", BLUE], as_cmap=True)
+    lines = ["\n".join(textwrap.fill(part, 11) for part in h.split("\n")) for h in x]
+    margin = 0.3 + 0.09 * max(map(len, y))
+    height = 0.9 + 0.16 * max(text.count("\n") for text in lines) + 0.46 * len(y)
+    fig, ax = plt.subplots(figsize=(margin + max(2.4, 0.92 * len(x)), height))
+    ax.imshow(cells, cmap=palette, aspect="auto", vmin=-1.5 * edge, vmax=1.5 * edge)
+    for head, row in zip(heads, frame.itertuples(), strict=True):
+        low, high = 100 * row.ci_low, 100 * row.ci_high
+        weight = "bold" if row.p_holm < 0.05 else "normal"
+        place = x[head], y[row.method]
+        text = {"ha": "center", "color": INK}
+        points = f"{100 * row.difference:+.1f}"
+        ax.text(*place, points, va="bottom", fontsize=10, fontweight=weight, **text)
+        interval = f"[{low:.1f}, {high:.1f}]"
+        ax.text(*place, interval, va="top", fontsize=8, **text)
+    ax.set_xticks(range(len(x)), lines)
+    ax.set_yticks(range(len(y)), y)
+    ax.set_xticks(np.arange(len(x) + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(len(y) + 1) - 0.5, minor=True)
+    ax.tick_params(which="both", length=0, top=False, bottom=False)
+    ax.xaxis.tick_top()
+    ax.grid(False)
+    ax.grid(True, which="minor", color="white")
+    sns.despine(ax=ax, left=True, bottom=True)
+    baseline = frame["baseline"].iloc[0]
+    ax.set_xlabel(f"points against {baseline}\nbold: Holm-corrected p < 0.05")
+    return fig, frame.reset_index(drop=True)
+
+
+@_styled
+def accuracy_and_calibration(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Accuracy across, calibration error up: right and low is better.
+
+    Args:
+        frame: a row per method: method, top1, its interval ci_low and ci_high, ece.
+    """
+    _require(frame, ["method", "top1", "ci_low", "ci_high", "ece"])
+    fig, ax = plt.subplots(figsize=(WIDTH, 4.2))
+    for number, row in enumerate(frame.itertuples()):
+        middle, ends = 100 * row.top1, 100 * np.array([row.ci_low, row.ci_high])
+        ax.errorbar(
+            middle,
+            100 * row.ece,
+            xerr=np.abs(ends - middle)[:, None],
+            fmt=MARKERS[number % len(MARKERS)],
+            color=colour(row.method),
+            markersize=8,
+            elinewidth=1,
+            label=row.method,
+        )
+    ax.set(xlabel="top-1 accuracy (%)", ylabel="expected calibration error (%)")
+    ax.set_ylim(bottom=0)
+    fig.legend(loc="outside right upper")
+    return fig, frame.reset_index(drop=True)
+
+
+@_styled
+def seconds_by_stage(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Seconds per image, a bar per method, its stages end to end.
+
+    Args:
+        frame: method, stage and seconds, in the order in which to draw.
+    """
+    _require(frame, ["method", "stage", "seconds"])
+    methods, stages = frame["method"].unique(), frame["stage"].unique()
+    table = frame.pivot_table("seconds", "method", "stage", "sum", fill_value=0.0)
+    table = 1000 * table.loc[methods, stages]
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.3 * len(methods)))
+    shades = sns.color_palette("colorblind", len(stages))
+    left = np.zeros(len(methods))
+    for stage, shade in zip(stages, shades, strict=True):
+        ax.barh(range(len(methods)), table[stage], 0.7, left, color=shade, label=stage)
+        left += table[stage].to_numpy()
+    for y, total in enumerate(left):
+        _beside(ax, y, f"{total:,.1f}")
+    ax.set_yticks(range(len(methods)), methods)
+    ax.set(ylim=(len(methods) - 0.5, -0.6), xlabel="milliseconds per image")
+    ax.grid(False, axis="y")
+    fig.legend(loc="outside lower center", ncols=min(3, len(stages)))
+    return fig, frame.reset_index(drop=True)
 
 
 def save(folder: str | Path, name: str, fig: Figure, data: pd.DataFrame) -> Path:
