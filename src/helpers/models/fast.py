@@ -53,7 +53,7 @@ def image_encoder(model: nn.Module) -> Callable[[Tensor], Tensor]:
         tower = model.visual
         if type(tower) is ModifiedResNet:
             return partial(_in_chunks, partial(_resnet, fold(tower)))
-        if _is_clip_vit(tower):
+        if is_clip_vit(tower):
             return partial(_in_chunks, partial(_vit, tower))
     return torch.no_grad()(model.encode_image)
 
@@ -109,7 +109,7 @@ def attention_pool(pool: AttentionPool2d, x: Tensor) -> Tensor:
     return pool.c_proj(values + pool.v_proj.bias)
 
 
-def _is_clip_vit(tower: nn.Module) -> bool:
+def is_clip_vit(tower: nn.Module) -> bool:
     """Whether the tower is CLIP's ViT: plain blocks, read at the class token."""
     return (
         type(tower) is VisionTransformer
@@ -124,12 +124,12 @@ def _vit(tower: VisionTransformer, images: Tensor) -> Tensor:
     x = tower._embeds(images)
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
-        x = _block(block, x, x.shape[1])
-    x = tower.ln_post(_block(last, x, 1)[:, 0])
+        x = run_block(block, x, x.shape[1])
+    x = tower.ln_post(run_block(last, x, 1)[:, 0])
     return x if tower.proj is None else x @ tower.proj
 
 
-def _block(block: ResidualAttentionBlock, x: Tensor, rows: int) -> Tensor:
+def run_block(block: ResidualAttentionBlock, x: Tensor, rows: int) -> Tensor:
     """The first `rows` tokens [B, rows, W] that the block makes of all, [B, P, W]."""
     attention, y = block.attn, block.ln_1(x)
     width, heads = y.shape[-1], attention.num_heads

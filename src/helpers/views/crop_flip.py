@@ -46,14 +46,20 @@ def preaugment(
 
 
 def random_box(
-    width: int, height: int, generator: np.random.Generator
+    width: int,
+    height: int,
+    generator: np.random.Generator,
+    area: tuple[float, float] = AREA,
 ) -> tuple[int, int, int, int]:
-    """A random crop of a picture of this size: (left, top, width, height) in pixels."""
+    """A random crop of a picture of this size: (left, top, width, height) in pixels.
+
+    `area` bounds the crop's share of the picture.
+    """
     log_aspect = math.log(ASPECT[0]), math.log(ASPECT[1])
     for _ in range(TRIES):
-        area = width * height * generator.uniform(*AREA)
+        pixels = width * height * generator.uniform(*area)
         aspect = math.exp(generator.uniform(*log_aspect))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        w, h = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 0 < w <= width and 0 < h <= height:
             top = int(generator.integers(0, height - h + 1))
             left = int(generator.integers(0, width - w + 1))

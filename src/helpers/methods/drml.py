@@ -1,0 +1,93 @@
+"""DrML: a classifier of texts works on images, once the gap between them is closed.
+
+Diagnosing and Rectifying Vision Models using Language, Zhang et al. 2023, arXiv
+2302.04269. Texts and images lie apart on the unit sphere by a nearly constant vector
+
+    gap = mean of image features - mean of text features
+
+so a linear classifier learned from texts transfers to images after "centring": each
+modality minus its own mean, and back to unit length,
+
+    x' = (x - mean) / |x - mean|
+
+The recipe is the paper's: a linear layer with bias, Adam at 1e-3, batches of 128,
+cross-entropy. Means of images come from the unlabelled pool, never from test images.
+
+Deviation: `noise` adds LaFTer's N(0, 0.1^2) to the texts, for comparison.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.methods.lafter import check_texts
+from helpers.methods.training import order
+
+
+class Transfer(NamedTuple):
+    """A classifier of texts, and how an image gets to it."""
+
+    weight: Tensor  # [C, D]
+    bias: Tensor  # [C]
+    image_mean: Tensor  # [D], zeros where nothing is centred
+    renormalise: bool
+
+    def logits(self, image_features: Tensor) -> Tensor:
+        """Logits float32 [N, C] of unit image features [N, D]."""
+        moved = centred(image_features, self.image_mean, self.renormalise)
+        return moved @ self.weight.T + self.bias
+
+
+def gap(image_features: Tensor, text_features: Tensor) -> Tensor:
+    """Mean image feature minus mean text feature: [D]."""
+    return image_features.float().mean(dim=0) - text_features.float().mean(dim=0)
+
+
+def centred(features: Tensor, mean: Tensor, renormalise: bool = True) -> Tensor:
+    """Features [N, D] minus a mean [D], float32, of unit length if so wished."""
+    moved = features.float() - mean
+    return F.normalize(moved, dim=-1) if renormalise else moved
+
+
+def transfer(
+    text_features: Tensor,
+    labels: Tensor,
+    classes: int,
+    pool_features: Tensor,
+    centre: bool = True,
+    renormalise: bool = True,
+    noise: float = 0.0,
+    epochs: int = 100,
+    batch: int = 128,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> Transfer:
+    """Learn from texts [M, D] with labels [M]; image means from the pool [N, D].
+
+    All features are unit vectors of one backbone.
+    """
+    check_texts(text_features, labels, classes)
+    width = text_features.shape[1]
+    text_mean = image_mean = torch.zeros(width, device=text_features.device)
+    if centre:
+        text_mean = text_features.float().mean(dim=0)
+        image_mean = pool_features.float().mean(dim=0)
+    renormalise = renormalise and centre
+    features = centred(text_features, text_mean, renormalise)
+    labels = labels.to(features.device)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        linear = nn.Linear(width, classes).to(features.device)
+    optimizer = torch.optim.Adam(linear.parameters(), learning_rate)
+    for epoch in range(epochs):
+        for rows in order(len(labels), min(batch, len(labels)), seed, epoch):
+            drawn = torch.randn(len(rows), width, generator=generator)
+            noisy = features[rows] + noise * drawn.to(features.device)
+            optimizer.zero_grad()
+            F.cross_entropy(linear(noisy), labels[rows]).backward()
+            optimizer.step()
+    weight, bias = linear.weight.detach(), linear.bias.detach()
+    return Transfer(weight, bias, image_mean, renormalise)

@@ -1,0 +1,146 @@
+"""Image towers to tune: a copy of a backbone's, with few parameters that train.
+
+A backbone is frozen and stays so. What tunes an image encoder works on an `ImageTower`,
+which copies the backbone's and lets a choice of parts train:
+
+- prompts: P tokens between the class token and the patches, at the input of the first
+  block only (Visual Prompt Tuning, Jia et al. 2022, arXiv 2203.12119, "shallow"). As in
+  LaFTer (Mirza et al. 2023, arXiv 2305.18287) they come after the positions and after
+  the first norm, so that they carry no position and are not normalised. They start
+  uniform in (-v, v) with v = sqrt(6 / (3 16^2 + W)) at width W, the 16 standing for
+  LaFTer's patches even where patches have another size.
+- norms: scale and bias of every LayerNorm, or BatchNorm of a ResNet, whose running
+  statistics stay.
+- low rank: W + B A / sqrt(r) in place of the projections W to queries, keys and values
+  (LoRA, Hu et al. 2021, arXiv 2106.09685, with the scaling of CLIP-LoRA, Zanella and
+  Ben Ayed 2024, arXiv 2405.18541, alpha = 1). A is drawn as a linear layer's weight and
+  B is zero. The sum is formed anew at each use: nothing is ever merged or unmerged.
+- whole: all parameters.
+
+The last block is computed at the class token alone, where nothing else is read. That
+is exact, with gradients, and takes about two thirds of the time of open_clip's modules
+(`picto-vit` on one thread, forward and backward).
+"""
+
+import copy
+import math
+
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from helpers.models.clip import Backbone
+from helpers.models.fast import is_clip_vit, run_block
+
+NORMS = (nn.LayerNorm, nn.BatchNorm2d)
+PROMPT_PATCH = 16
+
+
+class ImageTower(nn.Module):
+    """uint8 images -> features, differentiable in the parts that train.
+
+    `prompts` is a number of tokens, 0 for none, `norms` and `whole` let these train,
+    `lora_rank` is the r of the low-rank parts, 0 for none. `seed` decides where prompts
+    and A start. Always in evaluation mode, as the backbone is. ValueError where the
+    backbone's tower is no ViT of CLIP's kind and prompts or LoRA are asked for.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: int = 0,
+        norms: bool = False,
+        lora_rank: int = 0,
+        whole: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if prompts < 0 or lora_rank < 0:
+            raise ValueError(f"prompts {prompts}, lora_rank {lora_rank}: 0 or more")
+        if backbone.precision == "float16":
+            raise ValueError(
+                "gradients underflow in float16: load the backbone with precision "
+                "float32 or bfloat16 to tune it"
+            )
+        self.visual = copy.deepcopy(backbone.model.visual).requires_grad_(whole)
+        self._plain = is_clip_vit(self.visual)
+        self._normalise, self._autocast = backbone.normalise, backbone._autocast
+        if (prompts or lora_rank) and not self._plain:
+            raise ValueError(
+                f"{backbone.name} has an image tower of {type(self.visual).__name__}, "
+                "but visual prompts and LoRA need the tokens of CLIP's ViT: take one "
+                "such as ViT-B-32-quickgelu, or prompts=0, lora_rank=0 and norms=True"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        self.prompts = None
+        if prompts:
+            width = self.visual.ln_post.normalized_shape[0]
+            v = math.sqrt(6 / (3 * PROMPT_PATCH**2 + width))
+            start = (2 * torch.rand(prompts, width, generator=generator) - 1) * v
+            self.prompts = nn.Parameter(start.to(backbone.device))
+        if norms:
+            for parameter in norm_affines(self.visual).values():
+                parameter.requires_grad_(True)
+        if lora_rank:
+            for block in self.visual.transformer.resblocks:
+                part = LowRank(block.attn.in_proj_weight, lora_rank, generator)
+                parametrize.register_parametrization(block.attn, "in_proj_weight", part)
+        self.eval()
+
+    def forward(self, images: Tensor, prompted: bool = True) -> Tensor:
+        """Features float32 [B, D], not normalised, of uint8 images [B, 3, S, S].
+
+        `prompted=False` leaves the prompts out: LaFTer's teacher.
+        """
+        device = next(self.parameters()).device
+        pixels = self._normalise(images.to(device))
+        with self._autocast():
+            if not self._plain:
+                return self.visual(pixels).float()
+            return self._vit(pixels, prompted).float()
+
+    def _vit(self, pixels: Tensor, prompted: bool) -> Tensor:
+        tower: VisionTransformer = self.visual
+        x = tower._embeds(pixels)
+        if prompted and self.prompts is not None:
+            prompts = self.prompts.to(x.dtype).expand(len(x), -1, -1)
+            x = torch.cat([x[:, :1], prompts, x[:, 1:]], dim=1)
+        *blocks, last = tower.transformer.resblocks
+        for block in blocks:
+            x = run_block(block, x, x.shape[1])
+        x = tower.ln_post(run_block(last, x, 1)[:, 0])
+        return x if tower.proj is None else x @ tower.proj
+
+
+class LowRank(nn.Module):
+    """W -> W + B A / sqrt(r), one pair B, A for each of queries, keys and values."""
+
+    def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        height, width = weight.shape
+        bound = 1 / math.sqrt(width)  # Kaiming's, with a = sqrt(5)
+        down = (2 * torch.rand(3, rank, width, generator=generator) - 1) * bound
+        self.down = nn.Parameter(down.to(weight.device))  # A
+        self.up = nn.Parameter(weight.new_zeros(3, height // 3, rank))  # B
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight that is used, of the frozen one [3 W, W]."""
+        rank = self.down.shape[1]
+        return weight + (self.up @ self.down).flatten(0, 1) / math.sqrt(rank)
+
+
+def norm_affines(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Scale and bias of every LayerNorm and BatchNorm, by their names."""
+    return {
+        f"{name}.{kind}": parameter
+        for name, part in module.named_modules()
+        if isinstance(part, NORMS)
+        for kind, parameter in part.named_parameters(recurse=False)
+    }
+
+
+def tuned_share(module: nn.Module, backbone: Backbone) -> tuple[int, float]:
+    """How many parameters of a module train, and as a share of the whole CLIP's."""
+    tuned = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    return tuned, tuned / sum(p.numel() for p in backbone.model.parameters())

@@ -1,0 +1,142 @@
+"""The unlabelled pool: pictures that training may see, and what it may not see.
+
+A pool has no labels, so that no method behind it can read one. Two protocols:
+
+    inductive     the pool and the test set share no picture: train on one, test on
+                  the other; where a data set comes without a part for training,
+                  `held_out` cuts one off by the hash of the ids, the same anywhere
+    transductive  they overlap: what is tested was seen, without its label, in training
+
+LaFTer's code (arXiv 2305.18287) trains on a random 80 % of ImageNet-A and -Sketch and
+tests on the rest, but tests on all of ImageNet-R, training pictures included.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from helpers.data.dataset import Dataset
+from helpers.views.strong import AREA, strong
+
+KEPT_PIXELS = 2**28  # decoded pictures stay in memory up to this many, 0.8 GB
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Unlabelled pictures: `images` as a backbone sees them, and strong views of each.
+
+    `images` is uint8 [N, 3, S, S]; `strong(i, generator)` draws a view of picture i,
+    uint8 [3, S, S], from a generator that depends on seed, epoch and id alone.
+    """
+
+    ids: tuple[str, ...]
+    images: Tensor
+    strong: Callable[[int, np.random.Generator], Tensor]
+
+    def __post_init__(self) -> None:
+        shape = [*self.images.shape]
+        if self.images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != 3:
+            raise ValueError(
+                f"images {self.images.dtype} {shape}: need torch.uint8 [N, 3, S, S]"
+            )
+        if len(self.ids) != len(self.images) or not len(self.ids):
+            raise ValueError(f"{len(self.ids)} ids for {len(self.images)} images")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def key(self) -> str:
+        """A short hash of what is in it: ids and pixels, in this order."""
+        digest = hashlib.sha256("\0".join(self.ids).encode())
+        for part in self.images.split(256):
+            digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def views(self, rows: Tensor, epoch: int, seed: int) -> Tensor:
+        """A strong view each of the pictures at `rows`: uint8 [B, 3, S, S]."""
+        drawn = []
+        for i in rows.tolist():
+            number = zlib.crc32(self.ids[i].encode())
+            generator = np.random.default_rng([seed, epoch, number])
+            drawn.append(self.strong(i, generator))
+        return torch.stack(drawn)
+
+
+def pool(
+    dataset: Dataset,
+    crop: Callable[[Image], Tensor],
+    size: int,
+    area: tuple[float, float] = AREA,
+) -> Pool:
+    """The pictures of a data set as a pool; its labels stay behind.
+
+    `crop` and `size` are a backbone's `crop` and `image_size`, `area` bounds the share
+    of a picture that a strong view shows. Strong views are cut from the full pictures,
+    which stay decoded in memory where they are few or small, and are read anew each
+    time otherwise.
+    """
+    images = torch.empty((len(dataset), 3, size, size), dtype=torch.uint8)
+    kept, pixels = {}, 0
+    for i, image in enumerate(map(dataset.image, range(len(dataset)))):
+        images[i] = crop(image)
+        pixels += image.width * image.height
+        if pixels <= KEPT_PIXELS:
+            kept[i] = image
+
+    def view(i: int, generator: np.random.Generator) -> Tensor:
+        image = kept[i] if i in kept else dataset.image(i)
+        return strong(image, size, generator, area)
+
+    return Pool(dataset.ids, images, view)
+
+
+def held_out(
+    ids: Sequence[str], share: float = 0.2, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of a pool and of a test set: int64, ascending, `share` for the test.
+
+    Which picture goes where depends on its id and the seed, on no order and no other
+    random number.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share {share} of the images held out: between 0 and 1")
+    count = round(share * len(ids))
+    if not 0 < count < len(ids):
+        raise ValueError(f"{share} of {len(ids)} images leaves a part empty")
+    digests = [hashlib.sha256(f"{seed}:{i}".encode()).digest() for i in ids]
+    order = np.array(sorted(range(len(ids)), key=digests.__getitem__))
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def protocol(pool: Pool, test: Pool, transductive: bool = False) -> str:
+    """ "inductive" or "transductive", what a table says of a run.
+
+    ValueError where pool and test set share pictures, by id or by pixels, unless
+    `transductive` allows it.
+    """
+    seen = {*pool.ids} | {_hash(image) for image in pool.images}
+    shared = [
+        name
+        for name, image in zip(test.ids, test.images, strict=True)
+        if name in seen or _hash(image) in seen
+    ]
+    if not shared:
+        return "inductive"
+    if not transductive:
+        raise ValueError(
+            f"{len(shared)} of {len(test)} test images are in the unlabelled pool, "
+            f"{shared[0]!r} the first: split with held_out, remove duplicates, or say "
+            "transductive=True, which marks every result"
+        )
+    return "transductive"
+
+
+def _hash(image: Tensor) -> bytes:
+    return hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
