@@ -710,19 +710,38 @@ def test_files_are_opened_by_position(tmp_path):
     assert not np.array_equal(np.asarray(read(0)), np.asarray(read(1)))
 
 
-@pytest.mark.parametrize("name", ["picto", "picto-r", "picto-c", "picto-dev"])
-def test_picto_pictures_labels_and_facts_belong_together(name):
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("picto", "picto"),
+        ("picto-r", "picto-r"),
+        ("picto-c", "picto-c"),
+        ("picto-dev", "picto-dev"),
+        ("picto-few-shot", "few-shot"),
+        ("picto-unlabelled", "unlabelled"),
+    ],
+)
+def test_picto_pictures_labels_and_facts_belong_together(name, split):
     from helpers.picto import splits
 
     dataset = data.load(name, images=120, seed=1)
     assert len(dataset.class_names) == data.describe(name).classes
     for position in (0, 60, 119):
         index = int(dataset.ids[position].removeprefix(f"{name}/"))
-        scene = splits.scene(name, index)
+        scene = splits.scene(split, index)
         assert dataset.class_names[dataset.labels[position]] == scene.class_name
         assert dataset.facts["style"][position] == scene.style
         pixels = np.asarray(dataset.image(position))
-        assert np.array_equal(pixels, splits.image(name, index))
+        assert np.array_equal(pixels, splits.image(split, index))
+
+
+def test_the_few_shot_set_has_as_many_photos_of_each_class():
+    few = data.load("picto-few-shot")
+    assert np.bincount(few.labels).tolist() == [16] * 64
+    assert set(few.facts["style"]) == {"photo"}
+    fewer = data.load("picto-few-shot", images=2 * 64)
+    assert np.bincount(fewer.labels).tolist() == [2] * 64
+    assert set(fewer.ids) < set(few.ids)
 
 
 def test_a_class_without_pictures_is_told(tmp_path):

@@ -119,7 +119,50 @@ DRAWINGS = {
     "pairs": lambda: of_predictions(figures.confusion_pairs, 900, 300),
     "per class": lambda: per_class(300, 20),
     "per class of many": lambda: per_class(900, 300),
+    "views": lambda: view_rows(["preaugment", "torchvision_autoaugment"], 8),
+    "views of one": lambda: view_rows(["augmix"], 1),
+    "first step": lambda: first_step(4, 128),
+    "before and after": lambda: before_and_after(5, ["zero_shot", "tpt", "vote"]),
+    "before and after of one": lambda: before_and_after(1, ["tpt"]),
+    "map": lambda: figures.difference_map(
+        comparison(["imagenet-a", "b"], LONG), ["dataset", "backbone"]
+    ),
+    "map of one": lambda: figures.difference_map(comparison(["a"], ["tpt"])),
+    "calibration": lambda: figures.accuracy_and_calibration(
+        results(["a"], LONG).assign(ece=[0.1, 0.2, 0.3, 0.05])
+    ),
+    "seconds": lambda: figures.seconds_by_stage(costs(LONG)),
+    "seconds of one": lambda: figures.seconds_by_stage(costs(["tpt"])),
 }
+
+
+def view_rows(recipes, count):
+    frame = pd.DataFrame(
+        [
+            (r, v, name, 1.5, v == 1)
+            for r in recipes
+            for v, name in enumerate(names(count))
+        ],
+        columns=["recipe", "view", "prediction", "entropy", "kept"],
+    )
+    return figures.view_rows(pictures(len(frame)), frame)
+
+
+def first_step(tokens, width):
+    gradient = np.random.default_rng(0).normal(size=(tokens, width)) ** 5
+    return figures.first_step(gradient, -5e-3 * np.sign(gradient), 5e-3)
+
+
+def before_and_after(classes, methods):
+    rows = [(name, method, 0.3) for name in names(classes) for method in methods]
+    frame = pd.DataFrame(rows, columns=["class_name", "method", "probability"])
+    return figures.before_and_after(pictures(1)[0], frame, "true: " + names(1)[0])
+
+
+def costs(methods):
+    stages = [("looking", 0.03), ("adapting", 0.005)]
+    rows = [(method, *stage) for method in methods for stage in stages]
+    return pd.DataFrame(rows, columns=["method", "stage", "seconds"])
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -347,3 +390,48 @@ def test_save_table_and_plain_names(tmp_path):
     for name in ("", "a/b", "..", "02.csv"):
         with pytest.raises(ValueError, match="plain file name"):
             figures.save_table(tmp_path, name, pd.DataFrame({"gain": [0.5]}))
+
+
+def test_view_rows_frame_what_is_kept():
+    fig, data = view_rows(["preaugment", "augmix"], 3)
+    assert len(fig.axes) == len(data) == 6
+    framed = [any(s.get_visible() for s in ax.spines.values()) for ax in fig.axes]
+    assert framed == data["kept"].tolist() == [False, True, False] * 2
+    assert [ax.get_xlabel() for ax in fig.axes] == ["original", "", ""] * 2
+    assert [ax.get_ylabel() for ax in fig.axes[::3]] == ["preaugment", "augmix"]
+
+
+def test_first_step_keeps_every_coordinate():
+    gradient = np.array([[1e-6, -1.0, 0.0], [100.0, 2e-3, -3.0]])
+    fig, data = figures.first_step(gradient, -0.01 * np.sign(gradient), 0.01)
+    assert data["gradient"].tolist() == gradient.ravel().tolist()
+    assert data["token"].tolist() == [0, 0, 0, 1, 1, 1]
+    (ax,) = fig.axes
+    drawn = [x for line in ax.lines[::2] for x in line.get_xdata()]
+    assert sorted(drawn) == [1e-6, 2e-3, 1.0, 3.0, 100.0]
+    assert ax.get_xscale() == "log"
+
+
+def test_difference_map_puts_every_row_in_its_cell():
+    frame = comparison(["a", "b"], ["vote", "tpt"])
+    fig, data = figures.difference_map(frame)
+    (ax,) = fig.axes
+    assert len(data) == 4
+    cells = 100 * frame["difference"].to_numpy().reshape(2, 2).T
+    assert np.allclose(ax.images[0].get_array(), cells)
+    points = {t.get_position(): t for t in ax.texts if "[" not in t.get_text()}
+    for row, (x, y) in zip(
+        frame.itertuples(), [(0, 0), (0, 1), (1, 0), (1, 1)], strict=True
+    ):
+        text = points[x, y]
+        assert text.get_text() == f"{100 * row.difference:+.1f}"
+        assert (text.get_fontweight() == "bold") == (row.p_holm < 0.05)
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["a", "b"]
+
+
+def test_seconds_are_drawn_in_milliseconds_end_to_end():
+    fig, _ = figures.seconds_by_stage(costs(["vote", "tpt"]))
+    (ax,) = fig.axes
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([30, 30, 5, 5])
+    assert [bar.get_x() for bar in ax.patches] == pytest.approx([0, 0, 30, 30])
+    assert [t.get_text() for t in ax.texts] == ["35.0", "35.0"]

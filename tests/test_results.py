@@ -648,3 +648,38 @@ def test_lookup_keeps_qualifiers_visible_and_names_apart():
     nothing = published.lookup("picto-s", "picto-rn")
     assert nothing.empty
     assert list(nothing) == list(published.table())
+
+
+def scored(folder, method, logits, labels):
+    about = {"n": len(labels), "labels": labels, "logits": logits}
+    ids = [f"toy/{i:03}" for i in range(len(labels))]
+    return predictions.read(ledger(folder, method, **about, ids=ids))
+
+
+def test_paired_calibration_by_hand_and_by_resampling(tmp_path):
+    logits, labels = batch(300)
+    a = scored(tmp_path, "tpt", 3 * logits, labels)
+    b = scored(tmp_path, "zero_shot", logits, labels)
+    found = compare.paired_calibration(a, b, resamples=400)
+    for key, factor in (("ece", 3), ("baseline_ece", 1)):
+        kept = (factor * logits).astype(np.float32)
+        expected = metrics.expected_calibration_error(kept, labels)
+        assert found[key] == pytest.approx(expected, abs=1e-6)
+    assert found["difference"] == pytest.approx(found["ece"] - found["baseline_ece"])
+    rng, draws = np.random.default_rng(1), []
+    for _ in range(200):
+        rows = rng.integers(300, size=300)
+        errors = [
+            metrics.expected_calibration_error(f * logits[rows], labels[rows])
+            for f in (3, 1)
+        ]
+        draws.append(errors[0] - errors[1])
+    low, high = np.quantile(draws, [0.025, 0.975])
+    assert found["ci_low"] == pytest.approx(low, abs=0.015)
+    assert found["ci_high"] == pytest.approx(high, abs=0.015)
+    shuffled = b.sample(frac=1, random_state=0)
+    assert compare.paired_calibration(a, shuffled, resamples=400) == found
+    same = compare.paired_calibration(b, b, resamples=20)
+    assert same["difference"] == same["ci_low"] == same["ci_high"] == 0
+    with pytest.raises(ValueError, match="calibration: 1 images"):
+        compare.paired_calibration(a, b[1:])

@@ -11,29 +11,33 @@ from PIL import Image
 from helpers.data.dataset import Dataset, Info
 from helpers.picto.splits import CLASS_NAMES, SPLITS, facts, image
 
+# Data set -> split: the test sets by their own names, and what methods may learn from.
+OFFERED = {name: name for name in SPLITS if name.startswith("picto")}
+OFFERED |= {"picto-few-shot": "few-shot", "picto-unlabelled": "unlabelled"}
+
 INFO = {
     name: Info(
         page="",
         megabytes=0,
-        layout=f"nothing to do: {split.about}, drawn on demand",
-        images=split.count or 0,
+        layout=f"nothing to do: {SPLITS[split].about}, drawn on demand",
+        images=SPLITS[split].count or 0,
         classes=len(CLASS_NAMES),
     )
-    for name, split in SPLITS.items()
-    if name.startswith("picto")
+    for name, split in OFFERED.items()
 }
 
 
 def read(name: str, data_root: str) -> Dataset:
     """One of the splits; `data_root` is not used."""
-    indices = range(SPLITS[name].size)
-    shown = facts(name, indices)
+    split = OFFERED[name]
+    indices = range(SPLITS[split].size)
+    shown = facts(split, indices)
     return Dataset(
         name=name,
         ids=tuple(f"{name}/{i:05d}" for i in indices),
         labels=shown["class_name"].map(CLASS_NAMES.index).to_numpy(),
         class_names=CLASS_NAMES,
-        read=_Drawn(name),
+        read=_Drawn(split),
         facts=shown,
     )
 

@@ -58,6 +58,19 @@ def lowest(entropies: Tensor, keep: int) -> Tensor:
     return entropies.argsort(dim=1, stable=True)[:, :keep]
 
 
+def ranked_choices(views: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
+    """The class of each of views [B, V, D], the surest view first: int64 [B, V]."""
+    check(views, class_features)
+
+    def choose(views: Tensor, class_features: Tensor) -> Tensor:
+        logits = logit_scale * views @ class_features.T
+        order = confident(logits, views.shape[1])
+        return logits.argmax(dim=-1).gather(1, order)
+
+    numbers = views.shape[1] * len(class_features)
+    return in_chunks(choose, views, class_features, numbers)
+
+
 def log_marginal(logits: Tensor) -> Tensor:
     """ln of the mean of softmax over views: [B, K, C] -> [B, C], at least float32."""
     return _log_softmax(logits).logsumexp(dim=1) - math.log(logits.shape[1])
@@ -93,7 +106,7 @@ def in_chunks(
     class_features: Tensor,
     numbers: int,
 ) -> Tensor:
-    """Logits [B, C]: `method` on a bounded number of images at a time, in float32.
+    """[B, ...]: `method` on a bounded number of images at a time, in float32.
 
     `numbers` is the size of the largest tensor that it makes for one image.
     """

@@ -7,6 +7,7 @@ read as tensors only: of their state dict, `ctx` and `meta_net.*` are what was l
 context goes to other data sets with their own class names.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from helpers.files import replacing
 from helpers.models.clip import Backbone, _text_tower
+from helpers.paths import CACHE
 
 OFFICIAL = {  # the authors' names -> those of `helpers.methods.cocoop.CoCoOp`
     "ctx": "context",
@@ -27,6 +29,17 @@ OFFICIAL = {  # the authors' names -> those of `helpers.methods.cocoop.CoCoOp`
     "meta_net.linear2.bias": "shift_bias",
 }
 FRAME = 3  # tokens of a prompt besides context and name: start, full stop, end
+
+
+def place(backbone: Backbone, dataset: str, recipe: Mapping[str, object]) -> Path:
+    """The cache's file for what this recipe learns, whether it is there yet or not.
+
+    `dataset` is the fingerprint of what is learned from; `recipe` holds all else that
+    decides the outcome, as JSON can tell.
+    """
+    made_by = f"{backbone.key}|{dataset}|{json.dumps(dict(recipe), sort_keys=True)}"
+    digest = hashlib.sha256(made_by.encode()).hexdigest()[:20]
+    return CACHE / "contexts" / f"{digest}.safetensors"
 
 
 def save(

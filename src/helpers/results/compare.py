@@ -17,6 +17,8 @@ from statsmodels.stats.multitest import multipletests
 
 from helpers.results import predictions
 
+BINS = 15  # of confidence, as everywhere
+
 
 def _wins_and_losses(hits_a: ArrayLike, hits_b: ArrayLike) -> tuple[int, int, int]:
     a, b = np.asarray(hits_a), np.asarray(hits_b)
@@ -65,6 +67,46 @@ def paired_difference(
         "losses": losses,
         "p": mcnemar(hits_a, hits_b),
     }
+
+
+def paired_calibration(
+    a: pd.DataFrame, b: pd.DataFrame, resamples: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Calibration error of ledger `a` minus that of `b`, with a bootstrap interval.
+
+    The errors have 15 bins of equal width (`metrics.reliability_bins`); images are
+    resampled with replacement, the same for both ledgers.
+
+    Returns:
+        ece, baseline_ece, difference, ci_low, ci_high (95 %, fractions).
+
+    Raises:
+        ValueError: two ledgers that are not about the same images.
+    """
+    a, b = a.set_index("image_id"), b.set_index("image_id")
+    gaps = [_gaps(a), _gaps(_aligned(b, a, "calibration"))]
+    rng, draws = np.random.default_rng(seed), []
+    for _ in range(resamples):
+        weights = np.bincount(rng.integers(len(a), size=len(a)), minlength=len(a))
+        draws.append([np.abs(weights @ gap).sum() for gap in gaps])
+    one, other = np.array(draws).T / len(a)
+    low, high = np.quantile(one - other, [0.025, 0.975])
+    errors = [float(np.abs(gap.sum(axis=0)).sum() / len(a)) for gap in gaps]
+    return {
+        "ece": errors[0],
+        "baseline_ece": errors[1],
+        "difference": errors[0] - errors[1],
+        "ci_low": float(low),
+        "ci_high": float(high),
+    }
+
+
+def _gaps(ledger: pd.DataFrame) -> np.ndarray:
+    """Hit minus confidence of each image, in the column of its bin: [N, 15]."""
+    confidence = ledger["confidence"].to_numpy(float)
+    member = np.digitize(confidence, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
+    gap = (ledger["prediction"] == ledger["label"]).to_numpy(float) - confidence
+    return np.where(member[:, None] == np.arange(BINS), gap[:, None], 0.0)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:

@@ -1021,6 +1021,126 @@ def seconds_by_stage(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     return fig, frame.reset_index(drop=True)
 
 
+@_styled
+def cards(
+    images: Sequence[Any], texts: Sequence[Sequence[str]], columns: int = 2
+) -> tuple[Figure, pd.DataFrame]:
+    """Pictures with lines of text to their right, say a caption and what came of it.
+
+    Args:
+        images: pictures (PIL or uint8 [H, W, 3]).
+        texts: a list of lines for each, the first in bold type; long ones are broken.
+        columns: cards in a row.
+    """
+    if len(images) == 0 or len(images) != len(texts):
+        raise ValueError(
+            "as many texts as images, and at least one, "
+            f"not {len(texts)} texts for {len(images)} images"
+        )
+    side, wide, line = 1.1, 4.2, 0.165  # inches: picture, card, line of text
+    broken = [
+        [textwrap.fill(text, 42 if number else 36) for number, text in enumerate(card)]
+        for card in texts
+    ]
+    most = max("\n".join(card).count("\n") + 1 for card in broken)
+    high = max(side, line * most + 0.05) + 0.12
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    size = np.array([columns * wide, rows * high])
+    fig = plt.figure(figsize=size, layout="none")
+    for number, (image, (bold, *rest)) in enumerate(zip(images, broken, strict=True)):
+        row, column = divmod(number, columns)
+        top = np.array([column * wide, (rows - row) * high - 0.05])
+        ax = fig.add_axes((*((top - (0, side)) / size), *(side / size)))
+        ax.imshow(ImageOps.pad(_picture(image), (256, 256), color="white"))
+        ax.axis("off")
+        place = np.add(top, (side + 0.12, 0))
+        fig.text(*(place / size), bold, va="top", fontsize=9.5, fontweight="bold")
+        place -= (0, line * (bold.count("\n") + 1) + 0.02)
+        rest = "\n".join(rest)
+        fig.text(*(place / size), rest, va="top", fontsize=9.5, linespacing=1.2)
+    data = pd.DataFrame({"card": range(len(texts)), "text": map("\n".join, texts)})
+    return fig, data
+
+
+@_styled
+def waterfall(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """What each step from one method to another costs or buys, a panel per data set.
+
+    Args:
+        frame: a row per step, in order: dataset, step, accuracy after it, and its
+            difference, ci_low, ci_high; the first step of a data set has none (NaN).
+    """
+    _require(frame, ["dataset", "step", "top1", "difference", "ci_low", "ci_high"])
+    panels = list(frame.groupby("dataset", sort=False))
+    columns = min(3, len(panels))
+    rows, steps = math.ceil(len(panels) / columns), frame["step"].nunique()
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        sharey=True,
+        figsize=(max(WIDTH, 2.0 + 2.1 * columns), 0.7 + rows * (0.5 + 0.3 * steps)),
+    )
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    for ax, (name, part) in zip(axes.flat, panels, strict=False):
+        values = 100 * part[["top1", "difference", "ci_low", "ci_high"]].to_numpy()
+        for y, (after, step, low, high) in enumerate(values):
+            if np.isnan(step):
+                ax.barh(y, after, height=0.62, color=FAINT)
+            else:
+                before, shade = after - step, BLUE if step >= 0 else VERMILION
+                ax.barh(y, step, left=before, height=0.62, color=shade)
+                ax.plot([before + low, before + high], [y, y], color=INK, lw=1.2)
+                ax.plot([before, before], [y - 1, y], color=INK, lw=0.7, ls=":")
+            text = f"{after:.1f} %" if np.isnan(step) else f"{step:+.1f}"
+            end = max(after, 0 if np.isnan(step) else before + max(high, 0, step))
+            ax.text(end + 1.5, y, text, va="center", fontsize=10)
+        ax.set_title(name)
+        ax.set_yticks(range(len(part)), part["step"])
+        ax.set_ylim(len(part) - 0.4, -0.6)
+        ax.set_xlim(0, 118)
+        ax.set_xticks([0, 50, 100])
+        ax.grid(False, axis="y")
+    for ax in axes[-1]:
+        ax.set_xlabel("top-1 accuracy (%)")
+    return fig, frame.reset_index(drop=True)
+
+
+@_styled
+def modality_gap(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Features of two kinds in the plane; a line joins the two means.
+
+    Args:
+        frame: a row per feature: panel, kind (two of them), x and y.
+    """
+    _require(frame, ["panel", "kind", "x", "y"])
+    panels, kinds = list(frame.groupby("panel", sort=False)), frame["kind"].unique()
+    if len(kinds) != 2:
+        raise ValueError(f"two kinds of features, not {list(kinds)}")
+    fig, axes = plt.subplots(
+        1, len(panels), squeeze=False, figsize=(3.4 * len(panels), 3.9)
+    )
+    for ax, (title, part) in zip(axes.flat, panels, strict=True):
+        for kind, shade in zip(kinds, (BLUE, VERMILION), strict=True):
+            some = part[part["kind"] == kind]
+            style = {"color": shade, "alpha": 0.35, "ms": 4, "mew": 0, "label": kind}
+            ax.plot(some["x"], some["y"], "o", **style)
+        means = part.groupby("kind", sort=False)[["x", "y"]].mean().loc[kinds]
+        ax.plot(means["x"], means["y"], color=INK, lw=1.5, zorder=3)
+        for (x, y), shade in zip(means.to_numpy(), (BLUE, VERMILION), strict=True):
+            ax.plot(x, y, "o", color=shade, ms=10, mec="white", mew=1.5, zorder=4)
+        ax.set(title=title, xlabel="first component")
+        ax.set_aspect("equal", "datalim")
+    axes[0, 0].set_ylabel("second component")
+    keys = axes[0, 0].get_legend_handles_labels()
+    legend = fig.legend(*keys, loc="outside lower center", ncols=2, markerscale=2)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)
+    return fig, frame.reset_index(drop=True)
+
+
 def save(folder: str | Path, name: str, fig: Figure, data: pd.DataFrame) -> Path:
     """Write `<folder>/figures/<name>.png` and, beside it, the `.csv` of its numbers."""
     path = _named(Path(folder) / "figures", name, ".png")

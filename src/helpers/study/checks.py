@@ -8,7 +8,10 @@ import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
+
+from helpers.paths import ROOT
 
 Rule = Callable[[Any, Mapping[str, Any]], str]
 """(value, all parameters) -> "" if the value is possible, else what would be."""
@@ -228,6 +231,68 @@ def _views(value: str, parameters: Mapping[str, Any]) -> str:
     return _one_of(value, VIEWS)
 
 
+def _augmentations(value: list, parameters: Mapping[str, Any]) -> str:
+    from helpers.views import VIEWS
+
+    if value and len(set(map(str, value))) == len(value) and set(value) <= set(VIEWS):
+        return ""
+    return f"accepted: a list without repetition from {', '.join(VIEWS)}"
+
+
+def _view_count(value: int, parameters: Mapping[str, Any]) -> str:
+    if value < 10 and "augmentations" in parameters:
+        return "accepted: at least 10, of which a tenth is kept"
+    return _between(2, math.inf)(value, parameters)
+
+
+def _view_counts(value: list, parameters: Mapping[str, Any]) -> str:
+    fine = [type(x) is int and x >= 10 for x in value]
+    return "" if fine and all(fine) else "accepted: a list of whole numbers from 10 on"
+
+
+def _fractions(value: list, parameters: Mapping[str, Any]) -> str:
+    views = max(parameters.get("view_counts", [10]))
+    fine = [type(x) in (int, float) and 1 / views <= x <= 1 for x in value]
+    if fine and all(fine):
+        return ""
+    return f"accepted: a list of numbers from 1/{views}, one view of {views}, to 1"
+
+
+def _step_counts(value: list, parameters: Mapping[str, Any]) -> str:
+    fine = [type(x) is int and x > 0 for x in value]
+    return "" if fine and all(fine) else "accepted: a list of whole numbers from 1 on"
+
+
+def _whole_numbers(value: list, parameters: Mapping[str, Any]) -> str:
+    fine = [type(x) is int and x >= 0 for x in value]
+    return "" if fine and all(fine) else "accepted: a list of whole numbers from 0 on"
+
+
+def _rates(value: list, parameters: Mapping[str, Any]) -> str:
+    fine = [type(x) in (int, float) and 0 < x < math.inf for x in value]
+    return "" if fine and all(fine) else "accepted: a list of numbers above 0"
+
+
+def _focus(value: str, parameters: Mapping[str, Any]) -> str:
+    known = [parameters.get("dataset"), *parameters.get("shifts", [])]
+    return _one_of(value, map(str, known))
+
+
+def _dataset_or_none(value: str, parameters: Mapping[str, Any]) -> str:
+    fault = _dataset(value, parameters) if value else ""
+    return f'{fault}, or "" for none' if fault else ""
+
+
+def _file_or_none(value: str, parameters: Mapping[str, Any]) -> str:
+    if not value or (ROOT / Path(value).expanduser()).is_file():
+        return ""
+    return 'accepted: the path of a file that is there, or "" for none'
+
+
+def _positive(value: float, parameters: Mapping[str, Any]) -> str:
+    return "" if value > 0 else "accepted: a number above 0"
+
+
 def _view_sets(value: list, parameters: Mapping[str, Any]) -> str:
     known = [parameters.get("dataset"), *parameters.get("shifts", [])]
     if set(map(str, value)) <= set(map(str, known)):
@@ -244,6 +309,35 @@ def _templates(value: list, parameters: Mapping[str, Any]) -> str:
 def _is_template(text: str) -> bool:
     bare = text.replace("{}", "", 1)
     return bare != text and not set(bare) & set("{}")
+
+
+def _captioner(value: str, parameters: Mapping[str, Any]) -> str:
+    if value == "picto-captioner" or re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+        return ""
+    if (ROOT / Path(value).expanduser() / "config.json").is_file():
+        return ""
+    return (
+        "accepted: picto-captioner, a model of the hub such as "
+        "nlpconnect/vit-gpt2-image-captioning, or a folder that holds one"
+    )
+
+
+def _truth(value: bool, parameters: Mapping[str, Any]) -> str:
+    sets = [parameters.get("dataset", ""), *parameters.get("shifts", [])]
+    if not value or all(str(name).startswith("picto") for name in sets):
+        return ""
+    return "accepted: false, where the scenes are not drawn by the study itself"
+
+
+def _template_set(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers.prompts.templates import TEMPLATES
+
+    return _one_of(value, TEMPLATES)
+
+
+def _noise_shares(value: list, parameters: Mapping[str, Any]) -> str:
+    fine = [type(x) in (int, float) and 0 <= x <= 1 for x in value]
+    return "" if fine and all(fine) else "accepted: a list of numbers from 0 to 1"
 
 
 def _refusal(function: Callable, *arguments: Any) -> str:
@@ -276,9 +370,53 @@ RULES: dict[str, tuple[type, Rule]] = {
     "template_counts": (list, _counts),
     "draws": (int, _between(1, math.inf)),
     "view_recipe": (str, _views),
-    "view_count": (int, _between(2, math.inf)),
+    "view_count": (int, _view_count),
     "view_share": (float, _share),
     "view_images": (int, _images),
     "view_sets": (list, _view_sets),
     "repeats": (int, _between(2, math.inf)),
+    "focus": (str, _focus),
+    "augmentations": (list, _augmentations),
+    "other_images": (int, _images),
+    "memory": (float, _positive),
+    "jacobian": (bool, _anything),
+    "dev": (str, _dataset_or_none),
+    "dev_images": (int, _images),
+    "view_counts": (list, _view_counts),
+    "fractions": (list, _fractions),
+    "step_counts": (list, _step_counts),
+    "learning_rates": (list, _rates),
+    "few_shot": (str, _dataset_or_none),
+    "few_shot_images": (int, _images),
+    "few_shot_views": (int, _between(2, math.inf)),
+    "coop_epochs": (int, _between(2, math.inf)),
+    "cocoop_images": (int, _images),
+    "cocoop_epochs": (int, _between(2, math.inf)),
+    "coop_file": (str, _file_or_none),
+    "cocoop_file": (str, _file_or_none),
+    "captioner": (str, _captioner),
+    "beams": (int, _between(1, 64)),
+    "caption_tokens": (int, _between(3, math.inf)),
+    "embeddings": (str, _anything),
+    "truth": (bool, _truth),
+    "style_set": (str, _template_set),
+    "caption_images": (int, _images),
+    "part_images": (int, _images),
+    "noise_shares": (list, _noise_shares),
+    "text_templates": (str, _template_set),
+    "tap_templates": (str, _template_set),
+    "unlabelled": (str, _dataset_or_none),
+    "pool_images": (int, _images),
+    "test_images": (int, _images),
+    "seeds": (int, _between(1, 100)),
+    "text_noise": (float, _between(0, math.inf)),
+    "text_steps": (int, _between(1, math.inf)),
+    "visual_prompts": (int, _between(0, math.inf)),
+    "prompt_counts": (list, _whole_numbers),
+    "epochs": (int, _between(2, math.inf)),
+    "batch": (int, _between(2, math.inf)),
+    "long_epochs": (int, _between(2, math.inf)),
+    "feature_epochs": (int, _between(2, math.inf)),
+    "episodic_images": (int, _images),
+    "close_sets": (list, _view_sets),
 }

@@ -1,0 +1,156 @@
+"""Chapter 02 as a user runs it: on the embedded world, and on other people's images."""
+
+import json
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+from lookalikes import imagenet_layout
+
+from helpers import bank, data, paths
+from helpers.methods import tpt
+from helpers.models import clip
+from helpers.models.prompts import PromptTower
+from helpers.results import predictions
+from helpers.study import check, main
+
+FAST = {
+    "view_count": 10,
+    "dev_images": 2,
+    "view_counts": [10],
+    "fractions": [0.1],
+    "step_counts": [1],
+    "learning_rates": [0.005],
+}
+METHODS = ["vote_mean", "vote", "vote_reference", "zero", "mta", "tps"]
+TUNED = ["tpt", "tpt_revote", "ctpt"]
+
+
+def run(study: str, outputs, **overrides):
+    """Run chapter 02 of a study on a CPU; the folder of its results."""
+    options = {"device": "cpu", **FAST, **overrides}
+    pairs = [part for k, v in options.items() for part in ("-p", k, json.dumps(v))]
+    plain = [part.strip('"') for part in pairs]
+    assert main(["run", study, "--only", "02", "--outputs", str(outputs), *plain]) == 0
+    return outputs / study
+
+
+def texts(folder) -> str:
+    """All that the executed chapter printed; nothing of it on stderr."""
+    (executed,) = folder.glob("02_*.ipynb")
+    cells = nbformat.read(executed, as_version=4).cells
+    outputs = [out for cell in cells for out in cell.get("outputs", [])]
+    assert not [out.text for out in outputs if out.get("name") == "stderr"]
+    return "".join(out.text for out in outputs if out.output_type == "stream")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The smoke study with a handful of images."""
+    small = {"images": 16, "view_images": 12, "other_images": 4}
+    return run("smoke", tmp_path_factory.mktemp("smoke"), **small)
+
+
+def test_every_method_sees_the_same_images_on_every_augmentation(smoke):
+    results = pd.read_csv(smoke / "results.csv")
+    focus = results.query("dataset == 'picto-a' and backbone == 'picto-rn'")
+    recipes = ["preaugment", "augmix", "autoaugment"]
+    expected = {f"{m}-{r}" for m in [*METHODS, *TUNED, "tpt_linear"] for r in recipes}
+    learned = {"coop", "tpt_coop-preaugment", "cocoop", "tpt_cocoop-preaugment"}
+    assert set(focus["method"]) == expected | learned | {"zero_shot"}
+    assert set(focus["n"]) == {12}
+    elsewhere = results.query("dataset != 'picto-a'")
+    assert set(elsewhere["dataset"]) == {"picto", "picto-s"}
+    assert set(elsewhere["n"]) == {4}
+    assert set(results.query("dataset == 'picto-a'")["backbone"]) == {
+        "picto-rn",
+        "picto-vit",
+    }
+    paired = pd.read_csv(smoke / "tables" / "02_paired.csv")
+    assert len(paired) == (3 + 2 + 1) * len([*METHODS, *TUNED, "tpt_linear"])
+    assert (paired["ci_low"] <= paired["difference"]).all()
+
+
+def test_the_ledger_of_tpt_is_tpts(smoke):
+    """Image by image from the bank's views, whatever the chapter's shortcuts."""
+    path = smoke / "predictions" / "picto-a" / "picto-rn" / "tpt-preaugment.parquet"
+    kept = predictions.read(path)
+    model = clip.load("picto-rn", "picto", device="cpu")
+    dataset = data.load("picto-a", "", 16).sample(12)
+    assert kept["image_id"].tolist() == list(dataset.ids)
+    views = bank.view_features(model, dataset, "preaugment", 10)
+    tower = PromptTower(model, dataset.class_names)
+    exact = tpt.tpt(views, tower.features, model.logit_scale, tower.context)
+    assert np.allclose(predictions.logits(kept), exact, atol=2e-3)
+    looking = bank.view_seconds_per_image(model, dataset, "preaugment", 10)
+    assert kept.attrs["seconds_per_image"] > looking
+    assert kept.attrs["settings"]["views"] == "preaugment"
+
+
+def test_the_reference_projects_rows_stand_beside_ours(smoke):
+    beside = pd.read_csv(smoke / "tables" / "02_reference.csv").set_index("row")
+    ours = beside["our_difference"].dropna()
+    assert set(ours.index) == {
+        "vote AugMix",
+        '"TPT+CoOp" AugMix',
+        "vote PreAugment",
+        "vote AutoAugment",
+    }
+    assert beside["gain"]["vote AugMix"] == pytest.approx(0.0692)
+
+
+def test_a_full_size_clip_on_the_layout_of_imagenet_a(tmp_path):
+    """Random weights, since theirs are a download; nothing labelled to learn from."""
+    imagenet_layout(tmp_path, "imagenet-a")
+    folder = run(
+        "imagenet_a_rn50",
+        tmp_path / "out",
+        data_root=str(tmp_path),
+        weights="random",
+        view_images=2,
+        augmentations=["preaugment"],
+    )
+    printed = texts(folder)
+    assert "no learned starts" in printed
+    assert "at most" in printed  # memory, told beforehand
+    results = pd.read_csv(folder / "results.csv")
+    expected = {f"{m}-preaugment" for m in [*METHODS, *TUNED]}
+    assert set(results["method"]) == expected | {"zero_shot"}
+    assert set(results["n"]) == {2}
+    found = pd.read_csv(folder / "tables" / "02_published.csv")
+    assert {"TPT", "TPT+CoOp", "C-TPT"} <= set(found["method"])
+    assert found["ours"].isna().all()  # the weights are not OpenAI's
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "accepted"),
+    [
+        ("focus", "picto-dev", "picto, picto-a"),
+        ("augmentations", ["augmix", "mixup"], "preaugment"),
+        ("augmentations", ["augmix", "augmix"], "without repetition"),
+        ("view_count", 9, "at least 10"),
+        ("view_counts", [8, 16], "from 10 on"),
+        ("fractions", [0.01], "1/64"),
+        ("fractions", [1.5], "to 1"),
+        ("step_counts", [0], "from 1 on"),
+        ("learning_rates", [-0.005], "above 0"),
+        ("memory", 0.0, "above 0"),
+        ("dev", "picto-devv", "picto-dev"),
+        ("few_shot", "few-shot", 'or "" for none'),
+        ("few_shot_views", 1, "at least 2"),
+        ("coop_epochs", 1, "at least 2"),
+        ("coop_file", "missing.pt", "a file that is there"),
+    ],
+)
+def test_impossible_settings_stop_the_study(key, value, accepted):
+    given = {"dataset": "picto", "shifts": ["picto-a"], "view_counts": [10, 64]}
+    given |= {"focus": "picto-a", "augmentations": ["augmix"]}
+    check(given, "params/x/02.yaml")
+    with pytest.raises(ValueError, match=accepted):
+        check({**given, key: value}, "params/x/02.yaml")
+
+
+def test_paths_of_checkpoints_count_from_the_repository():
+    check({"coop_file": "pyproject.toml"}, "x")
+    check({"coop_file": str(paths.ROOT / "pyproject.toml"), "cocoop_file": ""}, "x")
