@@ -318,7 +318,7 @@ def test_smoke_study_runs_every_notebook(tmp_path, capsys):
     results = pd.read_csv(folder / "results.csv")
     assert set(results["dataset"]) == {"picto", "picto-s", "picto-a"}
     assert results["top1"].between(0, 1).all()
-    assert set(results["n"]) <= {64, 128}  # chapter 02 looks at fewer, many times
+    assert results["n"].between(2, 128).all()  # later chapters look at fewer
     notes = json.loads((folder / "provenance.json").read_text())
     assert set(notes) <= {chapter.stem for chapter in CHAPTERS}
     for file in folder.rglob("*"):

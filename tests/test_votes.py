@@ -427,3 +427,14 @@ def test_chunks_are_bounded_and_in_order():
 def test_log_marginal_is_normalised():
     logits = torch.randn(3, 4, 5) * 50
     assert torch.allclose(log_marginal(logits).logsumexp(1), torch.zeros(3), atol=1e-5)
+
+
+def test_ranked_choices_are_the_views_classes_surest_first():
+    views, class_features = study()
+    ranked = selection.ranked_choices(views.half(), class_features, SCALE)
+    for row, of_image in zip(ranked, views.half(), strict=True):
+        p = probabilities(of_image, class_features)
+        surest_first = torch.special.entr(p).sum(dim=-1).argsort()
+        assert row.tolist() == p.argmax(dim=-1)[surest_first].tolist()
+    with pytest.raises(ValueError, match="widths differ"):
+        selection.ranked_choices(views, class_features[:, 1:], SCALE)
