@@ -39,11 +39,8 @@ def image_features(backbone: Backbone, dataset: Dataset) -> Tensor:
 
 def seconds_per_image(backbone: Backbone, dataset: Dataset) -> float:
     """What reading, preprocessing and encoding cost when the features were made."""
-    spent = 0.0
-    for path in _shards(_image_folder(backbone, dataset), len(dataset)).values():
-        with safe_open(path, "pt") as shard:
-            spent += float(shard.metadata()["seconds"])
-    return spent / len(dataset)
+    paths = _shards(_image_folder(backbone, dataset), len(dataset)).values()
+    return sum(map(_seconds, paths)) / len(dataset)
 
 
 def template_features(
@@ -101,6 +98,11 @@ def _read(path: Path, rows: int) -> Tensor | None:
     except (FileNotFoundError, SafetensorError):
         return None
     return features if len(features) == rows and "seconds" in facts else None
+
+
+def _seconds(path: Path) -> float:
+    with safe_open(path, "pt") as shard:
+        return float(shard.metadata()["seconds"])
 
 
 def _write(path: Path, features: Tensor, seconds: float) -> None:

@@ -30,11 +30,16 @@ def register() -> None:
 
 
 def weights_file(name: str) -> Path:
-    """The weights of an embedded model, refused unless their hash is the card's."""
+    """The weights of an embedded CLIP."""
     if name not in names():
         raise ValueError(
             f"weights {TAG!r} exist for {', '.join(names())}, not for {name}"
         )
+    return asset(name)
+
+
+def asset(name: str) -> Path:
+    """Weights that ship with the package, refused unless their hash is the card's."""
     path = ASSETS / f"{name}.safetensors"
     cure = f"restore it with `git checkout -- {path.name}` or `study train {name}`"
     if not path.is_file():

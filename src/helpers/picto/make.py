@@ -17,6 +17,7 @@ def main(what: str, arguments: list[str]) -> int:
     """Make `what` and write it to `--assets`, by default over the shipped file."""
     makers = {"picto-tokenizer": _tokenizer, "picto-filter": _filter}
     makers |= dict.fromkeys(train.RECIPES, _clip)
+    makers["picto-captioner"] = _captioner
     if what not in makers:
         raise ValueError(
             f"nothing called {what!r} to train: choose {', '.join(makers)}"
@@ -54,6 +55,23 @@ def _tokenizer(command: str, assets: Path, options: dict) -> None:
 def _filter(command: str, assets: Path, options: dict) -> None:
     report = hard_filter.publish(hard_filter.train_filter(**options), assets)
     print({key: value for key, value in report.items() if key != "scenes"})
+
+
+def _captioner(command: str, assets: Path, options: dict) -> None:
+    from helpers.picto import captioner  # it imports transformers
+
+    recipe = captioner.Recipe(**options)
+    model, curve = captioner.train_captioner(recipe)
+    made = {
+        "command": f"study train {command}",
+        "minutes": curve[-1]["minutes"],
+        "threads": torch.get_num_threads(),
+        "device": str(model.device),
+        "pillow": PIL.__version__,
+    }
+    card = captioner.publish(model, recipe, made, assets)
+    pd.DataFrame(curve).to_csv(assets / f"{captioner.NAME}.curve.csv", index=False)
+    print(card["right"])
 
 
 def _clip(command: str, assets: Path, options: dict) -> None:
