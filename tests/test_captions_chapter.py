@@ -61,6 +61,7 @@ def test_a_captioner_that_is_not_there_stops_the_chapter_with_the_command(
         ("caption_images", 1, "at least 2"),
         ("part_images", -1, "at least 2"),
         ("close_sets", ["imagenet-r"], "a list from imagenet-a"),
+        ("close_sets", [], "a list from imagenet-a"),
         ("noise_shares", [0, 2], "from 0 to 1"),
     ],
 )

@@ -335,6 +335,10 @@ def _template_set(value: str, parameters: Mapping[str, Any]) -> str:
     return _one_of(value, TEMPLATES)
 
 
+def _close_sets(value: list, parameters: Mapping[str, Any]) -> str:
+    return _view_sets(value or [""], parameters)  # one at least
+
+
 def _noise_shares(value: list, parameters: Mapping[str, Any]) -> str:
     fine = [type(x) in (int, float) and 0 <= x <= 1 for x in value]
     return "" if fine and all(fine) else "accepted: a list of numbers from 0 to 1"
@@ -418,5 +422,5 @@ RULES: dict[str, tuple[type, Rule]] = {
     "long_epochs": (int, _between(2, math.inf)),
     "feature_epochs": (int, _between(2, math.inf)),
     "episodic_images": (int, _images),
-    "close_sets": (list, _view_sets),
+    "close_sets": (list, _close_sets),
 }
