@@ -89,8 +89,13 @@ def _failure(job: Job, cell: int, cause: str, partial: Path) -> str:
 
 
 def _environment(outputs: Path) -> dict[str, str]:
-    """The kernel's variables: ours, with figures drawn into the notebook."""
+    """The kernel's variables: ours, with figures drawn into the notebook.
+
+    OpenMP's threads spin while they wait, which on a busy machine takes the cores from
+    whoever has work: they are told to sleep, unless the user has told otherwise.
+    """
     return {
+        "OMP_WAIT_POLICY": "PASSIVE",
         **os.environ,
         "STUDY_OUTPUTS": str(outputs.absolute()),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
