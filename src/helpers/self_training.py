@@ -1,0 +1,142 @@
+"""Self-training as chapter 05 runs it: halves of data sets, runs that go on, ledgers.
+
+Here the rooms meet: data sets, pools of pictures, the loop of `helpers.methods`, the
+cache, and ledgers.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from helpers import views
+from helpers.data.dataset import Dataset
+from helpers.methods import training
+from helpers.models.clip import Backbone
+from helpers.notebook import Run
+from helpers.paths import CACHE
+from helpers.results import predictions
+from helpers.views.pool import Pool, held_out, pool, protocol
+
+VERSION = 1  # of what training computes: raise it, and kept runs are made anew
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """What training may see of a data set, and what is tested."""
+
+    seen: Dataset  # its labels are for diagnosis alone
+    test: Dataset
+    pool: Pool  # the pictures of `seen`
+    tested: Pool  # the pictures of `test`
+    protocol: str  # "inductive": they share no picture
+
+    @property
+    def name(self) -> str:
+        """The data set that is tested."""
+        return self.test.name
+
+
+def halves(
+    backbone: Backbone,
+    dataset: Dataset,
+    unlabelled: Dataset | None = None,
+    pool_images: int = 0,
+    test_images: int = 0,
+    seed: int = 0,
+) -> Halves:
+    """Cut a data set in two by the hash of its ids; no label has a say.
+
+    `unlabelled` takes the place of the half that is seen. Of either half so many
+    pictures are kept, 0 for all. ValueError where the two share a picture.
+    """
+    seen, test = (dataset.subset(rows) for rows in held_out(dataset.ids, 0.5, seed))
+    seen = few(seen if unlabelled is None else unlabelled, pool_images, seed)
+    test = few(test, test_images, seed)
+    pools = [pool(part, backbone.crop, backbone.image_size) for part in (seen, test)]
+    return Halves(seen, test, *pools, protocol(*pools))
+
+
+def few(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
+    """So many pictures by the hash of their ids, 0 for all; no label has a say."""
+    if count == 0 or count >= len(dataset):
+        return dataset
+    return dataset.subset(held_out(dataset.ids, count / len(dataset), seed)[1])
+
+
+def folder(
+    backbone: Backbone, method: str, seen: Pool, *tensors: Tensor, **settings: object
+) -> Path:
+    """Where a run keeps its log and checkpoint: another run, another folder.
+
+    `tensors` and `settings` are all that it depends on besides backbone and pool.
+    """
+    about = [str(VERSION), backbone.key, seen.key, training.digest(*tensors)]
+    text = "|".join([*about, json.dumps(settings, sort_keys=True)])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:20]
+    return CACHE / "trained" / f"{method}-{digest}"
+
+
+def hits(logits: Tensor, labels: Sequence[int]) -> float:
+    """Top-1 accuracy of logits [N, C]."""
+    chosen = logits.argmax(dim=-1).cpu()
+    return (chosen == torch.as_tensor(labels)).double().mean().item()
+
+
+def watch(images: Tensor, labels: Sequence[int]) -> Callable[[nn.Module], dict]:
+    """What a log tells of an epoch: `top1` on these images; training never sees it."""
+    return lambda model: {"top1": hits(training.logits(model, images), labels)}
+
+
+def label_accuracy(trained: training.Trained, labels: Sequence[int]) -> list[float]:
+    """The share of right labels, an epoch each, among images that were taught one."""
+    given, labels = trained.labels, torch.as_tensor(labels)
+    taught = given != training.NO_LABEL
+    right = ((given == labels) & taught).sum(dim=1) / taught.sum(dim=1)
+    return right.tolist()
+
+
+def timed(model: nn.Module, images: Tensor) -> tuple[Tensor, float]:
+    """Logits [N, C] of a trained model on the CPU, and its seconds per image."""
+    began = time.perf_counter()
+    logits = training.logits(model, images).cpu()
+    return logits, (time.perf_counter() - began) / len(images)
+
+
+def drawn(
+    backbone: Backbone, dataset: Dataset, recipe: str, count: int, seed: int
+) -> Iterator[Tensor]:
+    """Of each image its views uint8 [V, 3, S, S], the same as those of the bank."""
+    for i, name in enumerate(dataset.ids):
+        generator = np.random.default_rng(views.image_seed(seed, name))
+        size, crop = backbone.image_size, backbone.crop
+        yield views.make(recipe, dataset.image(i), count, size, generator, crop)
+
+
+def record(
+    run: Run,
+    backbone: Backbone,
+    method: str,
+    place: Halves,
+    logits: Tensor,
+    seconds: float = 0.0,
+    settings: Mapping[str, object] | None = None,
+    seed: int | None = None,
+) -> pd.DataFrame:
+    """Write a method's ledger on the test half, and read it back without logits.
+
+    `seed` is that of training, the run's unless given. The settings tell the protocol
+    and how many pictures were seen.
+    """
+    told = {"protocol": place.protocol, "pool_images": len(place.seen)}
+    told |= settings or {}
+    run = run if seed is None else replace(run, seed=seed)
+    path = run.predictions(method, place.test, backbone, logits, seconds, told)
+    return predictions.read(path, with_logits=False)

@@ -1,0 +1,194 @@
+"""Chapter 05 on other people's images, and what it needs besides the methods."""
+
+import json
+from functools import partial
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lookalikes import imagenet_layout, picture
+
+from helpers import bank, data, self_training
+from helpers.methods.lafter import lafter
+from helpers.methods.training import NO_LABEL, Trained
+from helpers.models import clip
+from helpers.models.visual import ImageTower
+from helpers.results import figures
+from helpers.study import check, main
+
+FAST = {
+    "pool_images": 2,
+    "test_images": 2,
+    "text_templates": "photo",
+    "tap_templates": "photo",
+    "text_steps": 5,
+    "seeds": 1,
+    "visual_prompts": 2,
+    "epochs": 2,
+    "long_epochs": 2,
+    "batch": 2,
+    "prompt_counts": [0, 2],
+    "feature_epochs": 2,
+    "view_count": 2,
+    "view_share": 0.5,
+    "episodic_images": 2,
+}
+NEIGHBOURS = {"upl", "clip_pr", "clip_adapter", "fixmatch", "lora"}
+
+
+@pytest.fixture(scope="module")
+def vit() -> clip.Backbone:
+    return clip.load("picto-vit", "picto", device="cpu")
+
+
+def test_a_full_size_clip_on_the_layout_of_imagenet_a(tmp_path):
+    """A few steps of every method with random weights, since theirs are a download."""
+    imagenet_layout(tmp_path, "imagenet-a", every=20)
+    for seed, path in enumerate(sorted(tmp_path.rglob("*.jpg"))):
+        picture(path, seed)  # no two alike: pool and test must not share one
+    options = {"device": "cpu", "weights": "random", "backbone": "ViT-B-32-quickgelu"}
+    options |= {"data_root": str(tmp_path), "dataset": "imagenet-a", **FAST}
+    pairs = [part for k, v in options.items() for part in ("-p", k, json.dumps(v))]
+    plain = [part.strip('"') for part in pairs]
+    command = ["run", "imagenet_a_vit_b16", "--only", "05", "--outputs"]
+    assert main([*command, str(tmp_path / "out"), *plain]) == 0
+
+    folder = tmp_path / "out" / "imagenet_a_vit_b16"
+    results = pd.read_csv(folder / "results.csv").set_index("method")
+    assert {"lafter", "lafter_wo_prompts", "drml", "tap", *NEIGHBOURS} <= {
+        *results.index
+    }
+    assert set(results["n"]) == {2}
+    protocols = {m: json.loads(s)["protocol"] for m, s in results["settings"].items()}
+    assert protocols["lafter"] == "inductive"
+    assert protocols["lafter_transductive"] == "transductive"
+    assert protocols["tent_online"] == "transductive"
+    assert protocols["tent_marginal"] == "episodic"
+    assert not [name for name in results.index if name.startswith("rlcf")]  # one model
+
+    beside = pd.read_csv(folder / "tables" / "05_ablations.csv").set_index("ablation")
+    assert beside["paper, difference"].lt(0).all()  # each part helps there
+    found = pd.read_csv(folder / "tables" / "05_published.csv")
+    assert {"LaFTer", "UPL", "CLIP-PR"} <= set(found["method"])
+    assert found["ours"].isna().all()  # the weights are not OpenAI's
+    (executed,) = folder.glob("05_*.ipynb")
+    cells = nbformat.read(executed, as_version=4).cells
+    outputs = [out for cell in cells for out in cell.get("outputs", [])]
+    warned = [out.text for out in outputs if out.get("name") == "stderr"]
+    assert all("accuracies are not those of the full set" in text for text in warned)
+
+
+def test_halves_share_nothing_and_read_no_label(vit):
+    dataset = data.load("picto-s", images=64)
+    cut = self_training.halves(vit, dataset, pool_images=10, test_images=7, seed=1)
+    assert (len(cut.seen), len(cut.test)) == (10, 7) == (len(cut.pool), len(cut.tested))
+    assert not {*cut.seen.ids} & {*cut.test.ids}
+    assert cut.protocol == "inductive"
+    assert cut.name == "picto-s"
+    dataset.labels[:] = dataset.labels[::-1].copy()
+    again = self_training.halves(vit, dataset, pool_images=10, test_images=7, seed=1)
+    assert again.pool.ids == cut.pool.ids
+    assert again.tested.ids == cut.tested.ids
+    whole = self_training.halves(vit, dataset)
+    assert len(whole.seen) + len(whole.test) == 64
+
+
+def test_a_pool_of_its_own_must_not_hold_test_images(vit):
+    dataset, photos = (data.load(k, images=64) for k in ("picto", "picto-unlabelled"))
+    cut = self_training.halves(vit, dataset, photos, pool_images=5)
+    assert cut.seen.name == "picto-unlabelled"
+    assert cut.name == "picto"
+    with pytest.raises(ValueError, match="32 of 32 test images are in the unlabelled"):
+        self_training.halves(vit, dataset, dataset)
+
+
+def test_few_are_a_part_of_more():
+    dataset = data.load("picto-s", images=64)
+    ten, twenty = (set(self_training.few(dataset, n, 3).ids) for n in (10, 20))
+    assert len(ten) == 10
+    assert ten < twenty
+    assert self_training.few(dataset, 0) is dataset
+    assert self_training.few(dataset, 99) is dataset
+
+
+def test_runs_resume_from_folders_of_their_own(vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(self_training, "CACHE", tmp_path)
+    cut = self_training.halves(vit, data.load("picto-s", images=64), pool_images=6)
+    weight = torch.randn(64, vit.embed_dim, generator=torch.manual_seed(0))
+    used = {"prompts": 2, "epochs": 2, "batch": 3}
+    where = self_training.folder(vit, "lafter", cut.pool, weight, **used)
+    others = [
+        self_training.folder(vit, "lafter", cut.pool, weight, **{**used, "epochs": 3}),
+        self_training.folder(vit, "lafter", cut.pool, weight + 1, **used),
+        self_training.folder(vit, "lafter", cut.tested, weight, **used),
+        self_training.folder(vit, "lora", cut.pool, weight, **used),
+    ]
+    assert len({where, *others}) == 5
+    watch = self_training.watch(cut.tested.images, cut.test.labels)
+    runs = [
+        lafter(
+            partial(ImageTower, vit), weight, cut.pool, **used, folder=where, evaluate=e
+        )
+        for e in (watch, None)
+    ]
+    assert (where / "log.csv").is_file()
+    assert runs[0].log.equals(runs[1].log)  # seconds, too: the second only reads
+    assert runs[1].log["top1"].between(0, 1).all()
+
+
+def test_label_accuracy_counts_the_taught_alone():
+    taught = torch.tensor([[0, 1, NO_LABEL], [0, 2, 2]])
+    made = Trained(torch.nn.Identity(), pd.DataFrame(), taught)
+    found = self_training.label_accuracy(made, np.array([0, 0, 2]))
+    assert found == pytest.approx([1 / 2, 2 / 3])
+
+
+def test_drawn_views_are_the_banks(vit):
+    single = data.load("picto-s", images=64).subset([3, 5])
+    drawn = [*self_training.drawn(vit, single, "preaugment", 4, 2)]
+    kept = bank.view_features(vit, single, "preaugment", 4, 2)
+    for of_image, features in zip(drawn, kept, strict=True):
+        made = vit.encode_images(vit.normalise(of_image))
+        assert torch.allclose(made, features.float(), atol=1e-3)
+
+
+def test_the_figure_of_the_gap_shows_two_kinds():
+    frame = pd.DataFrame({"x": [0.0, 1, 2, 3], "y": 0.0, "panel": "as they are"})
+    frame["kind"] = ["texts", "texts", "images", "images"]
+    drawn, shown = figures.modality_gap(frame)
+    (line,) = [
+        line
+        for line in drawn.axes[0].lines
+        if len(line.get_xdata()) == 2 and line.get_marker() == "None"
+    ]
+    assert list(line.get_xdata()) == [0.5, 2.5]
+    assert shown.equals(frame)
+    with pytest.raises(ValueError, match="two kinds of features"):
+        figures.modality_gap(frame.assign(kind=["texts", "a", "b", "b"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "accepted"),
+    [
+        ("text_templates", "openai_8", "openai_7"),
+        ("tap_templates", "", "styles"),
+        ("unlabelled", "unlabelled", "picto-unlabelled"),
+        ("pool_images", 1, "at least 2"),
+        ("seeds", 0, "1 to 100"),
+        ("text_noise", -0.1, "at least 0"),
+        ("text_steps", 0, "at least 1"),
+        ("visual_prompts", -1, "at least 0"),
+        ("prompt_counts", [], "from 0 on"),
+        ("prompt_counts", [-1], "from 0 on"),
+        ("epochs", 1, "at least 2"),
+        ("batch", 1, "at least 2"),
+        ("episodic_images", 1, "at least 2"),
+    ],
+)
+def test_impossible_settings_stop_the_study(key, value, accepted):
+    given = {"prompt_counts": [0, 4], "unlabelled": "", "text_noise": 0.0}
+    check(given, "params/x/05.yaml")
+    with pytest.raises(ValueError, match=accepted):
+        check({**given, key: value}, "params/x/05.yaml")
