@@ -5,6 +5,7 @@ cause.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from PIL import Image
 
@@ -14,6 +15,8 @@ from helpers.picto.splits import CLASS_NAMES, SPLITS, facts, image
 # Data set -> split: the test sets by their own names, and what methods may learn from.
 OFFERED = {name: name for name in SPLITS if name.startswith("picto")}
 OFFERED |= {"picto-few-shot": "few-shot", "picto-unlabelled": "unlabelled"}
+
+RECENT = 4096  # pictures kept as drawn, 50 MB: the largest split, for the next CLIP
 
 INFO = {
     name: Info(
@@ -49,4 +52,7 @@ class _Drawn:
     split: str
 
     def __call__(self, position: int) -> Image.Image:
-        return Image.fromarray(image(self.split, position))
+        return Image.fromarray(_drawn(self.split, position))
+
+
+_drawn = lru_cache(RECENT)(image)
