@@ -92,10 +92,10 @@ def _environment(outputs: Path) -> dict[str, str]:
     """The kernel's variables: ours, with figures drawn into the notebook.
 
     OpenMP's threads spin while they wait, which on a busy machine takes the cores from
-    whoever has work: they are told to sleep, unless the user has told otherwise.
+    whoever has work: GNU's are told to sleep soon, unless the user has told otherwise.
     """
     return {
-        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "3000",
         **os.environ,
         "STUDY_OUTPUTS": str(outputs.absolute()),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
