@@ -13,6 +13,7 @@ os.environ.update(
     HF_HUB_OFFLINE="1",
     MPLBACKEND="agg",
 )
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the kernels of `study run`
 
 
 def pytest_unconfigure() -> None:
