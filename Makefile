@@ -26,6 +26,7 @@ reference: .venv/.ready ## make outputs/reference/picto anew, the committed run
 	rm -rf .cache/reference/picto/predictions outputs/reference
 	mkdir -p outputs
 	mv .cache/reference outputs/reference
+	$(BIN)/python -m helpers.results.lean outputs/reference
 
 # torch asks for its CUDA libraries itself, and only where it can use them.
 requirements: | $(filter $(OWN_UV),$(UV)) ## pin what pyproject.toml names

@@ -1,5 +1,7 @@
 """Ledgers, metrics, paired comparisons and published numbers."""
 
+import base64
+import io
 import json
 import math
 from itertools import pairwise
@@ -8,10 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from helpers.results import compare, metrics, predictions, published
+from helpers.results import compare, lean, metrics, predictions, published
 
 # Probabilities 3/4 and 1/4: every metric of these logits can be worked out by hand.
 THREE_TO_ONE = np.log([[3.0, 1.0], [3.0, 1.0], [1.0, 3.0], [1.0, 3.0]])
@@ -683,3 +686,22 @@ def test_paired_calibration_by_hand_and_by_resampling(tmp_path):
     assert same["difference"] == same["ci_low"] == same["ci_high"] == 0
     with pytest.raises(ValueError, match="calibration: 1 images"):
         compare.paired_calibration(a, b[1:])
+
+
+def test_a_committed_run_keeps_its_pictures_in_fewer_colours(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(noise).save(target, "PNG")
+    png = target.getvalue()
+    (tmp_path / "figure.png").write_bytes(png)
+    output = {"data": {"image/png": base64.b64encode(png).decode()}}
+    cells = {"cells": [{"source": "text"}, {"outputs": [output, {"text": "é"}]}]}
+    (tmp_path / "chapter.ipynb").write_text(json.dumps(cells))
+    lean.lean(tmp_path)
+    small = (tmp_path / "figure.png").read_bytes()
+    assert len(small) < 0.6 * len(png)
+    assert Image.open(io.BytesIO(small)).size == (64, 64)
+    read = json.loads((tmp_path / "chapter.ipynb").read_text(encoding="utf-8"))
+    shown, text = read["cells"][1]["outputs"]
+    assert base64.b64decode(shown["data"]["image/png"]) == small
+    assert text == {"text": "é"}
