@@ -2,12 +2,15 @@
 
 Here the rooms meet: the text side of a backbone, views from the bank, the functions of
 `helpers.methods`, and ledgers. Contexts that are learned are learned once and kept in
-the cache.
+the cache, and so are the logits of methods that tune for hours, in chunks of images.
 """
 
+import hashlib
+import json
+import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,17 +21,22 @@ from torch import Tensor
 
 from helpers import bank
 from helpers import views as recipes
+from helpers.chunks import in_chunks, seconds
 from helpers.data.dataset import Dataset
-from helpers.methods import cocoop, coop, selection
+from helpers.files import digest
+from helpers.methods import cocoop, coop, selection, tpt, training
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import contexts
 from helpers.models.clip import Backbone
 from helpers.models.prompts import PromptTower
 from helpers.notebook import Run
+from helpers.paths import CACHE
 from helpers.progress import track
 from helpers.results import predictions
 
 MOST = 8  # contexts that go through the text tower at once: more are no faster
+CHUNK = 128  # images, or nearly so many, that a killed run loses of what it tuned
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -93,15 +101,42 @@ def in_feature_space(method: Callable[..., Tensor]) -> Method:
     return run
 
 
-def by_tuning(method: Callable[..., Tensor], **tuning) -> Method:
-    """A method of (views, text features, logit scale, context): TPT and its kin."""
+@dataclass(frozen=True)
+class Tuning:
+    """A method of (views, text features, logit scale, context): TPT and its kin.
 
-    def run(views: Tensor, text: Text) -> Tensor:
+    It takes seconds per image, so `evaluate` keeps its logits on disk.
+    """
+
+    method: Callable[..., Tensor]
+    settings: Mapping[str, object]
+
+    def __call__(self, views: Tensor, text: Text) -> Tensor:
         side = text.tower.features, text.logit_scale, text.context
         shared = {"batch": text.batch, "jacobian": text.jacobian}
-        return method(views, *side, **shared, **tuning)
+        return self.method(views, *side, **shared, **self.settings)
 
-    return run
+    @property
+    def key(self) -> str:
+        """What tells it from every other; "" where nothing on disk could.
+
+        That is so of functions from elsewhere than `helpers.methods`, a notebook say,
+        whose names do not tell what they do, and of settings that are not JSON.
+        """
+        name = f"{self.method.__module__}.{self.method.__qualname__}"
+        if not name.startswith("helpers.methods.") or "<" in name:
+            return ""
+        try:
+            settings = json.dumps(dict(self.settings), sort_keys=True)
+        except TypeError:
+            return ""
+        code = [*HERE.glob("methods/*.py"), Path(__file__), HERE / "models/prompts.py"]
+        return f"{name}|{settings}|{digest(code)}|torch {torch.__version__}"
+
+
+def by_tuning(method: Callable[..., Tensor], **settings) -> Tuning:
+    """`Tuning` with these settings on top of the method's own."""
+    return Tuning(method, settings)
 
 
 def evaluate(
@@ -117,28 +152,87 @@ def evaluate(
 
     Ledgers are named "METHOD-RECIPE", or "METHOD" without a recipe, where methods get
     the image as it is. Their seconds are those of looking (reading, drawing, encoding,
-    when the bank did it) and of the method; their settings tell the first of these.
+    when the bank did it) and of the method; `attrs` tell the first of these. What a
+    `Tuning` made before is read from disk, its seconds included: a killed run goes on
+    with the images that it had not come to, and its ledgers are the same.
     """
     if recipe:
         views = bank.view_features(backbone, dataset, recipe, count, run.seed)
-        looking = partial(bank.view_seconds_per_image, views=recipe, count=count)
-        seconds = looking(backbone, dataset, seed=run.seed)
+        asked = {"views": recipe, "count": count, "seed": run.seed}
+        looking = bank.view_seconds_per_image(backbone, dataset, **asked)
     else:
         views = bank.image_features(backbone, dataset)[:, None]
-        seconds = bank.seconds_per_image(backbone, dataset)
+        looking = bank.seconds_per_image(backbone, dataset)
+    used = {"views": recipe, "view_count": count}
+    return on_views(run, backbone, dataset, text, methods, views, looking, recipe, used)
+
+
+def on_views(
+    run: Run,
+    backbone: Backbone,
+    dataset: Dataset,
+    text: Text,
+    methods: Mapping[str, Method],
+    views: Tensor,
+    looking: float,
+    called: str,
+    used: Mapping[str, object],
+) -> list[pd.DataFrame]:
+    """`evaluate` on views [N, V, D] that are at hand, of whatever origin.
+
+    `looking` is what they cost, seconds per image, `called` what stands behind the
+    hyphen of the ledgers' names, "" for nothing, and `used` goes into their settings.
+    """
     views, ledgers = views.to(backbone.device), []
     for name, method in methods.items():
-        began = time.perf_counter()
-        with torch.no_grad():
-            logits = method(views, text).cpu()
-        own = (time.perf_counter() - began) / len(dataset)
-        used = {"views": recipe, "view_count": count}
-        full = f"{name}-{recipe}" if recipe else name
-        path = run.predictions(full, dataset, backbone, logits, seconds + own, used)
+        full = f"{name}-{called}" if called else name
+        label = f"{full} on {dataset.name} with {backbone.name}"
+        logits, own = _logits(method, views, text, backbone.key, label)
+        cost = looking + own / len(dataset)
+        path = run.predictions(full, dataset, backbone, logits, cost, dict(used))
         ledger = predictions.read(path)
-        ledger.attrs["looking"] = seconds
+        ledger.attrs["looking"] = looking
         ledgers.append(ledger)
     return ledgers
+
+
+def chunk_size(batch: int) -> int:
+    """About `CHUNK` images, and a whole number of a method's own batches.
+
+    Rounding depends on what goes through the tower together; cut there, it is the same
+    in chunks as in one piece.
+    """
+    whole = math.lcm(tpt.FIRST_STEPS, batch)
+    return whole * max(1, CHUNK // whole)
+
+
+def _logits(
+    method: Method, views: Tensor, text: Text, backbone: str, label: str
+) -> tuple[Tensor, float]:
+    """Logits [N, C] on the CPU, and what they took in seconds.
+
+    `backbone` is the key of the one that views and text come from.
+    """
+
+    def some(span: range) -> Iterator[tuple[range, Tensor]]:
+        rows = slice(span.start, span.stop)
+        own = text.context[rows] if text.context.ndim == 3 else text.context
+        with torch.no_grad():
+            logits = method(views[rows], replace(text, context=own))
+        yield span, logits
+
+    if not (isinstance(method, Tuning) and method.key):
+        began = time.perf_counter()
+        ((_, logits),) = some(range(len(views)))
+        return logits.cpu(), time.perf_counter() - began
+    side = [views, text.context, text.class_features, torch.tensor(text.logit_scale)]
+    told = [method.key, backbone, f"{text.batch} {text.jacobian is not None}"]
+    made_by = "|".join([*told, training.digest(*side), *text.tower.class_names])
+    name = hashlib.sha256(made_by.encode()).hexdigest()[:20]
+    folder = CACHE / "adapted" / f"{method.method.__name__}-{name}"
+    size = chunk_size(text.batch)
+    logits = in_chunks(folder, len(views), some, label, size)
+    return logits, seconds(folder, len(views), size)
 
 
 def look(
@@ -198,7 +292,7 @@ def learn_coop(
     made = {"method": "coop", "tokens": tokens, "views": [recipe, count]}
     made |= {"epochs": epochs, "seed": seed}
     path = contexts.place(backbone, dataset.fingerprint, made)
-    if not path.is_file():
+    if not contexts.sound(path):
         tower = PromptTower(backbone, dataset.class_names, tokens)
         start = coop.random_start(tokens, tower.context.shape[1], seed)
         trained = coop.train(
@@ -227,7 +321,7 @@ def learn_cocoop(
     made = {"method": "cocoop", "views": [recipe, count], "epochs": epochs}
     made |= {"seed": seed}
     path = contexts.place(backbone, dataset.fingerprint, made)
-    if not path.is_file():
+    if not contexts.sound(path):
         tower = PromptTower(backbone, dataset.class_names)
         trained = cocoop.train(
             *_labelled(backbone, dataset, recipe, count, seed),

@@ -1,13 +1,14 @@
 """Captions, each kept under the hash of its picture.
 
 A picture is captioned once, however many data sets and samples hold it. Captions are
-lines of JSON that are only ever appended, so that a killed run loses one batch.
+lines, each a checksum and JSON, that are only ever appended: a killed run loses one
+batch.
 """
 
 import hashlib
 import json
-import os
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL.Image import Image
 
 from helpers.bank import keys
 from helpers.data.dataset import Dataset
-from helpers.files import replacing
+from helpers.files import enough_room, replacing
 from helpers.paths import CACHE
 from helpers.progress import track
 
@@ -35,7 +36,7 @@ def captions(captioner: "Captioner", dataset: Dataset) -> pd.DataFrame:
     picture took when that was done.
     """
     store = CACHE / "captions" / f"{_short_hash(captioner.key)}.jsonl"
-    known, hashes = _read(store), _known_hashes(dataset)
+    (known, damaged), hashes = _read(store), _known_hashes(dataset)
     unsure = [i for i, name in enumerate(hashes) if name not in known]
 
     def captioned() -> Iterator[int]:
@@ -55,6 +56,8 @@ def captions(captioner: "Captioner", dataset: Dataset) -> pd.DataFrame:
             yield from positions
 
     if unsure:
+        if damaged:
+            print(f"{damaged} captions of {captioner.name} unfinished or damaged")
         label = f"captioning {dataset.name} with {captioner.name}"
         for _ in track(captioned(), len(unsure), label):
             pass
@@ -82,33 +85,41 @@ def _hash_file(dataset: Dataset) -> Path:
 
 def _known_hashes(dataset: Dataset) -> list[str]:
     """The pictures' hashes, empty where the data set is new: no picture is opened."""
-    path = _hash_file(dataset)
-    return json.loads(path.read_text()) if path.is_file() else [""] * len(dataset)
+    new = [""] * len(dataset)
+    try:
+        found = json.loads(_hash_file(dataset).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return new
+    fits = isinstance(found, list) and len(found) == len(dataset)
+    return [str(name) for name in found] if fits else new
 
 
-def _read(store: Path) -> dict[str, tuple[str, float]]:
-    """Hash -> (caption, seconds), without lines that a killed run left unfinished."""
-    known = {}
-    if store.is_file():
-        for line in store.read_text(encoding="utf-8").splitlines():
-            try:
-                name, caption, seconds = json.loads(line)
-            except ValueError:
-                continue
+def _read(store: Path) -> tuple[dict[str, tuple[str, float]], int]:
+    """Hash -> (caption, seconds), and how many lines are unfinished or damaged."""
+    known, damaged = {}, 0
+    for line in store.read_bytes().splitlines() if store.is_file() else []:
+        checksum, _, row = line.partition(b" ")
+        if checksum == _checksum(row):
+            name, caption, seconds = json.loads(row)
             known[name] = caption, seconds
-    return known
+        else:
+            damaged += bool(line)
+    return known, damaged
 
 
 def _append(store: Path, rows: dict[str, tuple[str, float]]) -> None:
     """One write, begun on a line of its own whatever an earlier run left."""
     store.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps([name, *row]) for name, row in rows.items()]
-    text = "\n".join(["", *lines, ""])
-    file = os.open(store, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        os.write(file, text.encode())
-    finally:
-        os.close(file)
+    lines = [json.dumps([name, *row]).encode() for name, row in rows.items()]
+    lines = [_checksum(line) + b" " + line for line in lines]
+    text = b"\n".join([b"", *lines, b""])
+    with enough_room(store), store.open("ab", buffering=0) as file:
+        while text:  # one write, unless the disk is about to be full
+            text = text[file.write(text) :]
+
+
+def _checksum(line: bytes) -> bytes:
+    return f"{zlib.crc32(line):08x}".encode()
 
 
 def _batches(

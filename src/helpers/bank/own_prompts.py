@@ -4,7 +4,6 @@ With a template per image there are N x C prompts, too many to keep the features
 picture needs the C cosines with its own.
 """
 
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import torch
 from torch import Tensor
 
 from helpers.bank import keys, shards
+from helpers.chunks import in_chunks, seconds
 from helpers.data.dataset import Dataset
 from helpers.models import slots
 from helpers.models.clip import Backbone
-from helpers.progress import track
 
 
 def prompt_cosines(
@@ -36,36 +35,26 @@ def prompt_cosines(
         )
     images = shards.image_features(backbone, dataset)
     order = sorted(range(len(dataset)), key=templates.__getitem__)  # equal ones meet
-    files = _files(backbone, dataset, templates, characters)
-    found = {span: shards._read(path, len(span)) for span, path in files.items()}
-    missing = [span for span, cosines in found.items() if cosines is None]
 
-    def encoded() -> Iterator[int]:
-        for span in missing:
-            began, rows = time.perf_counter(), order[span.start : span.stop]
-            cosines = torch.empty(len(span), len(dataset.class_names))
-            of = {}  # template -> places in the span
-            for place, row in enumerate(rows):
-                of.setdefault(templates[row], []).append(place)
-            distinct = list(of)
-            for chosen, features in slots.features(
-                backbone, distinct, dataset.class_names, characters
-            ):
-                for position, texts in zip(chosen, features.cpu(), strict=True):
-                    places = of[distinct[position]]
-                    own = images[[rows[place] for place in places]]
-                    # In float64, so that equal features give equal cosines.
-                    cosines[places] = (own.double() @ texts.double().T).float()
-                    yield from places
-            found[span] = cosines
-            shards._write(files[span], cosines, time.perf_counter() - began)
+    def encode(span: range) -> Iterator[tuple[list[int], Tensor]]:
+        of = {}  # template -> places in the order
+        for place in span:
+            of.setdefault(templates[order[place]], []).append(place)
+        distinct = list(of)
+        for chosen, features in slots.features(
+            backbone, distinct, dataset.class_names, characters
+        ):
+            for position, texts in zip(chosen, features.cpu(), strict=True):
+                places = of[distinct[position]]
+                own = images[[order[place] for place in places]]
+                # In float64, so that equal features give equal cosines.
+                yield places, (own.double() @ texts.double().T).float()
 
-    if missing:
-        label = f"encoding {dataset.name}'s prompts with {backbone.name}"
-        for _ in track(encoded(), sum(map(len, missing)), label):
-            pass
-    cosines = torch.empty(len(dataset), len(dataset.class_names))
-    cosines[order] = torch.cat([found[span] for span in files])
+    label = f"encoding {dataset.name}'s prompts with {backbone.name}"
+    folder = _folder(backbone, dataset, templates, characters)
+    found = in_chunks(folder, len(dataset), encode, label, shards.SHARD)
+    cosines = torch.empty_like(found)
+    cosines[order] = found
     return cosines
 
 
@@ -76,17 +65,16 @@ def prompt_seconds_per_image(
     characters: int | None = None,
 ) -> float:
     """What encoding an image's prompts cost when the cosines were made."""
-    files = _files(backbone, dataset, templates, characters).values()
-    return sum(map(shards._seconds, files)) / len(dataset)
+    folder = _folder(backbone, dataset, templates, characters)
+    return seconds(folder, len(dataset), shards.SHARD) / len(dataset)
 
 
-def _files(
+def _folder(
     backbone: Backbone,
     dataset: Dataset,
     templates: Sequence[str],
     characters: int | None,
-) -> dict[range, Path]:
+) -> Path:
     names = "\n".join(dataset.class_names)
     content = "\n".join([keys.pictures(dataset), names, f"{characters}", *templates])
-    folder = keys.folder("prompts", backbone, content)
-    return shards._shards(folder, len(dataset))
+    return keys.folder("prompts", backbone, content)

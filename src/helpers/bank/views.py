@@ -13,7 +13,8 @@ where both make the same one, both write the same bytes.
 
 An image's views come from a generator of its own and are batched with each other only.
 So its features depend, to the bit, on no other image, no order and no number of
-drawing threads.
+drawing threads. With workers (`helpers.scale`) they make spans of images, and the
+process that asked for the bank writes the rows; a killed run loses the spans at work.
 
 float16 moves logits at scale 100 by 0.01 at most (0.0095 is the most among 163,840 of
 the embedded model's, D = 128; wider embeddings move less: 0.005 at 512, 0.003 at 1024).
@@ -24,7 +25,7 @@ import shutil
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -35,15 +36,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from helpers import scale
 from helpers import views as recipes
 from helpers.bank import keys
 from helpers.data.dataset import Dataset
+from helpers.files import enough_room
 from helpers.models.clip import Backbone
 from helpers.progress import track
 
 BATCH = 64  # views that the encoder takes at once
 DRAWERS = 4  # threads that decode images and draw views while the encoder works
 AHEAD = 8  # images whose views may wait for it: 77 MB at 64 views of 224 x 224
+SPAN = 32  # images that a worker does in one go
 FIRST = 3  # images that tell how long the others will take
 MARK = np.dtype([("seconds", "<f4"), ("checksum", "<u4")])
 
@@ -70,25 +74,21 @@ def view_features(
         room = len(missing) * rows.row_bytes
         _check_room(rows.folder, room)
         random.Random().shuffle(missing)  # two processes share the work
-
-        def draw(n: int) -> Tensor | None:
-            if rows.made(n):
-                return None  # by another process, meanwhile
-            seed_of_image = recipes.image_seed(seed, dataset.ids[n])
-            generator = np.random.default_rng(seed_of_image)
-            size, image = backbone.image_size, dataset.image(n)
-            return recipes.make(views, image, count, size, generator, backbone.crop)
-
-        with ThreadPoolExecutor(DRAWERS) as drawers:
-            filled = _fill(rows, backbone, _ahead(drawers, draw, missing))
-            work = f"{count} views of {dataset.name} with {backbone.name}"
+        label = f"encoding {count} views of {dataset.name} with {backbone.name}"
+        told = (
+            f"{label}: {len(missing):,} of {len(dataset):,} images to go, "
+            f"{room / 1e6:,.1f} MB on disk"
+        )
+        maker = _Maker(backbone, dataset, views, recipes.VIEWS[views], count, seed)
+        if scale.active():
+            print(told)
+            _spread(rows, maker, missing, label)
+        else:
+            filled = _fill(rows, maker, missing)
             pace = median(islice(filled, FIRST))  # the very first pays for warming up
             left = max(0, len(missing) - FIRST)
-            print(
-                f"encoding {work}: {len(missing):,} of {len(dataset):,} images to go, "
-                f"{room / 1e6:,.1f} MB on disk, about {left * pace:,.0f} s"
-            )
-            for _ in track(filled, left, f"encoding {work}"):
+            print(f"{told}, about {left * pace:,.0f} s")
+            for _ in track(filled, left, label):
                 pass
     return rows.features()
 
@@ -161,7 +161,7 @@ class _Rows:
         mark["checksum"] = _checksum(row, mark["seconds"])
         contents = (row, mark.tobytes())
         for (path, size), content in zip(self._sizes(), contents, strict=True):
-            with path.open("r+b") as file:
+            with enough_room(path), path.open("r+b") as file:
                 file.seek(n * size)
                 file.write(content)
 
@@ -194,27 +194,78 @@ def _rows(
     return _Rows(folder, (len(dataset), count, backbone.embed_dim))
 
 
-def _fill(
-    rows: _Rows, backbone: Backbone, drawn: Iterator[tuple[int, Tensor | None]]
-) -> Iterator[float]:
-    """Encode and write what is drawn; yields the seconds that each image took."""
-    began = time.perf_counter()
-    for n, views in drawn:
-        if views is not None:
-            features = [
-                backbone.encode_images(backbone.normalise(part.to(backbone.device)))
-                for part in views.split(BATCH)
-            ]
-            features = torch.cat(features).cpu()
-            rows.write(n, features, time.perf_counter() - began)
-        yield time.perf_counter() - began
-        began = time.perf_counter()
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the features of images, here or on a worker; writes nothing."""
+
+    backbone: Backbone
+    dataset: Dataset
+    views: str
+    recipe: Callable
+    count: int
+    seed: int
+
+    def draw(self, n: int) -> Tensor:
+        """All views of image n, uint8 [V, 3, S, S]."""
+        recipes.VIEWS[self.views] = self.recipe  # a notebook's own, on a worker
+        seed_of_image = recipes.image_seed(self.seed, self.dataset.ids[n])
+        generator = np.random.default_rng(seed_of_image)
+        size, crop = self.backbone.image_size, self.backbone.crop
+        image = self.dataset.image(n)
+        return recipes.make(self.views, image, self.count, size, generator, crop)
+
+    def encode(self, drawn: Tensor) -> Tensor:
+        """Features float16 [V, D] on the CPU."""
+        features = [
+            self.backbone.encode_images(
+                self.backbone.normalise(part.to(self.backbone.device))
+            )
+            for part in drawn.split(BATCH)
+        ]
+        return torch.cat(features).cpu().half()
+
+    def made(
+        self, positions: Sequence[int], needless: Callable[[int], bool]
+    ) -> Iterator[tuple[int, Tensor | None, float]]:
+        """(n, features, seconds) of the images; None where `needless(n)` says so."""
+
+        def draw(n: int) -> Tensor | None:
+            return None if needless(n) else self.draw(n)
+
+        with ThreadPoolExecutor(DRAWERS) as drawers:
+            began = time.perf_counter()
+            for n, drawn in _ahead(drawers, draw, positions):
+                features = None if drawn is None else self.encode(drawn)
+                yield n, features, time.perf_counter() - began
+                began = time.perf_counter()
+
+
+def _fill(rows: _Rows, maker: _Maker, missing: Sequence[int]) -> Iterator[float]:
+    """Make and write what another process has not; yields each image's seconds."""
+    for n, features, seconds in maker.made(missing, needless=rows.made):
+        if features is not None:
+            rows.write(n, features, seconds)
+        yield seconds
+
+
+def _spread(rows: _Rows, maker: _Maker, missing: Sequence[int], label: str) -> None:
+    """Have workers make what is missing, and write it here as it comes."""
+
+    def work(span: range) -> list[tuple[int, Tensor, float]]:
+        positions = missing[span.start : span.stop]
+        return list(maker.made(positions, needless=lambda n: False))
+
+    starts = range(0, len(missing), SPAN)
+    spans = [range(start, min(start + SPAN, len(missing))) for start in starts]
+    for _, made in scale.spread(work, spans, label):
+        for n, features, seconds in made:
+            rows.write(n, features, seconds)
 
 
 def _ahead(
     drawers: ThreadPoolExecutor,
     draw: Callable[[int], Tensor | None],
-    positions: list[int],
+    positions: Sequence[int],
 ) -> Iterator[tuple[int, Tensor | None]]:
     """Positions in their order with what is drawn of each, the next being at work."""
     pending: deque = deque()

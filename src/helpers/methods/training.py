@@ -31,6 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers import checkpoints
 from helpers.files import replacing
 
 COLLAPSED = 0.5  # share of the effective classes that there were
@@ -199,7 +200,8 @@ def digest(*tensors: Tensor) -> str:
     """A short hash of what tensors hold, for `settings`."""
     found = hashlib.sha256()
     for tensor in tensors:
-        found.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        found.update(flat.view(torch.uint8).numpy())
     return found.hexdigest()[:16]
 
 
@@ -322,8 +324,7 @@ def _save(
     }
     with replacing(folder / "log.csv") as temporary:
         pd.DataFrame(rows).to_csv(temporary, index=False)
-    with replacing(folder / "checkpoint.pt") as temporary:
-        torch.save(content, temporary)
+    checkpoints.save(folder / "checkpoint.pt", content)
 
 
 def _resume(
@@ -335,9 +336,9 @@ def _resume(
 ) -> list[dict]:
     """The log so far, after putting model, optimiser and labels where it ends."""
     path = folder / "checkpoint.pt"
-    if not path.is_file():
+    content = checkpoints.load(path)
+    if content is None:
         return []
-    content = torch.load(path, weights_only=True, map_location="cpu")
     theirs, ours = json.loads(content["settings"]), json.loads(json.dumps(settings))
     if theirs != ours:
         keys = sorted(theirs.keys() | ours.keys())

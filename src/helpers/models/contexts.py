@@ -9,12 +9,13 @@ context goes to other data sets with their own class names.
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from helpers.files import replacing
@@ -65,8 +66,19 @@ def save(
         "recipe": json.dumps(dict(recipe), sort_keys=True),
     }
     plain = {name: t.detach().float().contiguous() for name, t in tensors.items()}
+    plain = {name: t.cpu() for name, t in plain.items()}
+    told["checksum"] = _checksum(plain)
     with replacing(path) as temporary:
-        save_file(plain, temporary, metadata=told)
+        temporary.write_bytes(save_tensors(plain, metadata=told))
+
+
+def sound(path: Path) -> bool:
+    """Whether a file of ours is there and whole."""
+    try:
+        _ours(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
 
 
 def facts(path: Path) -> dict:
@@ -151,9 +163,19 @@ def _ours(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             told = file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+    if told.get("checksum", "") not in ("", _checksum(tensors)):
+        raise ValueError(f"{path} is damaged: its tensors do not fit their checksum")
     if "context" not in tensors or "fingerprint" not in told:
         raise ValueError(f"{path} holds {sorted(tensors)}: no learned context of ours")
     return tensors, told
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    found = 0
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(name.encode(), found)
+        found = zlib.crc32(tensor.numpy().tobytes(), found)
+    return f"{found:08x}"
 
 
 def _official(path: Path) -> dict[str, Tensor]:
@@ -161,13 +183,17 @@ def _official(path: Path) -> dict[str, Tensor]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # as many kinds as there are ways to be damaged
         raise ValueError(_unreadable(path)) from error
-    state = checkpoint.get("state_dict", {}) if isinstance(checkpoint, dict) else {}
+    state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+    state = state if isinstance(state, dict) else {}
     if "ctx" not in state:
         raise ValueError(
             f"{path} is no checkpoint of a CoOp prompt learner: 'ctx' is missing from "
-            f"its 'state_dict', which holds {sorted(state)}"
+            f"its 'state_dict', which holds {sorted(map(str, state))}"
         )
-    return {OFFICIAL[name]: state[name].float() for name in OFFICIAL if name in state}
+    learned = {OFFICIAL[name]: state[name] for name in OFFICIAL if name in state}
+    if not all(isinstance(tensor, Tensor) for tensor in learned.values()):
+        raise ValueError(f"{path} holds something else than tensors: fetch it again")
+    return {name: tensor.float() for name, tensor in learned.items()}
 
 
 def _unreadable(path: Path) -> str:

@@ -8,7 +8,7 @@ As with the CLIPs, a run is a function of its recipe, and goes on from a checkpo
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from torch import Tensor
 from transformers import VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from helpers.files import replacing
+from helpers import checkpoints
+from helpers.chunks import in_chunks
 from helpers.models import captioner as captioners
 from helpers.models import embedded
 from helpers.paths import CACHE
@@ -107,8 +108,7 @@ def train_captioner(
                 "minutes": spent,
                 "curve": curve,
             }
-            with replacing(checkpoint) as temporary:
-                torch.save(state, temporary)
+            checkpoints.save(checkpoint, state)
     return model.eval(), curve
 
 
@@ -172,12 +172,14 @@ def _tokens(recipe: Recipe) -> np.ndarray:
     """Token ids int16 [N, 4, n_positions] of training captions, made once."""
     length = recipe.decoder["n_positions"]
     digest = f"{pool.world_hash()}-{embedded.sha256(embedded.MERGES)[:8]}-{length}"
-    path = CACHE / "picto" / f"telling-{recipe.images}-{digest}.npy"
-    if not path.is_file():
-        work = _Tokenise(recipe.backbone, length)
-        chunks = pool._spread(work, range(recipe.images), "captions")
-        pool._write(path, np.concatenate(chunks))
-    return np.load(path)
+    folder = CACHE / "picto" / f"telling-{recipe.images}-{digest}"
+
+    def tokenise(rows: range) -> Iterator[tuple[range, Tensor]]:
+        found = pool._spread(_Tokenise(recipe.backbone, length), rows, "captions")
+        yield rows, torch.from_numpy(np.concatenate(found))
+
+    count = recipe.images
+    return in_chunks(folder, count, tokenise, "token ids", size=count).numpy()
 
 
 @dataclass(frozen=True)

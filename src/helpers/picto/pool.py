@@ -3,10 +3,9 @@
 import hashlib
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -15,7 +14,7 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
-from helpers.files import replacing
+from helpers.chunks import in_chunks
 from helpers.models import embedded
 from helpers.paths import CACHE
 from helpers.picto import captions, numerals, splits
@@ -25,33 +24,42 @@ CAPTIONS_EACH = 4
 SCENES_PER_NUMERAL = 20
 TOKENS = 48
 CHUNK = 500
+DRAWN = 8000  # pictures in a file, 100 MB
 
 
 def training_pool(images: int) -> tuple[np.ndarray, np.ndarray]:
     """The first pictures of `train`, then a numeral for every twenty of them, uint8
     [N, 64, 64, 3], and their captions' token ids, int16 [N, 4, 48]."""
     digest = f"{world_hash()}-{embedded.sha256(embedded.MERGES)[:8]}"
-    path = CACHE / "picto" / f"train-{images}-{digest}.tokens.npy"
+    folder = CACHE / "picto" / f"train-{images}-{digest}.tokens"
     written = range(images // SCENES_PER_NUMERAL)
-    if not path.is_file():
-        tokens = _spread(_tokenise, range(images), "captions")
-        _write(path, np.concatenate([*tokens, _tokenise_numerals(written)]))
+
+    def tokens(rows: range) -> Iterator[tuple[range, Tensor]]:
+        spoken = _spread(_tokenise, range(images), "captions")
+        found = np.concatenate([*spoken, _tokenise_numerals(written)])
+        yield rows, torch.from_numpy(found)
+
+    count = images + len(written)
+    ids = in_chunks(folder, count, tokens, "token ids", size=count)
     pictures = [
         render("train", range(images)),
         *(numerals.image(i)[None] for i in written),
     ]
-    return np.concatenate(pictures), np.load(path)
+    return np.concatenate(pictures), ids.numpy()
 
 
 def render(split: str, indices: range) -> np.ndarray:
     """Pictures of a split, uint8 [N, 64, 64, 3]: drawn on all cores on the first call,
     read from disk after that."""
-    name = f"{split}-{indices.start}-{indices.stop}-{world_hash()}.npy"
-    path = CACHE / "picto" / name
-    if not path.is_file():
-        draw = partial(splits.images, split)
-        _write(path, np.concatenate(_spread(draw, indices, f"drawing {split}")))
-    return np.load(path)
+
+    def draw(rows: range) -> Iterator[tuple[range, Tensor]]:
+        some = indices[rows.start : rows.stop]
+        drawn = _spread(partial(splits.images, split), some, f"drawing {split}")
+        yield rows, torch.from_numpy(np.concatenate(drawn))
+
+    name = f"{split}-{indices.start}-{indices.stop}-{world_hash()}"
+    folder = CACHE / "picto" / name
+    return in_chunks(folder, len(indices), draw, f"pictures of {split}", DRAWN).numpy()
 
 
 @cache
@@ -117,8 +125,3 @@ def _spread(work, indices: range, label: str) -> list[np.ndarray]:
         return [work(indices)]
     with get_context("spawn").Pool(os.cpu_count()) as workers:
         return list(track(workers.imap(work, chunks), len(chunks), label))
-
-
-def _write(path: Path, array: np.ndarray) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)

@@ -24,7 +24,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from helpers.files import replacing
+from helpers import checkpoints
 from helpers.models import embedded
 from helpers.models.clip import encode_tokens
 from helpers.paths import CACHE
@@ -109,8 +109,7 @@ def train_clip(
                 "minutes": spent,
                 "curve": curve,
             }
-            with replacing(checkpoint) as temporary:
-                torch.save(state, temporary)
+            checkpoints.save(checkpoint, state)
             model.train()
     return model.eval(), curve
 
@@ -231,10 +230,9 @@ def _attention(device: torch.device) -> AbstractContextManager:
 
 def _resume(path: Path, made_by: dict, model: nn.Module, optimizer) -> dict:
     """The checkpoint's state if all that made it is the same, else a fresh start."""
-    if path.is_file():
-        state = torch.load(path, weights_only=True)
-        if state["made_by"] == made_by:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            return state
+    state = checkpoints.load(path)
+    if state is not None and state["made_by"] == made_by:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        return state
     return {"step": 0, "curve": [], "minutes": 0.0}

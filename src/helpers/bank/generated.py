@@ -1,0 +1,165 @@
+"""Features of generated views: a diffusion model's variations of every image.
+
+One costs as much as many crops, so their price is told before they are made, a cap in
+minutes takes a fixed part of the images instead of all, and whatever was made stays:
+the files are those of `helpers.bank.views`, a row an image, each with the seconds it
+took and a checksum.
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from helpers import views as recipes
+from helpers.bank import keys
+from helpers.bank.views import MARK
+from helpers.bank.views import _check_room as check_room
+from helpers.bank.views import _Rows as Rows
+from helpers.data.dataset import Dataset
+from helpers.models.clip import Backbone
+from helpers.models.diffusion import Variator
+from helpers.progress import track
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Unit features of generated views of some images."""
+
+    features: Tensor  # float16 [M, V, D] on the CPU
+    positions: list[int]  # of these images in the data set, ascending
+    seconds_per_view: float  # to draw and to encode one, when it was made
+
+
+def generated_features(
+    backbone: Backbone,
+    dataset: Dataset,
+    variator: Variator,
+    count: int,
+    seed: int = 0,
+    max_minutes: float = 0.0,
+) -> Generated:
+    """Features of `count` variations of each image; the original is not among them.
+
+    View v of an image is drawn from a seed that depends on `seed`, the image's id and
+    v, and then cropped as the backbone crops images. `max_minutes` bounds what making
+    all that is returned took, in this run or before: images come in an order that
+    depends on `seed` and their ids alone, and the first that fit are taken, at least
+    one; 0 is no bound. Says what it will take before it starts, and which part fits.
+
+    Raises ValueError for a count below 1 and OSError where the disk has no room.
+    """
+    if count < 1 or max_minutes < 0:
+        raise ValueError(
+            f"{count} views in {max_minutes} minutes: need at least 1, and at least 0"
+        )
+    rows = _rows(backbone, dataset, variator, count, seed)
+    rows.create()
+    order = sorted(range(len(dataset)), key=lambda n: _rank(dataset.ids[n], seed))
+    budget = 60 * max_minutes or math.inf
+    spent = _spent(rows)
+    if not spent[order].all() and spent.sum() < budget:
+        check_room(rows.folder, int((spent == 0).sum()) * rows.row_bytes)
+        made = _make(backbone, dataset, variator, rows, order, spent, budget, seed)
+        for _ in track(made, len(order), f"variations of {dataset.name}"):
+            pass
+    costs = np.cumsum(spent[order])
+    fitting = max(1, int((costs <= budget).sum()))
+    if fitting < len(order):
+        print(
+            f"{fitting:,} of {len(order):,} images fit into {max_minutes:g} minutes: "
+            "a part fixed by their ids; results are theirs alone"
+        )
+    taken = sorted(order[:fitting])
+    pace = spent[taken].mean() / count
+    return Generated(rows.features()[taken], taken, float(pace))
+
+
+def _rows(
+    backbone: Backbone, dataset: Dataset, variator: Variator, count: int, seed: int
+) -> Rows:
+    recipe = f"{variator.key}|{count}|{seed}|{backbone.image_size}"
+    folder = keys.folder("generated", backbone, f"{keys.pictures(dataset)}|{recipe}")
+    return Rows(folder, (len(dataset), count, backbone.embed_dim))
+
+
+def _rank(image_id: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
+
+
+def _spent(rows: Rows) -> np.ndarray:
+    """Seconds that each row took, float64 [N]; 0 where it has yet to be made."""
+    marks = np.fromfile(rows.marks_file, MARK)["seconds"].astype(float)
+    return np.where([rows.made(n) for n in range(len(marks))], marks, 0.0)
+
+
+def _make(
+    backbone: Backbone,
+    dataset: Dataset,
+    variator: Variator,
+    rows: Rows,
+    order: Sequence[int],
+    spent: np.ndarray,
+    budget: float,
+    seed: int,
+) -> Iterator[int]:
+    """Make rows in their order until the budget is spent; fills `spent` on the way."""
+    _, count, _ = rows.shape
+    together = max(1, variator.batch // count)  # images
+    todo, redrawn, given_up = [n for n in order if not spent[n]], 0, 0
+    told = False
+    yield from (n for n in order if spent[n])
+    for start in range(0, len(todo), together):
+        if spent.sum() >= budget:
+            break
+        some, began = todo[start : start + together], time.perf_counter()
+        images = [dataset.image(n) for n in some for _ in range(count)]
+        seeds = [
+            recipes.image_seed(seed, f"{dataset.ids[n]}#{v}")
+            for n in some
+            for v in range(count)
+        ]
+        drawn = variator(images, seeds)
+        redrawn, given_up = redrawn + drawn.redrawn, given_up + drawn.given_up
+        features = _encode(backbone, drawn.pictures).unflatten(0, (len(some), count))
+        seconds = (time.perf_counter() - began) / len(some)
+        for n, row in zip(some, features, strict=True):
+            rows.write(n, row, seconds)
+            spent[n] = np.float32(seconds)
+        if not told:
+            _tell(variator, len(todo), count, seconds, budget)
+            told = True
+        yield from some
+    if redrawn:
+        print(
+            f"{variator.name}: {redrawn} black or broken pictures drawn again, "
+            f"{given_up} given up (the image itself stands in)"
+        )
+
+
+def _encode(backbone: Backbone, pictures: Tensor) -> Tensor:
+    """Features float32 [B, D] on the CPU of pictures uint8 [B, 3, H, W]."""
+    crops = torch.stack([backbone.crop(to_pil_image(p)) for p in pictures])
+    features = [
+        backbone.encode_images(backbone.normalise(part.to(backbone.device)))
+        for part in crops.split(64)
+    ]
+    return torch.cat(features).cpu()
+
+
+def _tell(
+    variator: Variator, images: int, count: int, seconds: float, budget: float
+) -> None:
+    """The price: images x views x seconds, from what the first images took."""
+    whole = images * seconds
+    bound = "" if whole <= budget else f"; the cap is {budget / 60:g} minutes"
+    print(
+        f"{variator.name}: {images:,} images x {count} views x "
+        f"{1000 * seconds / count:,.0f} ms = {whole / 60:,.1f} minutes{bound}"
+    )

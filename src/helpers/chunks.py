@@ -1,0 +1,123 @@
+"""Results of work on many rows, kept in chunks: a killed run loses the one it was at.
+
+A chunk is a safetensors file with the rows of a span, the seconds they took, and a
+checksum of both. A file that does not fit its checksum is made again. What the rows are
+stands nowhere but in the folder's name, which must be a key of all that made them. Two
+processes that fill one folder leave the same rows.
+"""
+
+import time
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from helpers import scale
+from helpers.files import replacing
+from helpers.progress import track
+
+Work = Callable[[range], Iterator[tuple[Sequence[int], Tensor]]]
+"""A span -> its rows, some at a time: their numbers, and what they hold.
+
+Plain enough for other processes to do.
+"""
+
+
+def in_chunks(folder: Path, rows: int, work: Work, label: str, size: int) -> Tensor:
+    """All rows [rows, ...] on the CPU: from `folder`, and from `work` what is missing.
+
+    `size` rows go into a file. `label` says beside the progress what is at work. Raises
+    `files.DiskFull` where the disk is full.
+    """
+    files = _files(folder, rows, size)
+    found = {span: _read(path, span) for span, path in files.items()}
+    missing = [span for span, chunk in found.items() if chunk is None]
+    damaged = sum(files[span].exists() for span in missing)
+    if damaged:
+        print(f"{damaged} of {len(files)} files of {folder.name} damaged: made again")
+
+    def alone() -> Iterator[int]:
+        for span in missing:
+            found[span] = _read(files[span], span)  # another process's, meanwhile?
+            if found[span] is None:
+                found[span] = yield from _gather(work, span)
+                _write(files[span], *found[span])
+
+    if scale.active():
+        for span, chunk in scale.spread(partial(_gathered, work), missing, label):
+            found[span] = chunk
+            _write(files[span], *chunk)
+    elif missing:
+        for _ in track(alone(), sum(map(len, missing)), label):
+            pass
+    return torch.cat([found[span][0] for span in files])
+
+
+def seconds(folder: Path, rows: int, size: int) -> float:
+    """What the work on all rows took when it was done.
+
+    Raises FileNotFoundError where some of it is not there.
+    """
+    total = 0.0
+    for span, path in _files(folder, rows, size).items():
+        chunk = _read(path, span)
+        if chunk is None:
+            raise FileNotFoundError(f"{path} is missing or damaged: make it first")
+        total += chunk[1]
+    return total
+
+
+def _files(folder: Path, rows: int, size: int) -> dict[range, Path]:
+    """The files that hold so many rows, written or not."""
+    spans = [range(i, min(i + size, rows)) for i in range(0, rows, size)]
+    return {s: folder / f"{s.start:07d}-{s.stop:07d}.safetensors" for s in spans}
+
+
+def _gather(work: Work, span: range) -> Generator[int, None, tuple[Tensor, float]]:
+    """Yield the rows' numbers as they are done; returns the rows and their seconds."""
+    began, whole = time.perf_counter(), None
+    for numbers, rows in work(span):
+        if whole is None:
+            whole = rows.new_empty((len(span), *rows.shape[1:]), device="cpu")
+        whole[torch.as_tensor(numbers) - span.start] = rows.cpu()
+        yield from numbers
+    return whole, time.perf_counter() - began
+
+
+def _gathered(work: Work, span: range) -> tuple[Tensor, float]:
+    """The rows of a span and their seconds."""
+    steps = _gather(work, span)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def _read(path: Path, span: range) -> tuple[Tensor, float] | None:
+    """A chunk, or None where it is missing or damaged and so must be made again."""
+    try:
+        with safe_open(path, "pt") as file:
+            rows, facts = file.get_tensor("rows"), file.metadata() or {}
+    except (FileNotFoundError, SafetensorError):
+        return None
+    spent = facts.get("seconds", "")
+    whole = facts.get("checksum") == _checksum(rows, spent)
+    return (rows, float(spent)) if whole and len(rows) == len(span) else None
+
+
+def _write(path: Path, rows: Tensor, spent: float) -> None:
+    rows = rows.contiguous()
+    facts = {"seconds": repr(spent), "checksum": _checksum(rows, repr(spent))}
+    with replacing(path) as temporary:
+        temporary.write_bytes(save({"rows": rows}, metadata=facts))
+
+
+def _checksum(rows: Tensor, spent: str) -> str:
+    told = zlib.crc32(f"{rows.dtype} {list(rows.shape)} {spent}".encode())
+    return f"{zlib.crc32(rows.flatten().view(torch.uint8).numpy(), told):08x}"
