@@ -16,12 +16,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from helpers import views
+from helpers import scale, views
 from helpers.data.dataset import Dataset
+from helpers.files import replacing
 from helpers.methods import training
 from helpers.models.clip import Backbone
 from helpers.notebook import Run
 from helpers.paths import CACHE
+from helpers.progress import track
 from helpers.results import predictions
 from helpers.views.pool import Pool, held_out, pool, protocol
 
@@ -82,6 +84,37 @@ def folder(
     text = "|".join([*about, json.dumps(settings, sort_keys=True)])
     digest = hashlib.sha256(text.encode()).hexdigest()[:20]
     return CACHE / "trained" / f"{method}-{digest}"
+
+
+def side_by_side(
+    trainings: Sequence[Callable[[], training.Trained]], label: str
+) -> list[training.Trained]:
+    """What trainings that do not depend on each other leave, in their order.
+
+    Each is a `functools.partial` with a keyword `folder` of its own. With workers
+    (`helpers.scale`) one trains on each, and the files of its folder come back: the
+    training that is then called here finds itself done. All of them are shipped to
+    every worker, their pools too.
+    """
+    if scale.active():
+        folders = [call.keywords["folder"] for call in trainings]
+
+        def work(span: range) -> list[dict[str, bytes]]:
+            return [_files_of(trainings[i], folders[i]) for i in span]
+
+        spans = [range(i, i + 1) for i in range(len(trainings))]
+        for span, (files,) in scale.spread(work, spans, label):
+            for name, content in files.items():
+                with replacing(folders[span.start] / name) as temporary:
+                    temporary.write_bytes(content)
+        return [call() for call in trainings]
+    return [call() for call in track(trainings, label=label)]
+
+
+def _files_of(call: Callable[[], training.Trained], folder: Path) -> dict[str, bytes]:
+    """Train, and read what lies in the folder then."""
+    call()
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def hits(logits: Tensor, labels: Sequence[int]) -> float:
