@@ -35,7 +35,6 @@ def outputs(tmp_path_factory, monkeypatch):
     """Caches and outputs of the test's own, and an encoder that takes no time."""
     folder = tmp_path_factory.mktemp("study")
     monkeypatch.setattr(integrity, "CACHE", folder / "cache")
-    monkeypatch.setattr(doctor, "CACHE", folder / "cache")
     monkeypatch.setattr(doctor, "OUTPUTS", folder / "outputs")
     monkeypatch.setattr("helpers.models.clip.load", lambda *a, **k: FakeBackbone())
     return folder / "outputs"
@@ -160,7 +159,7 @@ def test_weights_that_do_not_load_stop_the_study(monkeypatch):
     assert not report.ok
 
 
-# Weights and room
+# Weights
 
 
 def check_weights(backbone: str, weights: str) -> tuple[doctor.Report, bool]:
@@ -211,21 +210,6 @@ def test_weights_files_must_exist(tmp_path):
 
 def test_unknown_backbone_is_an_error():
     assert not check_weights("RN51", "openai")[0].ok
-
-
-def test_room_is_computed_from_images_views_and_width(monkeypatch):
-    digits = data.read("digits")
-    report = doctor.Report()
-    doctor.check_room(report, [digits], "RN50-quickgelu", views=64)
-    expected = 4 * 1797 * 64 * 1024 / 1e9
-    assert f"{expected:.1f} GB for the features of 64 views" in report.text()
-    assert report.ok
-    monkeypatch.setattr(
-        doctor.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10**8})
-    )
-    report = doctor.Report()
-    doctor.check_room(report, [digits], "RN50-quickgelu", views=64)
-    assert not report.ok
 
 
 # Published numbers

@@ -1,6 +1,5 @@
 """What every chapter calls first, and through which it leaves its results."""
 
-import json
 import logging
 import os
 import platform
@@ -20,11 +19,12 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from helpers.data.dataset import Dataset
-from helpers.files import replacing
 from helpers.models.clip import Backbone, resolve_device
 from helpers.paths import OUTPUTS, PARAMS, ROOT
 from helpers.results import figures, predictions
 from helpers.study.checks import check
+from helpers.study.fingerprints import note
+from helpers.study.parameters import number_of
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
 CHATTER = ("huggingface_hub", "transformers", "sentence_transformers", "timm", "httpx")
@@ -43,13 +43,13 @@ class Run:
     def figure(self, name: str, fig: Figure, data: pd.DataFrame) -> None:
         """Show a figure, and save it beside the numbers it was drawn from, as
         `figures/NN_name`."""
-        figures.save(self.folder, f"{self.chapter[:2]}_{name}", fig, data)
+        figures.save(self.folder, f"{number_of(self.chapter)}_{name}", fig, data)
         display(fig)
         plt.close(fig)
 
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Save a table as `tables/NN_name.csv`; returned so that the cell shows it."""
-        figures.save_table(self.folder, f"{self.chapter[:2]}_{name}", frame)
+        figures.save_table(self.folder, f"{number_of(self.chapter)}_{name}", frame)
         return frame
 
     def predictions(
@@ -62,7 +62,7 @@ class Run:
         settings: dict[str, Any] | None = None,
     ) -> Path:
         """Write a method's ledger: logits [N, C] in the order of `dataset.ids`."""
-        _merge_provenance(
+        note(
             self.folder,
             self.chapter,
             {
@@ -109,7 +109,7 @@ def start(
     torch.manual_seed(seed)
     run = Run(chapter, study, OUTPUTS / study, seed, resolve_device(device))
     facts = {**provenance(run.device), "parameters": parameters}
-    _merge_provenance(run.folder, chapter, facts, afresh=True)
+    note(run.folder, chapter, facts, afresh=True)
     file = PARAMS / f"{study}.yaml"
     origin = f" ({file.relative_to(ROOT)})" if file.is_file() else ""
     print(f"{chapter}, study {study}{origin}, commit {facts['commit']}, seed {seed}")
@@ -155,19 +155,3 @@ def quiet() -> None:
 def _not_asked_for(record: logging.LogRecord) -> bool:
     """False for open_clip's warning that weights are random: the study says so."""
     return "Model initialized randomly" not in record.getMessage()
-
-
-def _merge_provenance(
-    folder: Path, chapter: str, facts: dict[str, Any], afresh: bool = False
-) -> None:
-    """Add facts to the chapter's entry, dictionaries key by key; `afresh` drops it."""
-    path = folder / "provenance.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    entry = {} if afresh else known.get(chapter, {})
-    for key, fact in facts.items():
-        old = entry.get(key)
-        entry[key] = {**old, **fact} if isinstance(old, dict) else fact
-    known[chapter] = entry
-    text = json.dumps(dict(sorted(known.items())), indent=2, ensure_ascii=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")

@@ -8,14 +8,13 @@ names, goes to outputs/STUDY/doctor/: the quickest check of labels is to look.
 import logging
 import math
 import os
-import shutil
 import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -24,8 +23,11 @@ from helpers import data
 from helpers.data.dataset import Dataset
 from helpers.data.folder import BESIDE, WNID
 from helpers.data.integrity import readable
-from helpers.paths import CACHE, OUTPUTS
+from helpers.paths import OUTPUTS
 from helpers.picto import splits
+
+if TYPE_CHECKING:
+    from helpers.study.parameters import Job
 
 GOOD, NOTE, BAD = "✓", "!", "✗"
 LEDGER = "zero_shot_photo"  # the method whose accuracy papers report
@@ -90,7 +92,6 @@ def diagnose(parameters: Mapping[str, Any]) -> Report:
     if datasets:
         views = parameters.get("views", VIEWS)
         sets = list(datasets.values())
-        check_room(report, sets, parameters["backbone"], views)
         if local:
             estimate_time(report, sets, parameters, views)
     for name, dataset in datasets.items():
@@ -337,40 +338,14 @@ def _check_download(
     return bool(found)
 
 
-def check_room(
-    report: Report, datasets: Sequence[Dataset], backbone: str, views: int
-) -> None:
-    """Disk and memory for the features of all views, float32."""
-    import open_clip
+def check_room(report: Report, jobs: "Sequence[Job]", outputs: Path) -> None:
+    """Memory and disk, chapter by chapter, against what there is."""
+    from helpers.study import resources
 
-    config = open_clip.get_model_config(backbone)
-    if config is None:
-        return  # the weights' own line says that this is no model
-    each = 4 * views * config["embed_dim"]
-    sizes = [each * len(dataset) for dataset in datasets]
-    place = CACHE
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    mark = GOOD if sum(sizes) < free else BAD
-    report.add(
-        "room",
-        mark,
-        f"disk: {_gigabytes(sum(sizes))} for the features of {views} views of "
-        f"{sum(map(len, datasets)):,} images; {_gigabytes(free)} free in {CACHE}",
-    )
-    memory = _memory()
-    needed = max(sizes) + weight_bytes(backbone) + 2**30  # 2**30: torch and a batch
-    mark = GOOD if memory is None or needed < memory else NOTE
-    known = f"; the machine has {_gigabytes(memory)}" if memory else ""
-    report.add("room", mark, f"memory: about {_gigabytes(needed)}{known}")
-
-
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on this operating system
-        return None
+    lines, problems = resources.survey(jobs, outputs)
+    report.add("room", GOOD, "\n".join(lines[::-1]))
+    for problem in problems:
+        report.add("room", BAD, problem)
 
 
 def estimate_time(

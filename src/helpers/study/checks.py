@@ -6,16 +6,19 @@
 
 import difflib
 import math
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
-from helpers.paths import ROOT
+from helpers.paths import from_root
 
 Rule = Callable[[Any, Mapping[str, Any]], str]
 """(value, all parameters) -> "" if the value is possible, else what would be."""
 
+LARGEST = sys.float_info.max  # whole numbers beyond it are no floats
+SHOWN = 200  # characters of a wrong value
 NOUNS = {
     str: "text",
     int: "a whole number",
@@ -37,14 +40,20 @@ def check(
     """
     if types is None:
         types = {key: wanted for key, (wanted, _) in RULES.items()}
+    faults = {
+        key: _type_fault(value, types[key]) if key in types else ""
+        for key, value in parameters.items()
+    }
+    # A rule that looks at other values finds those of the right type only.
+    typed = {key: value for key, value in parameters.items() if not faults[key]}
     problems = []
     for key, value in parameters.items():
         where = source if isinstance(source, str) else source[key]
-        fault = _type_fault(value, types[key]) if key in types else ""
+        fault = faults[key]
         if not fault and key in RULES:
-            fault = RULES[key][1](value, parameters)
+            fault = RULES[key][1](value, typed)
         if fault:
-            problems.append(f"{where}: {key} is {value!r}; {fault}")
+            problems.append(f"{where}: {key} is {_shown(value)}; {fault}")
     if problems:
         raise ValueError("\n".join(problems))
 
@@ -56,8 +65,8 @@ def closest(word: str, words: Iterable[str]) -> str:
 
 
 def _type_fault(value: Any, wanted: type) -> str:
-    if wanted is float and type(value) in (int, float):
-        return "" if math.isfinite(value) else "accepted: a finite number"
+    if wanted in (int, float) and type(value) in (wanted, int):
+        return "" if abs(value) <= LARGEST else "accepted: a finite number"
     if type(value) is wanted:
         return ""
     hint = ""
@@ -80,6 +89,15 @@ def _number_hint(text: str) -> str:
     return f"; YAML reads it as text: write {written}"
 
 
+def _shown(value: Any) -> str:
+    """The value as Python writes it, its beginning where that is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
+
+
 def _anything(value: Any, parameters: Mapping[str, Any]) -> str:
     return ""
 
@@ -92,6 +110,20 @@ def _one_of(value: str, names: Iterable[str]) -> str:
         return f"accepted: {', '.join(names)}"
     near = difflib.get_close_matches(value, names, n=3) or names[:3]
     return f"accepted: {', '.join(near)} and {len(names) - len(near)} others"
+
+
+def _several(value: list, known: Iterable[str]) -> bool:
+    """Whether these are some of the known names, none twice."""
+    texts = [str(name) for name in value]  # YAML's lists may hold lists
+    return len(set(texts)) == len(texts) and set(texts) <= set(known)
+
+
+def _are_numbers(value: list, low: float, high: float = LARGEST) -> bool:
+    return all(type(x) in (int, float) and low <= x <= high for x in value)
+
+
+def _are_whole(value: list, low: int) -> bool:
+    return all(type(x) is int and low <= x <= LARGEST for x in value)
 
 
 def _between(low: int, high: float) -> Rule:
@@ -123,7 +155,7 @@ def _shifts(value: list, parameters: Mapping[str, Any]) -> str:
     from helpers import data
 
     others = [name for name in data.names() if name != parameters.get("dataset")]
-    if len(set(map(str, value))) == len(value) and set(map(str, value)) <= set(others):
+    if _several(value, others):
         return ""
     return f"accepted: a list without repetition from {', '.join(others)}"
 
@@ -182,14 +214,14 @@ def _prompt_sets(value: list, parameters: Mapping[str, Any]) -> str:
     from helpers.prompts.templates import TEMPLATES
 
     known = [*TEMPLATES, "waffle", *(["pooled"] if parameters.get("texts") else [])]
-    if value and len(set(map(str, value))) == len(value) and set(value) <= set(known):
+    if value and _several(value, known):
         return ""
     hint = "" if "pooled" in known else "; pooled needs texts"
     return f"accepted: a list without repetition from {', '.join(known)}{hint}"
 
 
 def _closer(value: str, parameters: Mapping[str, Any]) -> str:
-    return _one_of(value, parameters.get("prompt_sets", []))
+    return _one_of(value, map(str, parameters.get("prompt_sets", [])))
 
 
 def _texts(value: str, parameters: Mapping[str, Any]) -> str:
@@ -204,8 +236,8 @@ def _texts(value: str, parameters: Mapping[str, Any]) -> str:
 
 
 def _shares(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = [type(x) in (int, float) and 0 < x <= 1 for x in value]
-    return "" if fine and all(fine) else "accepted: a list of numbers in (0, 1]"
+    fine = value and _are_numbers(value, 0, 1) and 0 not in value
+    return "" if fine else "accepted: a list of numbers in (0, 1]"
 
 
 def _share(value: float, parameters: Mapping[str, Any]) -> str:
@@ -219,10 +251,8 @@ def _aggregation(value: str, parameters: Mapping[str, Any]) -> str:
 
 
 def _counts(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = [type(x) is int and x > 1 for x in value]
-    if fine and all(fine):
-        return ""
-    return "accepted: a list of whole numbers of at least 2"
+    fine = value and _are_whole(value, 2)
+    return "" if fine else "accepted: a list of whole numbers of at least 2"
 
 
 def _views(value: str, parameters: Mapping[str, Any]) -> str:
@@ -234,43 +264,43 @@ def _views(value: str, parameters: Mapping[str, Any]) -> str:
 def _augmentations(value: list, parameters: Mapping[str, Any]) -> str:
     from helpers.views import VIEWS
 
-    if value and len(set(map(str, value))) == len(value) and set(value) <= set(VIEWS):
+    if value and _several(value, VIEWS):
         return ""
     return f"accepted: a list without repetition from {', '.join(VIEWS)}"
 
 
 def _view_count(value: int, parameters: Mapping[str, Any]) -> str:
-    if value < 10 and "augmentations" in parameters:
+    if value < 10 and not {"augmentations", "diffusion"}.isdisjoint(parameters):
         return "accepted: at least 10, of which a tenth is kept"
     return _between(2, math.inf)(value, parameters)
 
 
 def _view_counts(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = [type(x) is int and x >= 10 for x in value]
-    return "" if fine and all(fine) else "accepted: a list of whole numbers from 10 on"
+    fine = value and _are_whole(value, 10)
+    return "" if fine else "accepted: a list of whole numbers from 10 on"
 
 
 def _fractions(value: list, parameters: Mapping[str, Any]) -> str:
-    views = max(parameters.get("view_counts", [10]))
-    fine = [type(x) in (int, float) and 1 / views <= x <= 1 for x in value]
-    if fine and all(fine):
+    counts = parameters.get("view_counts", [])
+    views = max(counts) if counts and not _view_counts(counts, parameters) else 10
+    if value and _are_numbers(value, 1 / views, 1):
         return ""
     return f"accepted: a list of numbers from 1/{views}, one view of {views}, to 1"
 
 
 def _step_counts(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = [type(x) is int and x > 0 for x in value]
-    return "" if fine and all(fine) else "accepted: a list of whole numbers from 1 on"
+    fine = value and _are_whole(value, 1)
+    return "" if fine else "accepted: a list of whole numbers from 1 on"
 
 
 def _whole_numbers(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = [type(x) is int and x >= 0 for x in value]
-    return "" if fine and all(fine) else "accepted: a list of whole numbers from 0 on"
+    fine = value and _are_whole(value, 0)
+    return "" if fine else "accepted: a list of whole numbers from 0 on"
 
 
 def _rates(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = [type(x) in (int, float) and 0 < x < math.inf for x in value]
-    return "" if fine and all(fine) else "accepted: a list of numbers above 0"
+    fine = value and _are_numbers(value, 0) and 0 not in value
+    return "" if fine else "accepted: a list of numbers above 0"
 
 
 def _focus(value: str, parameters: Mapping[str, Any]) -> str:
@@ -284,7 +314,7 @@ def _dataset_or_none(value: str, parameters: Mapping[str, Any]) -> str:
 
 
 def _file_or_none(value: str, parameters: Mapping[str, Any]) -> str:
-    if not value or (ROOT / Path(value).expanduser()).is_file():
+    if not value or os.path.isfile(from_root(value)):
         return ""
     return 'accepted: the path of a file that is there, or "" for none'
 
@@ -314,11 +344,22 @@ def _is_template(text: str) -> bool:
 def _captioner(value: str, parameters: Mapping[str, Any]) -> str:
     if value == "picto-captioner" or re.fullmatch(r"[\w.-]+/[\w.-]+", value):
         return ""
-    if (ROOT / Path(value).expanduser() / "config.json").is_file():
+    if os.path.isfile(from_root(value) / "config.json"):
         return ""
     return (
         "accepted: picto-captioner, a model of the hub such as "
         "nlpconnect/vit-gpt2-image-captioning, or a folder that holds one"
+    )
+
+
+def _diffusion(value: str, parameters: Mapping[str, Any]) -> str:
+    if value == "picto-diffusion" or re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+        return ""
+    if os.path.isfile(from_root(value) / "model_index.json"):
+        return ""
+    return (
+        "accepted: picto-diffusion, a pipeline of the hub such as "
+        "stabilityai/sd-turbo, or a folder that holds one"
     )
 
 
@@ -340,8 +381,8 @@ def _close_sets(value: list, parameters: Mapping[str, Any]) -> str:
 
 
 def _noise_shares(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = [type(x) in (int, float) and 0 <= x <= 1 for x in value]
-    return "" if fine and all(fine) else "accepted: a list of numbers from 0 to 1"
+    fine = value and _are_numbers(value, 0, 1)
+    return "" if fine else "accepted: a list of numbers from 0 to 1"
 
 
 def _refusal(function: Callable, *arguments: Any) -> str:
@@ -407,6 +448,13 @@ RULES: dict[str, tuple[type, Rule]] = {
     "caption_images": (int, _images),
     "part_images": (int, _images),
     "noise_shares": (list, _noise_shares),
+    "diffusion": (str, _diffusion),
+    "strength": (float, _share),
+    "diffusion_steps": (int, _between(1, 1000)),
+    "guidance": (float, _between(0, math.inf)),
+    "max_minutes": (float, _between(0, math.inf)),
+    "strengths": (list, _shares),
+    "shares": (list, _noise_shares),
     "text_templates": (str, _template_set),
     "tap_templates": (str, _template_set),
     "unlabelled": (str, _dataset_or_none),

@@ -1,6 +1,7 @@
 """The command line. Heavy imports wait until a command needs them."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,7 +71,37 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write to DIR/STUDY (default: outputs)",
     )
+    one.add_argument(
+        "--again",
+        action="store_true",
+        help="run chapters that are finished, too, and replace their results",
+    )
+    spread = one.add_mutually_exclusive_group()
+    spread.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="spread the work over N processes of this machine",
+    )
+    spread.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="spread it over the Ray cluster that this machine is a node of",
+    )
     one.set_defaults(command=_run)
+
+    one = commands.add_parser("site", help="make a study's outputs into web pages")
+    one.add_argument(
+        "name", metavar="NAME", help="a study that has run, or the path of its .yaml"
+    )
+    one.add_argument(
+        "--outputs",
+        type=Path,
+        default=paths.OUTPUTS,
+        metavar="DIR",
+        help="read and write DIR/STUDY (default: outputs)",
+    )
+    one.set_defaults(command=_site)
 
     one = commands.add_parser("train", help="make an embedded model anew")
     one.add_argument("what", metavar="WHAT", help="say picto-rn")
@@ -116,6 +147,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from helpers.data import doctor
 
     report = doctor.diagnose({k: v for job in jobs for k, v in job.parameters.items()})
+    doctor.check_room(report, jobs, paths.OUTPUTS)
     print(report.text())
     return 0 if report.ok else 1
 
@@ -123,17 +155,27 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     print(f"study {arguments.name}: checking its parameters", flush=True)
     jobs = _plan(arguments)
-    from helpers.study import runner
+    from helpers import scale
+    from helpers.study import resources, runner
 
+    print(resources.check(jobs, arguments.outputs.absolute()), flush=True)
     try:
-        folder = runner.run(jobs, arguments.outputs.absolute())
+        with scale.chosen(arguments.workers, arguments.ray_address):
+            folder = runner.run(jobs, arguments.outputs.absolute(), arguments.again)
     except runner.NotebookFailed as failure:
         print(failure, file=sys.stderr)
         return 1
-    from helpers.results import predictions
-
-    predictions.collect(folder)
     print(f"Notebooks, figures, tables and results.csv: {parameters.shown(folder)}")
+    return 0
+
+
+def _site(arguments: argparse.Namespace) -> int:
+    from helpers.results import site
+
+    name = Path(arguments.name)
+    study = name.stem if name.suffix in (".yaml", ".yml") else arguments.name
+    index = site.build(arguments.outputs.absolute() / study)
+    print(f"Open {parameters.shown(index)} in a browser")
     return 0
 
 
@@ -149,7 +191,9 @@ def _plan(arguments: argparse.Namespace) -> list[parameters.Job]:
 
 def _from_here(key: str, value: str) -> str:
     """A path on the command line counts from the folder one stands in."""
-    return str(Path(value).expanduser().absolute()) if key == "data_root" else value
+    if key != "data_root":
+        return value
+    return str(Path(os.path.expanduser(value)).absolute())
 
 
 def _train(arguments: argparse.Namespace) -> int:

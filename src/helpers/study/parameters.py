@@ -6,6 +6,8 @@ Later wins: the notebook's own defaults, `params/STUDY.yaml`, `params/STUDY/NN.y
 
 import ast
 import json
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -37,9 +39,11 @@ def studies(params: Path) -> list[str]:
 
 def study_file(name: str, params: Path) -> Path:
     """`params/NAME.yaml`, or NAME itself where it is the path of a YAML file."""
-    path = Path(name) if name.endswith((".yaml", ".yml")) else params / f"{name}.yaml"
-    if not path.is_file():
-        known = studies(params)
+    known = studies(params)
+    is_path = name.endswith((".yaml", ".yml"))
+    path = Path(name) if is_path else params / f"{name}.yaml"
+    # A name is one of the list's, never a way to a file elsewhere.
+    if not (is_path or name in known) or not os.path.isfile(path):
         raise FileNotFoundError(
             f"no study {name!r}{closest(name, known)}: choose one of "
             f"{', '.join(known)}, or give the path of a .yaml file"
@@ -50,19 +54,28 @@ def study_file(name: str, params: Path) -> Path:
 def read(path: Path) -> dict[str, Any]:
     """The flat keys of a parameter file."""
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), _OneValuePerKey)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = _yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ValueError(f"{shown(path)} is not YAML: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise ValueError(f"{shown(path)}: accepted: lines of the form `key: value`")
     return found
 
 
+def number_of(chapter: str) -> str:
+    """The number of a chapter called so: "02" of "02_tpt_augmentations"."""
+    return chapter.partition("_")[0]
+
+
 def notebooks(folder: Path) -> list[Path]:
-    """The chapters, `NN_name.ipynb`, in order, one of each number."""
-    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    """The chapters, `NN_name.ipynb`, in order, one of each number.
+
+    A chapter that carries another one on has its number and a letter, as in `02b`.
+    """
+    found = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
+    found = [p for p in found if re.fullmatch(r"\d\d[a-z]?", number_of(p.stem))]
     for one, other in pairwise(found):
-        if one.name[:2] == other.name[:2]:
+        if number_of(one.stem) == number_of(other.stem):
             raise ValueError(
                 f"{shown(one)} and {shown(other)} have the same number: rename one"
             )
@@ -111,15 +124,16 @@ def plan(
     """
     path = study_file(name, params)
     general = read(path)
-    chapters = {chapter.name[:2]: declared(chapter) for chapter in notebooks(folder)}
+    chapters = {number_of(c.stem): declared(c) for c in notebooks(folder)}
     chosen = _choose(only, folder)
     special = {file.stem: read(file) for file in path.with_suffix("").glob("*.yaml")}
     layers = _Layers(shown(path), general, special, dict(overrides or {}))
-    problems = layers.misfits(path.stem, chapters, [c.name[:2] for c in chosen])
+    problems = layers.misfits(path.stem, chapters, [number_of(c.stem) for c in chosen])
     jobs = []
     for chapter in chosen:
-        job, sources = layers.job(chapter, chapters[chapter.name[:2]])
-        types = {key: kind for key, (kind, _) in chapters[chapter.name[:2]].items()}
+        keys = chapters[number_of(chapter.stem)]
+        job, sources = layers.job(chapter, keys)
+        types = {key: kind for key, (kind, _) in keys.items()}
         try:
             check(job.parameters, sources, types)
         except ValueError as error:
@@ -183,7 +197,7 @@ class _Layers:
         self, chapter: Path, keys: Mapping[str, tuple[type, Any]]
     ) -> tuple[Job, dict[str, str]]:
         """The job of a chapter and, key by key, where its values stand."""
-        number = chapter.name[:2]
+        number = number_of(chapter.stem)
         typed = {
             k: _parse(v, keys[k][0]) for k, v in self.overrides.items() if k in keys
         }
@@ -205,7 +219,7 @@ class _Layers:
 
 
 def _choose(only: Sequence[str], folder: Path) -> list[Path]:
-    found = {path.name[:2]: path for path in notebooks(folder)}
+    found = {number_of(path.stem): path for path in notebooks(folder)}
     if not found:
         raise FileNotFoundError(f"no notebooks NN_name.ipynb in {shown(folder)}")
     missing = [number for number in only if number not in found]
@@ -230,13 +244,36 @@ def _parse(text: str, wanted: type) -> Any:
     try:
         if wanted in (str, int, float):
             return wanted(text)
-        return yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
+        return _yaml(text)
+    except ValueError:
         return text
 
 
-class _OneValuePerKey(yaml.SafeLoader):
-    """Refuses a key that is given twice, of which YAML would silently take the last."""
+def _yaml(text: str) -> Any:
+    """The value that a YAML text spells; ValueError for whatever is wrong with it."""
+    try:
+        return yaml.load(text, _PlainLoader)
+    except RecursionError as error:
+        raise ValueError("its lists are nested too deeply") from error
+    except Exception as error:  # a tag before a text that it does not fit: any kind
+        raise ValueError(str(error)) from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML's plain values, each written out where it stands.
+
+    Refuses a key that is given twice, of which YAML would silently take the last, and
+    references (`*name`), with which a few lines may stand for gigabytes.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                problem=f"write out what *{event.anchor} refers to",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key) for key, _ in node.value]

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,11 @@ from papermill.engines import NBClientEngine, papermill_engines
 from tqdm import tqdm
 from traitlets import default
 
+from helpers.files import DiskFull, enough_room, replacing
 from helpers.progress import MARK
-from helpers.study.parameters import Job, shown
+from helpers.study import fingerprints, resources
+from helpers.study.lock import locked
+from helpers.study.parameters import Job, number_of, shown
 
 ENGINE = "study"
 
@@ -28,32 +31,81 @@ class NotebookFailed(Exception):
     """A cell raised, or the kernel died; the message names notebook, cell and cause."""
 
 
-def run(jobs: Sequence[Job], outputs: Path) -> Path:
+def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
     """Run a study's notebooks in order; returns the folder of their results.
 
     Each is written to `outputs/STUDY/NN_name.partial.ipynb` cell by cell and renamed to
     `NN_name.ipynb` when every cell has run. Until then an earlier run's notebook stays.
     The first notebook that fails ends the run.
+
+    A chapter that was finished from the same notebook, parameters, code and data is
+    passed over, unless `again`.
+
+    Raises ValueError before any work where chapters that were finished with other
+    parameters would be replaced, and not `again`; RuntimeError where another run is at
+    work in the folder; `files.DiskFull`.
     """
     folder = outputs / jobs[0].parameters["study"]
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    for job in jobs:
-        started = time.monotonic()
-        _run(job, folder, outputs)
-        _say(job.notebook.stem, time.monotonic() - started)
-    _say("all", time.monotonic() - began)
+    with locked(folder) as tell:
+        if not again:
+            _refuse_to_replace(jobs, folder)
+        began = time.monotonic()
+        for job in jobs:
+            started, name = time.monotonic(), job.notebook.stem
+            made = fingerprints.made_from(job, folder)
+            if not again and fingerprints.whole(folder / job.notebook.name, made):
+                print(f"{name:<40}done before", flush=True)
+                continue
+            seen = _run(job, made, folder, outputs, tell)
+            _say(name, time.monotonic() - started, f"{seen.peak / 1e9:6.1f} GB")
+        _say("all", time.monotonic() - began)
+        _collect(folder)
     return folder
 
 
-def _say(what: str, seconds: float) -> None:
-    print(f"{what:<40}{seconds:8.1f} s", flush=True)
+def _collect(folder: Path) -> None:
+    """Write `results.csv` unless it is younger than every ledger."""
+    results, ledgers = folder / "results.csv", folder.glob("predictions/*/*/*.parquet")
+    newest = max((ledger.stat().st_mtime_ns for ledger in ledgers), default=0)
+    if not results.is_file() or results.stat().st_mtime_ns <= newest:
+        from helpers.results import predictions
+
+        predictions.collect(folder)
 
 
-def _run(job: Job, folder: Path, outputs: Path) -> None:
-    name = job.notebook.stem
+def _refuse_to_replace(jobs: Sequence[Job], folder: Path) -> None:
+    problems = []
+    for job in jobs:
+        executed = folder / job.notebook.name
+        if others := fingerprints.other_parameters(executed, job):
+            problems.append(f"{shown(executed)} was made with {'; '.join(others)}")
+    if problems:
+        raise ValueError(
+            "\n".join(problems)
+            + "\nThis run would replace what was finished with other parameters: write "
+            "elsewhere, say --outputs trial, or replace it with --again"
+        )
+
+
+def _say(what: str, seconds: float, memory: str = "") -> None:
+    print(f"{what:<40}{seconds:8.1f} s{memory}", flush=True)
+
+
+def _run(
+    job: Job,
+    made: dict[str, Any],
+    folder: Path,
+    outputs: Path,
+    tell: Callable[[int], None],
+) -> resources.Watch:
+    name, since = job.notebook.stem, time.time()
     partial = folder / f"{name}.partial.ipynb"
-    with _progress(name, _code_cells(job.notebook)) as line:
+    with (
+        _progress(name, _code_cells(job.notebook)) as line,
+        enough_room(partial),
+        resources.watched() as seen,
+    ):
+        facts = {}
         try:
             execute_notebook(
                 str(job.notebook),
@@ -64,21 +116,29 @@ def _run(job: Job, folder: Path, outputs: Path) -> None:
                 language="python",
                 progress_bar=False,
                 line=line,
+                tell=tell,
                 start={"cwd": str(job.notebook.parent), "env": _environment(outputs)},
             )
+            files = fingerprints.left(folder, number_of(name), since)
+            facts = {"run": {**made, "files": files}}
         except PapermillExecutionError as error:
             cause = f"{error.ename}: {error.evalue}".rstrip(": ")
+            if error.ename == DiskFull.__name__:
+                cause = error.evalue
+                raise DiskFull(_failure(job, line.n, cause, partial)) from error
+            cause = seen.cause or cause
             raise NotebookFailed(_failure(job, line.n, cause, partial)) from error
         except DeadKernelError as error:
-            cause = "the kernel died (killed, or out of memory?)"
+            cause = seen.cause or "the kernel died (killed, or out of memory?)"
             raise NotebookFailed(_failure(job, line.n, cause, partial)) from error
         except KeyboardInterrupt as stop:
             message = _failure(job, line.n, "interrupted", partial)
             raise KeyboardInterrupt(message) from stop
         finally:
-            if partial.exists():
-                _forget_paths(partial)
-    partial.replace(folder / f"{name}.ipynb")
+            _annotate(partial, facts)
+        fingerprints.note(folder, name, {"made_from": fingerprints.hashes(made)})
+        partial.replace(folder / f"{name}.ipynb")
+    return seen
 
 
 def _failure(job: Job, cell: int, cause: str, partial: Path) -> str:
@@ -110,13 +170,18 @@ def _code_cells(notebook: Path) -> int:
     return sum(bool(text.strip()) for text in code) + 1
 
 
-def _forget_paths(notebook: Path) -> None:
-    """Drop the machine's paths that papermill notes in the notebook's metadata."""
-    content = json.loads(notebook.read_text(encoding="utf-8"))
+def _annotate(notebook: Path, facts: dict[str, Any]) -> None:
+    """Add to the notebook's metadata; drop the machine's paths that papermill notes."""
+    try:
+        content = json.loads(notebook.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # papermill did not come to write it
+        return
     for key in ("input_path", "output_path"):
-        content["metadata"]["papermill"].pop(key, None)
+        content["metadata"].get("papermill", {}).pop(key, None)
+    content["metadata"] |= facts
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    notebook.write_text(text, encoding="utf-8")
+    with replacing(notebook) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -176,9 +241,17 @@ class _Client(PapermillNotebookClient):
 class _Engine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, line: tqdm, start: dict, **_: Any
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        line: tqdm,
+        tell: Callable[[int], None],
+        start: dict,
+        **_: Any,
     ) -> None:
         def next_cell(cell: Any, cell_index: int) -> None:
+            if line.n == 0:
+                tell(client.km.provisioner.pid)
             line.n += 1
             line.set_postfix_str("")
 

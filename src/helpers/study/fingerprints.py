@@ -1,0 +1,181 @@
+"""What a chapter was made from: told in its provenance, and asked before it runs again.
+
+A finished chapter carries in its notebook's metadata, under `run`, and in the study's
+`provenance.json`, under `made_from`, which every start of the chapter removes:
+
+    notebook     hash of its cells as they stand in notebooks/
+    code         hash of src/helpers, its data files, and the versions of the libraries
+    data         hash of what it reads: picture files by name, size and time; other
+                 files and folders that parameters name
+    earlier      of ledgers, where it reads those of other chapters
+
+besides the parameters, and in the notebook alone the files that it left.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from helpers.files import digest, replacing
+from helpers.paths import from_root
+from helpers.study.parameters import Job
+
+HELPERS = Path(__file__).parents[1]
+PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
+LATER = "06"  # from this chapter on they read what all others have left
+
+
+def made_from(job: Job, folder: Path) -> dict[str, Any]:
+    """All that decides what a chapter leaves in the study's folder."""
+    return {
+        "notebook": cells(job.notebook),
+        "code": code(),
+        "data": data(job.parameters),
+        "earlier": earlier(job.notebook, folder),
+        "parameters": job.parameters,
+    }
+
+
+def cells(notebook: Path) -> str:
+    """Hash of what the cells say, whatever they have put out."""
+    found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    said = [
+        [c["cell_type"], "".join(c["source"]), c["metadata"].get("tags", [])]
+        for c in found
+    ]
+    return _hash(said)
+
+
+@cache
+def code() -> str:
+    """Hash of the package's files and of the versions that numbers depend on."""
+    files = [f for f in HELPERS.rglob("*") if f.is_file() and _is_source(f)]
+    named = {f.relative_to(HELPERS).as_posix(): digest([f]) for f in sorted(files)}
+    return _hash([named, {package: version(package) for package in PACKAGES}])
+
+
+def _is_source(path: Path) -> bool:
+    return path.suffix != ".pyc" and not path.name.startswith(".")
+
+
+def data(parameters: dict[str, Any]) -> str:
+    """Hash of the files that parameters name: data sets, weights, texts, models.
+
+    Embedded data sets are drawn by the code. FileNotFoundError and ValueError where a
+    data set is not in place.
+    """
+    from helpers import data as sets
+
+    named = []
+    root = parameters.get("data_root", "")
+    for value in _texts(v for key, v in parameters.items() if key != "data_root"):
+        path = from_root(value)
+        if value in sets.names() and not value.startswith("picto"):
+            found = sets.read(value, root)
+            named.append([value, found.fingerprint, *map(_state, found.files)])
+        elif value and os.path.exists(path):
+            inside = sorted(path.iterdir()) if path.is_dir() else []
+            named.append([value, *map(_state, [path, *inside])])
+    return _hash(named)
+
+
+def earlier(notebook: Path, folder: Path) -> str:
+    """Hash of all studies' ledgers by name, size and time, for chapters that read them.
+
+    They write none themselves.
+    """
+    if notebook.name[:2] < LATER:
+        return ""
+    found = sorted(folder.parent.glob("*/predictions/*/*/*.parquet"))
+    return _hash([[str(f.relative_to(folder.parent)), *_state(f)] for f in found])
+
+
+def kept(executed: Path) -> dict[str, Any]:
+    """What a finished notebook says it was made from; empty where it says nothing."""
+    try:
+        return json.loads(executed.read_text(encoding="utf-8"))["metadata"]["run"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def whole(executed: Path, made: dict[str, Any]) -> bool:
+    """Whether the notebook was made from just this, and all that it left is there."""
+    before = dict(kept(executed))
+    files = before.pop("files", [])
+    noted = _notes(executed.parent).get(executed.stem, {}).get("made_from")
+    there = all((executed.parent / name).is_file() for name in files)
+    return before == made and noted == hashes(made) and there
+
+
+def hashes(made: dict[str, Any]) -> dict[str, str]:
+    """What a chapter was made from, without its parameters."""
+    return {key: fact for key, fact in made.items() if key != "parameters"}
+
+
+def left(folder: Path, number: str, since: float) -> list[str]:
+    """Files that a chapter has written since a time: figures, tables and ledgers."""
+    patterns = f"figures/{number}_*", f"tables/{number}_*", "predictions/**/*.parquet"
+    files = [file for pattern in patterns for file in folder.glob(pattern)]
+    names = [
+        f.relative_to(folder).as_posix() for f in files if f.stat().st_mtime >= since
+    ]
+    return sorted(names)
+
+
+def other_parameters(executed: Path, job: Job) -> list[str]:
+    """The parameters of a finished notebook that are not this job's, told in words."""
+    before = kept(executed).get("parameters")
+    if before is None:
+        return []
+    return [
+        f"{key} {before.get(key)!r}, now {job.parameters.get(key)!r}"
+        for key in sorted(before.keys() | job.parameters.keys())
+        if before.get(key) != job.parameters.get(key)
+    ]
+
+
+def note(
+    folder: Path, chapter: str, facts: dict[str, Any], afresh: bool = False
+) -> None:
+    """Add facts to a chapter's entry in `provenance.json`, dictionaries key by key.
+
+    `afresh` drops what the entry held.
+    """
+    path, known = folder / "provenance.json", _notes(folder)
+    entry = {} if afresh else known.get(chapter, {})
+    for key, fact in facts.items():
+        old = entry.get(key)
+        entry[key] = {**old, **fact} if isinstance(old, dict) else fact
+    known[chapter] = entry
+    text = json.dumps(dict(sorted(known.items())), indent=2, ensure_ascii=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _notes(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # none yet, or a damaged one
+        return {}
+
+
+def _texts(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Sequence):
+            yield from _texts(value)
+
+
+def _state(path: Path) -> list:
+    found = os.stat(path)
+    return [path.name, found.st_size, found.st_mtime_ns]
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

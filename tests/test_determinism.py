@@ -1,0 +1,118 @@
+"""The same study gives the same ledgers, today and next year."""
+
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from digests import FILE, digests, machine, unsure
+
+from helpers import adaptation, bank, data
+from helpers.bank import keys, shards
+from helpers.bank import views as view_bank
+from helpers.methods import tpt, vote
+from helpers.models import clip
+from helpers.notebook import Run
+
+TIE = 1e-6  # of the best logit: closer ones may change places
+ALIKE = 0.95  # share of all predictions that another machine must give alike
+RENEW = "\nIf it was meant, renew the digests as tests/digests.py says."
+
+
+@pytest.fixture(scope="module")
+def stored() -> dict:
+    if not FILE.is_file():
+        pytest.skip(f"no {FILE.name}: tests/digests.py tells how to make it")
+    return json.loads(FILE.read_text())
+
+
+def test_smoke_ledgers_are_those_of_the_stored_run(smoke_study, stored):
+    found, expected = digests(smoke_study), stored["ledgers"]
+    assert found.keys() == expected.keys(), RENEW
+    assert {k: v["n"] for k, v in found.items()} == {
+        k: v["n"] for k, v in expected.items()
+    }, RENEW
+    wrong, alike = [], []
+    for name, now in found.items():
+        before = expected[name]
+        pair = [bytes.fromhex(each["predictions"]) for each in (now, before)]
+        differ = np.frombuffer(pair[0], np.uint8) != np.frombuffer(pair[1], np.uint8)
+        alike.append(~differ)
+        if (differ & ~unsure(smoke_study, name, TIE)).any():
+            wrong.append(f"{name}: {differ.sum()} of {now['n']} predictions")
+        elif not np.allclose(now["logits"], before["logits"], rtol=1e-3, atol=2e-3):
+            wrong.append(f"{name}: logits {now['logits']}, were {before['logits']}")
+    if machine() == stored["made_on"]:
+        assert not wrong, "\n".join(wrong) + RENEW
+    same = np.concatenate(alike).mean()  # elsewhere, rounding may turn a step's sign
+    assert same >= ALIKE, f"{same:.1%} of all predictions are the same" + RENEW
+
+
+def test_no_two_chapters_write_one_ledger(smoke_study):
+    """So that no order of the notebooks can matter."""
+    written = Counter()
+    for executed in smoke_study.glob("[0-9][0-9]*_*.ipynb"):
+        files = json.loads(executed.read_text())["metadata"]["run"]["files"]
+        written.update(file for file in files if file.endswith(".parquet"))
+    assert written
+    assert [file for file, times in written.items() if times > 1] == []
+
+
+# The parts
+
+
+@pytest.fixture(scope="module")
+def model():
+    return clip.load("picto-rn", "picto", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return data.load("picto-few-shot", images=40)
+
+
+def evaluated(folder, monkeypatch, model, dataset) -> dict[str, bytes]:
+    """The ledgers of some methods, from an empty cache."""
+    for module in (keys, adaptation):
+        monkeypatch.setattr(module, "CACHE", folder / "cache")
+    run = Run("02_x", "toy", folder / "toy", 0, torch.device("cpu"))
+    text = adaptation.prepare(model, dataset.class_names)
+    methods = {
+        "vote": adaptation.in_feature_space(vote.confident_vote),
+        "tpt": adaptation.by_tuning(tpt.tpt),
+    }
+    plain = {"zero_shot": adaptation.as_it_is}
+    adaptation.evaluate(run, model, dataset, text, plain)
+    adaptation.evaluate(run, model, dataset, text, methods, "augmix", 10)
+    files = sorted((folder / "toy").rglob("*.parquet"))
+    return {file.name: file.read_bytes() for file in files}
+
+
+def test_ledgers_do_not_depend_on_threads_that_read_and_draw_or_on_chunks(
+    model, dataset, tmp_path, monkeypatch
+):
+    first = evaluated(tmp_path / "first", monkeypatch, model, dataset)
+    monkeypatch.setattr(shards, "READERS", 1)
+    monkeypatch.setattr(view_bank, "DRAWERS", 1)
+    monkeypatch.setattr(view_bank, "AHEAD", 0)
+    monkeypatch.setattr(adaptation, "CHUNK", 32)
+    assert len(first) == 3
+    assert evaluated(tmp_path / "other", monkeypatch, model, dataset) == first
+
+
+def test_batches_and_torchs_threads_move_features_by_rounding_only(
+    model, dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(keys, "CACHE", tmp_path / "one")
+    features = bank.image_features(model, dataset)
+    threads = torch.get_num_threads()
+    for number, batch in ((1, 64), (2, 64), (threads, 7)):
+        monkeypatch.setattr(keys, "CACHE", tmp_path / f"{number}-{batch}")
+        monkeypatch.setattr(shards, "BATCH", batch)
+        torch.set_num_threads(number)
+        try:
+            other = bank.image_features(model, dataset)
+        finally:
+            torch.set_num_threads(threads)
+        assert (other - features).abs().max() < 1e-6
