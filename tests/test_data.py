@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from helpers import data
+from helpers import data, paths
 from helpers.data import folder, imagenet, integrity, vision
 from helpers.data.dataset import Dataset, Files, Pixels, open_image, to_rgb
 
@@ -694,7 +694,7 @@ def test_unknown_names_are_refused_with_the_choices():
 
 
 def test_data_root_may_be_relative_or_at_home(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     lookalikes.photos(tmp_path / "pics", {"a": 1, "b": 1})
     lookalikes.photos(tmp_path / "home/pics", {"c": 1, "d": 1})

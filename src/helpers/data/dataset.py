@@ -15,6 +15,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
+# What a file may hold, whatever its suffix says. Pillow opens more, some of it with
+# the help of programs: an EPS file is handed to Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
+
 
 @dataclass(frozen=True)
 class Info:
@@ -187,9 +191,9 @@ def open_image(path: Path, upright: bool, reduced: bool = False) -> Image.Image:
     decoded. Raises `UnreadableImage` naming the file.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if reduced:
-                image.draft(None, (image.width // 8, image.height // 8))
+                image.draft(None, [max(1, side // 8) for side in image.size])
             image.load()
             return _turned(image) if upright else image
     except FileNotFoundError:

@@ -13,6 +13,7 @@ labels never depend on which pictures happen to be there.
 import csv
 import os
 import re
+import stat
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,13 +23,14 @@ from pathlib import Path
 import numpy as np
 
 from helpers.data.dataset import Dataset, Files, Info
-from helpers.paths import ROOT
+from helpers.paths import from_root
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"}
     | {".tif", ".tiff", ".pbm", ".pgm", ".pnm", ".ppm"}
 )
 CLASSES_CSV = "classes.csv"
+LONGEST = 50  # characters, at most 200 bytes, where file names may have 255
 WNID = re.compile(r"n\d{8}")
 NO_CLASS = "a picture beside the class folders: it has no class"
 BESIDE = "no picture, beside the class folders"
@@ -50,7 +52,7 @@ def data_folder(data_root: str) -> Path:
     Empty is `data/` in the repository; "~" is the home folder; a relative path counts
     from the repository's root, wherever the notebook runs.
     """
-    return ROOT / Path(data_root or "data").expanduser()
+    return from_root(data_root or "data")
 
 
 def read(name: str, data_root: str) -> Dataset:
@@ -101,7 +103,7 @@ def class_folders(root: Path) -> list[str]:
         return sorted(
             entry.name
             for entry in entries
-            if entry.is_dir() and not _is_hidden(entry.name)
+            if _is_folder(entry) and not _is_hidden(entry.name)
         )
 
 
@@ -112,7 +114,7 @@ def class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
     folders do not match, and for folders named by WordNet ids.
     """
     table = root / CLASSES_CSV
-    if table.exists():
+    if os.path.lexists(table):
         names = _names_from_table(table, folders)
     else:
         for folder in folders:
@@ -141,15 +143,22 @@ def class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
 
 
 def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
+    if not table.is_file():
+        raise ValueError(f"{table} is no file: put a table there, or remove it")
     try:
         text = table.read_text(encoding="utf-8-sig")  # spreadsheets write a BOM
     except UnicodeDecodeError as error:
         raise ValueError(f"{table} is not UTF-8: save it as CSV UTF-8") from error
-    rows = csv.DictReader(text.splitlines())
-    if not {"folder", "name"} <= set(rows.fieldnames or ()):
+    try:
+        rows = csv.DictReader(text.splitlines())
+        header = rows.fieldnames
+        rows = list(rows)
+    except csv.Error as error:
+        raise ValueError(f"{table} is not comma-separated text: {error}") from error
+    if not {"folder", "name"} <= set(header or ()):
         raise ValueError(
             f"{table} must be comma-separated with a header 'folder,name'; "
-            f"its header is {rows.fieldnames}"
+            f"its header is {header}"
         )
     names: dict[str, str] = {}
     for row in rows:
@@ -200,7 +209,7 @@ def listed(root: Path, folders: Sequence[str]) -> Listing:
                 labels.append(label)
     with os.scandir(root) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir():
+            if _is_folder(entry):
                 reason = "hidden" if _is_hidden(entry.name) else ""
             else:
                 reason = NO_CLASS if _suffix(entry.name) in SUFFIXES else BESIDE
@@ -223,12 +232,14 @@ def _walk(root: Path, folder: str) -> Iterator[tuple[str, str]]:
         return
     for entry in found:
         relative = f"{folder}/{entry.name}"
-        if not entry.is_dir():
+        if not _is_folder(entry):
             yield relative, _reason_to_skip(entry)
         elif entry.is_symlink():
             yield relative, "a link to a folder, not followed inside a class"
         elif _is_hidden(entry.name):
             yield relative, "hidden"
+        elif not _is_text(entry.name):
+            yield relative, "the folder name is not valid UTF-8"
         else:
             yield from _walk(root, relative)
 
@@ -244,9 +255,20 @@ def _reason_to_skip(entry: os.DirEntry) -> str:
     if not _is_text(entry.name):
         return "the file name is not valid UTF-8"
     try:
-        return "" if entry.stat().st_size else "empty file (0 bytes)"
-    except FileNotFoundError:
+        found = entry.stat()
+    except OSError:  # it leads nowhere, or round in a circle
         return "broken link"
+    if not stat.S_ISREG(found.st_mode):  # a pipe would have us wait for its other end
+        return "no file, but a pipe, a socket or a device"
+    return "" if found.st_size else "empty file (0 bytes)"
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether this is a folder or leads to one; links in a circle lead nowhere."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_hidden(folder: str) -> bool:
@@ -269,9 +291,12 @@ def printable(name: str) -> str:
 
 
 def _file_name(text: str) -> str:
-    """The text with what ledgers refuse in file names replaced by "_"."""
+    """The text with what ledgers refuse in file names replaced by "_".
+
+    Cut where files named after it would have too long a name.
+    """
     text = unicodedata.normalize("NFC", printable(text))
-    return re.sub(r"[^\w.+ -]", "_", text).lstrip(". ")
+    return re.sub(r"[^\w.+ -]", "_", text).lstrip(". ")[:LONGEST]
 
 
 def warn_if_partial(name: str, root: Path, folders: Sequence[str]) -> None:

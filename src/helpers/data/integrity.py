@@ -22,6 +22,9 @@ from helpers.paths import CACHE
 from helpers.progress import track
 
 SHOWN_FROM = 1000  # files; fewer are checked before a bar would help
+# Side by side. Resized to 224 pixels on its short side, as CLIP takes pictures, one of
+# 1 x 60,000 would have 3 billion pixels.
+LONGEST = 200
 State = list[int]  # size and time of change in ns, as JSON keeps them
 
 
@@ -87,7 +90,7 @@ def _state(path: Path) -> State | None:
     """None for a file that is gone."""
     try:
         found = path.stat()
-    except FileNotFoundError:
+    except OSError:
         return None
     return [found.st_size, found.st_mtime_ns]
 
@@ -95,11 +98,14 @@ def _state(path: Path) -> State | None:
 def _fault(path: str) -> str:
     """Why a file cannot be decoded, or nothing."""
     try:
-        to_rgb(open_image(Path(path), upright=False, reduced=True))
+        picture = to_rgb(open_image(Path(path), upright=False, reduced=True))
     except UnreadableImage as error:
         return _reason(error.__cause__ or error)
     except FileNotFoundError:
         return "the file is gone"
+    short, long = sorted(picture.size)
+    if long > LONGEST * short:
+        return f"{long} pixels by {short}: a strip, which no CLIP can look at"
     return ""
 
 
@@ -117,9 +123,10 @@ def _ledger(dataset: Dataset) -> Path:
 
 def _load(ledger: Path) -> dict[str, State]:
     try:
-        return json.loads(ledger.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # none yet, or a damaged one
+        found = json.loads(ledger.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):  # none yet, or damaged
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _save(ledger: Path, sound: Mapping[str, State]) -> None:

@@ -7,6 +7,7 @@ tune weights take `backbone.model` and say so.
 """
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from helpers.models import embedded, fast
-from helpers.paths import ROOT
+from helpers.paths import from_root
 
 DTYPES = {
     "float32": torch.float32,
@@ -314,13 +315,13 @@ def _ends_at_argmax(model: nn.Module) -> bool:
 
 def weights_path(weights: str) -> Path:
     """The file that `weights` names; relative paths count from the repository."""
-    return ROOT / Path(weights).expanduser()
+    return from_root(weights)
 
 
 def is_weights_file(weights: str) -> bool:
     """Whether `weights` names a file that is there and of a kind that `load` reads."""
     path = weights_path(weights)
-    return path.suffix in SUFFIXES and path.is_file()
+    return path.suffix in SUFFIXES and os.path.isfile(path)
 
 
 def _source(name: str, weights: str) -> str | None:

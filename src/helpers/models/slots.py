@@ -35,8 +35,8 @@ VOWEL = re.compile(r"(?!uni(?!n)|eu|one\b|use)[aeiou]|hour|hono|hones|heir", re.
 
 def fill(template: str, class_name: str, characters: int | None = None) -> str:
     """The prompt of a class; `characters` cuts it there, whatever stands there."""
-    prompt = template.replace("{a}", with_article(class_name))
-    return prompt.replace("{}", class_name)[:characters]
+    words = {"{}": class_name, "{a}": with_article(class_name)}
+    return SLOT.sub(lambda slot: words[slot[0]], template)[:characters]
 
 
 def with_article(name: str) -> str:

@@ -43,6 +43,10 @@ SCHEMA = pa.schema(
         ("logits", pa.list_(pa.float32())),
     ]
 )
+# What Arrow and JSON raise where a file holds something else.
+UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)
+UNREADABLE += (AttributeError, RecursionError)
+LONGEST = 200  # bytes of a name, where file names may have 255
 RESULT_COLUMNS = (
     "dataset",
     "backbone",
@@ -74,10 +78,11 @@ def ledger_path(
 ) -> Path:
     """Where the ledger of a run lies, written or not."""
     for key, name in (("dataset", dataset), ("backbone", backbone), ("method", method)):
-        if not re.fullmatch(r"[\w+-][\w.+ -]*", name):
+        fits = len(name.encode(errors="replace")) <= LONGEST
+        if not fits or not re.fullmatch(r"[\w+-][\w.+ -]*", name):
             raise ValueError(
                 f"{key} {name!r} cannot name a file: use letters, digits, "
-                "and _ . + - or space, as in 'ViT-B-16'"
+                f"and _ . + - or space, as in 'ViT-B-16', {LONGEST} bytes at most"
             )
     if re.search(r"_seed\d+$", method):
         raise ValueError(f"method {method!r} must not end like a seed: pass seed=")
@@ -248,8 +253,10 @@ def read(path: str | Path, *, with_logits: bool = True) -> pd.DataFrame:
             raise ValueError(f"not every row has {attributes['classes']} logits")
         cost = _cost_path(path)
         seconds = json.loads(cost.read_text()) if cost.exists() else {}
-        attributes["seconds_per_image"] = seconds.get("seconds_per_image", math.nan)
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+        attributes["seconds_per_image"] = float(
+            seconds.get("seconds_per_image", math.nan)
+        )
+    except UNREADABLE as error:
         reason = " ".join(str(error).split())  # Arrow's messages span lines
         raise ValueError(
             f"{path} is not a readable ledger ({reason}): delete it and run the method "
