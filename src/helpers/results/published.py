@@ -23,8 +23,11 @@ def table() -> pd.DataFrame:
     return frame
 
 
-def _key(name: str) -> str:
-    """'ViT-B/16 (reward L/14)', 'ViT-B-16-quickgelu', 'vit-b-16' -> 'vitb16'."""
+def key(name: str) -> str:
+    """One spelling of a name of a data set or backbone, to compare by.
+
+    'ViT-B/16 (reward L/14)', 'ViT-B-16-quickgelu', 'vit-b-16' -> 'vitb16'.
+    """
     stem = name.partition("(")[0].casefold().strip().removesuffix("-quickgelu")
     return "".join(sign for sign in stem if sign.isalnum() or sign == "?")
 
@@ -38,9 +41,9 @@ def lookup(dataset: str, backbone: str = "") -> pd.DataFrame:
     nothing is published, as for drawn or own pictures, the frame is empty.
     """
     frame = table()
-    wanted = frame["dataset"].map(_key) == _key(dataset)
+    wanted = frame["dataset"].map(key) == key(dataset)
     if backbone:
-        wanted &= frame["backbone"].map(_key) == _key(backbone)
+        wanted &= frame["backbone"].map(key) == key(backbone)
     return frame[wanted].reset_index(drop=True)
 
 
@@ -54,10 +57,12 @@ def beside(results: pd.DataFrame) -> pd.DataFrame:
     rows = pd.concat(rows)
     rows = rows[rows["method"].str.match("CLIP (zero-shot|ensemble 80)")]
     ours = {
-        (row.dataset, _key(row.backbone), row.method): row.top1
+        (row.dataset, key(row.backbone), row.method): row.top1
         for row in results.itertuples()
     }
     prompts = rows["method"].str.contains("ensemble")
     prompts = prompts.map({True: "ensemble_80", False: "zero_shot_photo"})
-    keys = zip(rows["dataset"], rows["backbone"].map(_key), prompts, strict=True)
-    return rows.assign(ours=[ours.get(key) for key in keys]).reset_index(drop=True)
+    places = zip(rows["dataset"], rows["backbone"].map(key), prompts, strict=True)
+    return rows.assign(ours=[ours.get(place) for place in places]).reset_index(
+        drop=True
+    )

@@ -1,0 +1,359 @@
+"""What the chapters found, in sentences and in a table of decisions.
+
+Every sentence is put together from paired differences and their intervals, so that it
+says what a study's ledgers say, whatever that is.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from helpers.paths import NOTEBOOKS
+from helpers.results import compare, metrics
+from helpers.results.layouts import COUNTERPARTS, difficulty
+from helpers.results.synthesis import (
+    ALONE,
+    BASELINES,
+    CONTROLS,
+    ENSEMBLE,
+    LEVEL,
+    ONE,
+    Key,
+    Scores,
+    baseline,
+    difference,
+    kind,
+    main_recipe,
+    shared,
+    widest,
+)
+
+HAVE = {
+    "the image alone": ALONE,
+    "a captioner": ("captioner",),
+    "a diffusion model": ("diffusion",),
+    "another CLIP": ("second model",),
+    "a stream of test images": ("online",),
+    "unlabelled images like them": ("label-free",),
+    "labelled images": ("labelled",),
+    "your own method": ("own",),
+}
+"""What one may have, and the panels of methods that it allows."""
+
+
+def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
+    """What to use where: a row per data set, backbone and thing that one may have.
+
+    The rule: images are cut in two by the hash of their ids. On one half, of the
+    methods that what one has allows, those surely better than the prompt ensemble (than
+    one prompt, where there is no ensemble) are in the running, Holm's correction
+    counting all of them; the one whose gain has the greatest lower bound is chosen. Its
+    gain on the *other* half, which had no say, is what to expect. Where none is in the
+    running, the ensemble is chosen if it surely beats one prompt, else one prompt.
+
+    Returns:
+        dataset, backbone; what can be seen without labels: `sure`, the mean confidence
+        of one prompt, and `agree`, the share of images on which one prompt and the
+        ensemble predict the same; have, use (a ledger, "ensemble_80", "zero_shot_photo"
+        or "nothing more"), over (against what), expect, expect_low, expect_high, n (of
+        the other half), seconds_per_image.
+    """
+    rows = []
+    for (dataset, backbone), part in board.groupby(["dataset", "backbone"], sort=False):
+        place = Key(dataset, backbone, "")
+        one, many = (widest(scores, place, BASELINES[b]) for b in (ONE, ENSEMBLE))
+        if one is None:
+            continue
+        seen = {"dataset": dataset, "backbone": backbone}
+        seen |= {"sure": scores[one]["confidence"].mean()}
+        if many is not None:
+            both = shared(scores[one], scores[many])
+            seen["agree"] = (both[0]["prediction"] == both[1]["prediction"]).mean()
+        plain = _chosen(scores, [many] if many else [], one)
+        for have, panels in HAVE.items():
+            known = part[part["panel"].isin(panels)]
+            keys = [
+                Key(dataset, backbone, *k)
+                for k in zip(known["method"], known["seed"], strict=True)
+            ]
+            known_already = (one.method, many and many.method, *CONTROLS)
+            keys = [k for k in keys if k.method not in known_already]
+            if not keys and have != "the image alone":
+                continue
+            found = _chosen(scores, keys, many or one)
+            if not found and have == "the image alone":
+                found = plain or {
+                    "use": one.method,
+                    "seconds_per_image": _cost(scores, one),
+                }
+            rows.append({**seen, "have": have, **(found or {"use": "nothing more"})})
+    columns = ["dataset", "backbone", "sure", "agree", "have", "use", "over", "expect"]
+    columns += ["expect_low", "expect_high", "n", "seconds_per_image"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def readable(decided: pd.DataFrame) -> pd.DataFrame:
+    """The table of `decisions` to be read: points with their interval, milliseconds."""
+    told = [_expected(row) if row["n"] > 0 else "" for _, row in decided.iterrows()]
+    table = decided[["dataset", "sure", "agree", "have", "use"]].copy()
+    table["expect"] = pd.Series(told, decided.index, dtype=object)
+    table["over"] = decided["over"].fillna("")
+    table["n"] = decided["n"]
+    return table.assign(ms=1000 * decided["seconds_per_image"])
+
+
+def _chosen(scores: Scores, keys: Sequence[Key], over: Key) -> dict | None:
+    """Chosen from `keys` on one half of the images, measured on the other."""
+    tried = {}
+    for key in keys:
+        halves = zip(halved(scores[key]), halved(scores[over]), strict=True)
+        pairs = [shared(*half) for half in halves]
+        if all(len(method) for method, _ in pairs):
+            tried[key] = [[frame["hit"] for frame in pair] for pair in pairs]
+    p = compare.holm([compare.mcnemar(*chosen_on) for chosen_on, _ in tried.values()])
+    sure = [key for key, adjusted in zip(tried, p, strict=True) if adjusted < LEVEL]
+    gains = {key: compare.paired_difference(*tried[key][0]) for key in sure}
+    gains = {key: gain for key, gain in gains.items() if gain["difference"] > 0}
+    if not gains:
+        return None
+    best = max(gains, key=lambda key: gains[key]["ci_low"])
+    method, other = tried[best][1]
+    measured = compare.paired_difference(method, other)
+    return {
+        "use": best.method,
+        "over": over.method,
+        "expect": measured["difference"],
+        "expect_low": measured["ci_low"],
+        "expect_high": measured["ci_high"],
+        "n": len(method),
+        "seconds_per_image": _cost(scores, best),
+    }
+
+
+def _cost(scores: Scores, key: Key) -> float:
+    return scores[key].attrs["seconds_per_image"]
+
+
+def halved(images: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Two halves of a ledger by the hash of the ids, the same for every ledger."""
+    first = np.array([zlib.crc32(i.encode()) % 2 == 0 for i in images.index], bool)
+    return images[first], images[~first]
+
+
+def pooled(
+    scores: Scores, backbone: str, method: str, others: Sequence[str]
+) -> pd.DataFrame:
+    """A method against another on every data set, and on all images together.
+
+    `others` are names of one and the same baseline, see `baseline`. Returns rows of
+    `difference` with the columns dataset and p_holm (of the data sets), the last row
+    "all" over the images of all data sets; empty where no two ledgers meet.
+    """
+    rows, hits = [], []
+    for key in scores:
+        if (key.backbone, key.method) != (backbone, method):
+            continue
+        if key.seed != min(k.seed for k in scores if k[:3] == key[:3]):
+            continue
+        other = baseline(scores, key, others)
+        if other is not None:
+            rows.append({"dataset": key.dataset, **difference(scores[key], other)})
+            hits.append([f["hit"] for f in shared(scores[key], other)])
+    table = pd.DataFrame(rows)
+    if rows:
+        table["p_holm"] = compare.holm(table["p"])
+        a, b = (np.concatenate(column) for column in zip(*hits, strict=True))
+        whole = {"dataset": "all", "n": len(a), **compare.paired_difference(a, b)}
+        table = pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
+    return table
+
+
+def points(row: Mapping[str, float] | pd.Series, about: str = "") -> str:
+    """ "+8.1 points [+6.0, +10.2]" from difference, ci_low and ci_high."""
+    middle, low, high = (100 * row[k] for k in ("difference", "ci_low", "ci_high"))
+    return f"{middle:+.1f}{about} [{low:+.1f}, {high:+.1f}]"
+
+
+def verdict(low: float, high: float) -> str:
+    """What an interval of a gain says."""
+    return "gains" if low > 0 else "loses" if high < 0 else "changes nothing for sure"
+
+
+def sentence(subject: str, against: str, table: pd.DataFrame) -> str:
+    """What `pooled` found, with its interval and the data sets that stand out."""
+    whole, each = table.iloc[-1], table.iloc[:-1]
+    does = verdict(whole["ci_low"], whole["ci_high"])
+    sets = f"{len(each)} data sets" if len(each) > 1 else each["dataset"].iloc[0]
+    text = f"{subject} {does} against {against}: {points(whole, ' points')}"
+    text += f" over {whole['n']:,} images of {sets}"
+    if len(each) > 1:
+        sure = each[each["p_holm"] < LEVEL].sort_values("difference", ascending=False)
+        for word, some in (
+            ("better", sure[sure["difference"] > 0]),
+            ("worse", sure[sure["difference"] < 0].iloc[::-1]),
+        ):
+            told = [f"{row['dataset']} {points(row)}" for _, row in some.iterrows()]
+            if told:
+                more = f" and {len(told) - 2} others" if len(told) > 2 else ""
+                text += f"; surely {word} on {', '.join(told[:2])}{more}"
+    return text
+
+
+CLAIMS = {
+    "01": [("The ensemble of 80 prompts", "ensemble_80", ONE, BASELINES[ONE])],
+    "02": [
+        ("A vote of confident views", "vote-{}", ONE, BASELINES[ONE]),
+        ("TPT's tuning", "tpt_revote-{}", "the vote of the same views", ("vote-{}",)),
+    ],
+    "02b": [
+        (
+            "A vote with drawn views",
+            "vote-both",
+            "one of as many crops",
+            ("vote-more_crops",),
+        ),
+        ("DiffTPT", "difftpt-both", "that vote of crops", ("vote-more_crops",)),
+    ],
+    "03": [
+        ("A caption as prompt", "caption", ONE, BASELINES[ONE]),
+        (
+            "The class in its place in the caption",
+            "caption_placed",
+            "the class in the keyword's",
+            ("caption",),
+        ),
+    ],
+    "04": [
+        (
+            "AutoCLIP",
+            "autoclip_80",
+            "the same 80 templates weighted equally",
+            ("mean_80",),
+        ),
+    ],
+    "05": [
+        ("LaFTer", "lafter", "its own text classifier", ("text_classifier",)),
+        (
+            "Centring texts and images",
+            "ensemble_centred",
+            "the same texts uncentred",
+            ("ensemble_held_out",),
+        ),
+        ("UPL", "upl", "its teacher", ("ensemble_held_out",)),
+    ],
+}
+"""What each chapter claims or refutes: a method against what it has to beat."""
+
+
+def question(chapter: str) -> str:
+    """The question that a chapter's title asks."""
+    path = next(NOTEBOOKS.glob(f"{chapter}_*.ipynb"))
+    first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]
+    return "".join(first).splitlines()[0].removeprefix(f"# {chapter} ")
+
+
+def findings(
+    scores: Scores, decided: pd.DataFrame, first: str, backbones: Sequence[str]
+) -> pd.DataFrame:
+    """A computed answer to the question of every chapter that has left ledgers.
+
+    Args:
+        decided: the table of `decisions`.
+        first: the data set in question, of which the others are shifts.
+        backbones: a claim is about the first of them that has ledgers of it.
+
+    Returns:
+        chapter, question, answer.
+    """
+    answers = {"00": _world(scores, backbones[0])}
+    for chapter, claims in CLAIMS.items():
+        told = [_claim(scores, backbones, *claim) for claim in claims]
+        answers[chapter] = ". ".join(filter(None, told))
+    if answers["01"]:
+        answers["01"] = f"{_levels(scores, first, backbones[0])}. {answers['01']}"
+    answers["06"] = _verdicts(decided, backbones[0])
+    rows = [(c, question(c), f"{a}.") for c, a in sorted(answers.items()) if a]
+    return pd.DataFrame(rows, columns=["chapter", "question", "answer"])
+
+
+def _claim(
+    scores: Scores,
+    backbones: Sequence[str],
+    subject: str,
+    method: str,
+    against: str,
+    others: Sequence[str],
+) -> str:
+    recipe = main_recipe(scores)
+    names = method.format(recipe), [name.format(recipe) for name in others]
+    for backbone in backbones:
+        table = pooled(scores, backbone, *names)
+        if len(table):
+            return f"{sentence(subject, against, table)} ({backbone})"
+    return ""
+
+
+def _accuracies(scores: Scores, backbone: str) -> pd.Series:
+    """Accuracy of one prompt by data set, of the ledger with most images."""
+    found = {}
+    for dataset in dict.fromkeys(key.dataset for key in scores):
+        key = widest(scores, Key(dataset, backbone, ""), BASELINES[ONE])
+        if key:
+            found[dataset] = scores[key]["hit"]
+    return pd.Series(found, dtype=object)
+
+
+def _share(hits: pd.Series) -> str:
+    low, high = metrics.bootstrap_interval(hits)
+    return f"{hits.mean():.1%} [{low:.1%}, {high:.1%}]"
+
+
+def _levels(scores: Scores, first: str, backbone: str) -> str:
+    hits = _accuracies(scores, backbone)
+    worst = hits.map(np.mean).astype(float).idxmin()
+    text = f"One prompt is right on {_share(hits[first])} of {first}"
+    return text if worst == first else f"{text}, {_share(hits[worst])} of {worst}"
+
+
+def _world(scores: Scores, backbone: str) -> str:
+    """How far the embedded world's shifts go; nothing where there is none of them."""
+    hits = _accuracies(scores, backbone)
+    if len(set(hits.index) & set(COUNTERPARTS.values())) < 2:
+        return ""
+    hits = hits.iloc[hits.map(np.mean).astype(float).argsort()[::-1]]
+    text = f"From {hits.index[0]}, of which one prompt is right on "
+    text += f"{_share(hits.iloc[0])}, to {hits.index[-1]}, {_share(hits.iloc[-1])}"
+    ranks = difficulty(hits.map(np.mean).astype(float))
+    if not np.isnan(ranks["tau"]):
+        text += "; its counterparts of ImageNet's variants rank as these do for RN50 "
+        text += f"with Kendall's tau {ranks['tau']:+.2f}, {ranks['methods']} sets"
+    return text
+
+
+def _verdicts(decided: pd.DataFrame, backbone: str) -> str:
+    """What the image alone allows, data set by data set."""
+    rows = decided[decided["have"].eq("the image alone")]
+    rows = rows[rows["backbone"].eq(backbone)]
+    if rows.empty:
+        return ""
+    sure = rows["over"].eq("ensemble_80") & rows["expect_low"].gt(0)
+    better = [
+        f"{kind(row['use']).family} ({row['use']}) on {row['dataset']} {_expected(row)}"
+        for _, row in rows[sure].iterrows()
+    ]
+    rest = rows[~sure]["dataset"].tolist()
+    text = f"Chosen on half of the images, better than {ENSEMBLE} on the other half, "
+    text += f"from the image alone: {'; '.join(better) or 'nothing'}"
+    return f"{text}; nothing on {', '.join(rest)}" if better and rest else text
+
+
+def _expected(row: pd.Series) -> str:
+    expected = {
+        "difference": row["expect"],
+        "ci_low": row["expect_low"],
+        "ci_high": row["expect_high"],
+    }
+    return points(expected, " points")

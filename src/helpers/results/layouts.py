@@ -1,0 +1,317 @@
+"""The tables that this study set out to repeat, with room for our numbers.
+
+Rows are named as in their sources; `published_results.csv` holds the published numbers.
+A cell of ours is filled from a ledger or empty. There are two columns of ours: one for
+the same data set and backbone with OpenAI's weights, and one for the embedded world's
+counterpart, a rehearsal whose numbers are no estimate of the others'.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from helpers.results import predictions, published
+from helpers.results.synthesis import BASELINES, ONE, rank_correlation
+
+COUNTERPARTS = {
+    "ImageNet-V2": "picto",
+    "ImageNet-R": "picto-r",
+    "ImageNet-Sketch": "picto-s",
+    "ImageNet-A": "picto-a",
+    "RN50": "picto-rn",
+    "ViT-B/16": "picto-vit",
+    "ViT-B/32": "picto-vit",
+}
+"""Data sets and backbones of the papers, and what plays their part in picto."""
+
+
+class Row(NamedTuple):
+    """A cell of a published table, and the ledgers, the first there is, of ours."""
+
+    table: str
+    row: str
+    published: str  # method in published_results.csv, "" where the cell is empty
+    backbone: str
+    dataset: str
+    ours: tuple[str, ...]
+
+
+SINGLE = BASELINES[ONE]
+PROJECT = "TTA_DL-Project: "
+RN50_A = ("RN50", "ImageNet-A")
+ABLATION_SETS = (
+    *("CIFAR-10", "CIFAR-100", "UCF101", "EuroSAT"),
+    *("ImageNet-A", "ImageNet-Sketch", "ImageNet-R"),
+)
+ABLATIONS = {
+    "CLIP": ("CLIP single template", ("zero_shot_held_out",)),
+    "w/o Aug": ("LaFTer w/o Aug", ("lafter_wo_aug",)),
+    "w/o Prompts": ("LaFTer w/o Prompts", ("lafter_wo_prompts",)),
+    "w/o Affine": ("LaFTer w/o Affine", ("lafter_wo_affine",)),
+    "w/o Cls": ("LaFTer w/o Cls", ("lafter_wo_cls",)),
+    "w/o Stop Grad": ("LaFTer w/o Stop Grad", ("lafter_wo_stop_grad",)),
+    "LaFTer": ("LaFTer", ("lafter",)),
+}
+PAPER_SETS = ("ImageNet-A", "ImageNet-V2", "ImageNet-R", "ImageNet-Sketch")
+PAPER_METHODS = {
+    "CLIP zero-shot (a photo of a)": SINGLE,
+    "CLIP ensemble 80": ("ensemble_80",),
+    "CoOp 16-shot": ("coop",),
+    "CoCoOp 16-shot": ("cocoop",),
+    "TPT": ("tpt-preaugment",),
+    "TPT+CoOp": ("tpt_coop-preaugment",),
+    "TPT+CoCoOp": ("tpt_cocoop-preaugment",),
+}
+
+
+def _vote(recipe: str) -> tuple[str, ...]:
+    return (f"vote_reference-{recipe}", f"vote-{recipe}")
+
+
+def _rows() -> list[Row]:
+    methods, augmentations = "methods", "augmentations"
+    tuned = ("tpt_revote-augmix",)
+    quoted = PROJECT + 'caption table "baseline" (quoted from TPT)'
+    captions = PROJECT + "caption prompts"
+    single = PROJECT + "zero-shot (no full stop)"
+    augmix = PROJECT + "vote AugMix"
+    rows = [
+        Row(methods, "CLIP-RN50 (zero-shot)", single, *RN50_A, SINGLE),
+        Row(methods, "TPT (handcrafted prompts)", augmix, *RN50_A, _vote("augmix")),
+        Row(methods, "TPT + CoOp", PROJECT + '"TPT+CoOp" AugMix', *RN50_A, tuned),
+    ]
+    for name in ("PreAugment", "AugMix", "AutoAugment"):
+        told = f"{PROJECT}vote {name}"
+        rows.append(Row(augmentations, name, told, *RN50_A, _vote(name.lower())))
+    rows.append(Row(augmentations, "DiffusionAugment", "", *RN50_A, _vote("diffusion")))
+    for backbone in ("RN50", "ViT-B/16"):
+        place = backbone, "ImageNet-A"
+        rows.append(Row("captions", "Baseline", quoted, *place, SINGLE))
+        rows.append(Row("captions", "Our Method", captions, *place, ("caption",)))
+    for dataset in ABLATION_SETS:
+        for name, (told, ours) in ABLATIONS.items():
+            rows.append(Row("LaFTer ablation", name, told, "ViT-B/32", dataset, ours))
+    for backbone in ("RN50", "ViT-B/16"):
+        for dataset in PAPER_SETS:
+            for name, ours in PAPER_METHODS.items():
+                rows.append(Row("TPT paper", name, name, backbone, dataset, ours))
+    return rows
+
+
+ROWS = _rows()
+
+
+def laid_out(outputs: str | Path, study: str) -> pd.DataFrame:
+    """Every row of `ROWS` with its published number and, where there are ledgers, ours.
+
+    Ledgers are looked for in all studies below `outputs`; where several have a cell,
+    `study` comes first, then the one with most images. Within a table, a data set and
+    a backbone, our numbers are about the images that all of our ledgers hold.
+
+    Returns:
+        table, row, backbone, dataset, theirs, their_loss (the mean entropy, nats, where
+        the source prints one); ours, n, loss, study; counterpart, its_top1, its_n,
+        its_study. Accuracies are fractions; what is not known is NaN or "".
+    """
+    known = _Ledgers(Path(outputs), study)
+    frame = pd.DataFrame(ROWS)
+    numbers = published.table().drop_duplicates(["method", "backbone", "dataset"])
+    numbers = numbers.rename(columns={"method": "published", "top1": "theirs"})
+    numbers["their_loss"] = numbers["source"].map(_loss)
+    columns = ["published", "backbone", "dataset", "theirs", "their_loss"]
+    frame = frame.merge(numbers[columns], how="left")
+    places = frame[["dataset", "backbone"]]
+    frame["counterpart"] = [
+        ", ".join(COUNTERPARTS[name] for name in pair)
+        if set(pair) <= COUNTERPARTS.keys()
+        else ""
+        for pair in places.itertuples(index=False)
+    ]
+    filled = []
+    for (_, dataset, backbone), part in frame.groupby(
+        ["table", "dataset", "backbone"], sort=False
+    ):
+        real = known.cells(part["ours"], dataset, backbone, "openai")
+        its = [COUNTERPARTS.get(name, "") for name in (dataset, backbone)]
+        rehearsal = known.cells(part["ours"], *its, "picto").add_prefix("its_")
+        cells = pd.concat([real, rehearsal.drop(columns="its_loss")], axis=1)
+        filled.append(cells.set_index(part.index))
+    frame = frame.drop(columns=["published", "ours"]).join(pd.concat(filled))
+    frame = frame.rename(columns={"top1": "ours"})
+    order = ["table", "row", "backbone", "dataset", "theirs", "their_loss", "ours"]
+    order += ["n", "loss", "study", "counterpart", "its_top1", "its_n", "its_study"]
+    return frame[order]
+
+
+def wide(laid: pd.DataFrame, table: str) -> pd.DataFrame:
+    """One table of `laid_out`, a column per row of the source, a line per number.
+
+    Index: backbone, dataset, and whose the number is.
+    """
+    part = laid[laid["table"] == table].rename(columns={"its_top1": "counterpart's"})
+    columns = list(dict.fromkeys(part["row"]))
+    lines = {}
+    for place, cells in part.groupby(["backbone", "dataset"], sort=False):
+        for whose in ("theirs", "ours", "counterpart's"):
+            lines[(*place, whose)] = dict(zip(cells["row"], cells[whose], strict=True))
+    found = pd.DataFrame.from_dict(lines, orient="index", columns=columns)
+    found.index = pd.MultiIndex.from_tuples(
+        lines, names=["backbone", "dataset", "whose"]
+    )
+    return found
+
+
+def _loss(source: str) -> float:
+    found = re.search(r"\bloss ([\d.]+)", source)
+    return float(found[1]) if found else np.nan
+
+
+class _Ledgers:
+    """Ledgers of all studies, found by data set and backbone as papers name them."""
+
+    def __init__(self, outputs: Path, study: str) -> None:
+        self.folders: dict[tuple[str, str], list[Path]] = {}
+        found = sorted(outputs.glob("*/predictions/*/*/"))
+        for folder in sorted(found, key=lambda path: _study(path) != study):
+            place = published.key(folder.parent.name), published.key(folder.name)
+            self.folders.setdefault(place, []).append(folder)
+        self.study = study
+
+    def cells(
+        self,
+        wanted: Iterable[tuple[str, ...]],
+        dataset: str,
+        backbone: str,
+        weights: str,
+    ) -> pd.DataFrame:
+        """top1, n, loss and study of ledgers, a row for each tuple of names."""
+        place = published.key(dataset), published.key(backbone)
+        folders = self.folders.get(place, [])
+        held = [[_first(f, names, weights) for names in wanted] for f in folders]
+        held = [some for some in held if any(frame is not None for frame in some)]
+        table = pd.DataFrame(
+            {"top1": np.nan, "n": np.nan, "loss": np.nan, "study": ""},
+            index=range(len(list(wanted))),
+        )
+        if not held:
+            return table
+        frames = max(held, key=lambda some: self._rank(some))
+        present = [frame for frame in frames if frame is not None]
+        images = set.intersection(*(set(frame.index) for frame in present))
+        for i, frame in enumerate(frames):
+            if frame is not None and images:
+                some = frame[frame.index.isin(images)]
+                told = [some["hit"].mean(), len(some), some["entropy"].mean()]
+                table.loc[i, ["top1", "n", "loss"]] = told
+                table.loc[i, "study"] = frame.attrs["study"]
+        return table
+
+    def _rank(self, frames: list[pd.DataFrame | None]) -> tuple[bool, int, int]:
+        present = [frame for frame in frames if frame is not None]
+        own = present[0].attrs["study"] == self.study
+        return own, len(present), max(map(len, present))
+
+
+def _study(folder: Path) -> str:
+    return folder.parents[2].name
+
+
+def _first(folder: Path, names: tuple[str, ...], weights: str) -> pd.DataFrame | None:
+    """The first ledger there is with these weights: hit and entropy by image_id."""
+    for name in names:
+        path = folder / f"{name}.parquet"
+        if not path.is_file():
+            continue
+        ledger = predictions.read(path, with_logits=False)
+        if ledger.attrs["settings"].get("weights") == weights:
+            ledger["hit"] = ledger["prediction"] == ledger["label"]
+            ledger.attrs["study"] = _study(folder)
+            return ledger.set_index("image_id")
+    return None
+
+
+RANKED = {
+    "ensemble_80": ("CLIP ensemble 80", "zero-shot ensemble"),
+    "coop": ("CoOp 16-shot",),
+    "cocoop": ("CoCoOp 16-shot",),
+    "vote": ("VTE",),
+    "tpt": ("TPT",),
+    "ctpt": ("C-TPT",),
+    "tpt_coop": ("TPT+CoOp",),
+    "tpt_cocoop": ("TPT+CoCoOp",),
+    "zero": ("ZERO",),
+    "mta": ("MTA",),
+    "tps": ("TPS",),
+    "lafter": ("LaFTer",),
+    "upl": ("UPL",),
+    "clip_pr": ("CLIP-PR",),
+}
+"""Methods that have both a ledger and published gains."""
+STARTS = (
+    *("CLIP zero-shot (a photo of a)", "zero-shot", "Zero-shot single"),
+    *("CLIP single template", "CLIP single a photo of a"),
+)
+
+
+def published_gains() -> pd.DataFrame:
+    """Gains of `RANKED` over zero-shot in the same source, meaned over the sources.
+
+    Columns: dataset, backbone, method (of our ledgers), gain, sources.
+    """
+    table = published.table()
+    table["family"] = table["source"].str.extract(r"^([\w-]+(?: paper)?)")[0]
+    start = table[table["method"].isin(STARTS)]
+    place = ["dataset", "backbone", "family"]
+    start = start.groupby(place)["top1"].mean().rename("start")
+    names = {told: ours for ours, several in RANKED.items() for told in several}
+    table["ours"] = table["method"].map(names)
+    table = table.dropna(subset="ours").join(start, on=place).dropna(subset="start")
+    table["gain"] = table["top1"] - table["start"]
+    groups = table.groupby(["dataset", "backbone", "ours"], sort=False)
+    found = groups.agg(gain=("gain", "mean"), sources=("family", "nunique"))
+    return found.reset_index().rename(columns={"ours": "method"})
+
+
+def against_papers(board: pd.DataFrame, weights: str) -> pd.DataFrame:
+    """Do methods rank here as in the papers? Kendall's tau of gains over zero-shot.
+
+    Our gains come from a leaderboard, of the published data set and backbone where it
+    has them with OpenAI's `weights`, and of their counterparts in picto. Columns:
+    dataset, backbone, ours ("picto-a, picto-rn"), tau, p, methods; only places that
+    we have.
+    """
+    rows = board[board["gain"].notna() & board["seed"].eq(board["seed"].min())]
+    rows = rows.assign(stem=rows["method"].str.partition("-")[0])
+    rows = rows[~rows["method"].str.contains("-") | rows["name"].ne("")]
+    table = []
+    for (dataset, backbone), theirs in published_gains().groupby(
+        ["dataset", "backbone"], sort=False
+    ):
+        places = [(COUNTERPARTS.get(dataset, ""), COUNTERPARTS.get(backbone, ""))]
+        if weights == "openai":
+            places.append((dataset, backbone))
+        for place in places:
+            here = rows["dataset"].map(published.key).eq(published.key(place[0]))
+            here &= rows["backbone"].map(published.key).eq(published.key(place[1]))
+            if here.any():
+                ours = rows[here].drop_duplicates("stem").set_index("stem")["gain"]
+                found = rank_correlation(ours, theirs.set_index("method")["gain"])
+                about = {"dataset": dataset, "backbone": backbone}
+                table.append({**about, "ours": ", ".join(place), **found})
+    columns = ["dataset", "backbone", "ours", "tau", "p", "methods"]
+    return pd.DataFrame(table, columns=columns)
+
+
+def difficulty(scores_of: pd.Series, backbone: str = "RN50") -> dict[str, float]:
+    """Rank correlation of zero-shot accuracies with those of ImageNet's variants.
+
+    `scores_of`: our accuracies by data set; counterparts of the published ones count.
+    """
+    table = published.table()
+    table = table[table["backbone"].eq(backbone) & table["method"].eq(STARTS[0])]
+    theirs = table.set_index("dataset")["top1"].rename(index=COUNTERPARTS)
+    return rank_correlation(scores_of, theirs)

@@ -1,0 +1,568 @@
+"""All chapters side by side: which method helps, where, at what price?
+
+Everything here is read from a study's ledgers. Two ledgers are compared on the images
+that both hold, paired by id, and every number of a row is about the same images: the
+chapters look at samples of different sizes, and accuracies of different images must not
+be held against each other.
+
+A gain is a paired difference in top-1 accuracy. "Surely" means that McNemar's exact
+test, corrected by Holm for all methods of a data set and backbone, stays below 5 %.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.stats import kendalltau
+
+from helpers.results import compare, metrics, predictions
+
+LEVEL = 0.05  # of every test
+
+
+class Key(NamedTuple):
+    """What one ledger is about."""
+
+    dataset: str
+    backbone: str
+    method: str
+    seed: int = 0
+
+
+class Kind(NamedTuple):
+    """Where a method comes from, what it needs, and what it is akin to."""
+
+    chapter: str
+    panel: str
+    family: str
+
+
+PANELS = {
+    "prompts": "nothing adapts",
+    "episodic": "the image alone",
+    "captioner": "the image and a captioner",
+    "diffusion": "the image and a diffusion model",
+    "second model": "the image and another CLIP",
+    "online": "a stream of test images",
+    "label-free": "unlabelled images or texts",
+    "labelled": "labelled images",
+    "own": "as its author knows",
+}
+"""What a method needs besides the class names: methods of one panel may compete."""
+ALONE = ("prompts", "episodic")
+
+KINDS = {
+    "zero_shot_photo": Kind("01", "prompts", "prompts"),
+    "zero_shot_name": Kind("01", "prompts", "prompts"),
+    "ensemble_7": Kind("01", "prompts", "prompts"),
+    "ensemble_80": Kind("01", "prompts", "prompts"),
+    "zero_shot": Kind("02", "prompts", "prompts"),
+    "vote": Kind("02", "episodic", "votes"),
+    "zero": Kind("02", "episodic", "votes"),
+    "mta": Kind("02", "episodic", "votes"),
+    "tps": Kind("02", "episodic", "votes"),
+    "tpt": Kind("02", "episodic", "tuned prompts"),
+    "ctpt": Kind("02", "episodic", "tuned prompts"),
+    "coop": Kind("02", "labelled", "learned prompts"),
+    "cocoop": Kind("02", "labelled", "learned prompts"),
+    "tpt_coop": Kind("02", "labelled", "learned prompts"),
+    "tpt_cocoop": Kind("02", "labelled", "learned prompts"),
+    "zero_shot_varied": Kind("02b", "prompts", "prompts"),
+    "vote-drawn": Kind("02b", "diffusion", "votes"),
+    "vote-both": Kind("02b", "diffusion", "votes"),
+    "vote-more": Kind("02b", "episodic", "votes"),
+    "tpt-both": Kind("02b", "diffusion", "tuned prompts"),
+    "tpt-more": Kind("02b", "episodic", "tuned prompts"),
+    "difftpt-both": Kind("02b", "diffusion", "tuned prompts"),
+    "difftpt-more": Kind("02b", "episodic", "tuned prompts"),
+    "zero_shot_sample": Kind("03", "prompts", "prompts"),
+    "autoclip_sample": Kind("03", "episodic", "weighted prompts"),
+    "caption": Kind("03", "captioner", "captions"),
+    "mean": Kind("04", "prompts", "prompts"),
+    "ensemble": Kind("04", "prompts", "prompts"),
+    "autoclip": Kind("04", "episodic", "weighted prompts"),
+    "dclip": Kind("04", "prompts", "prompts"),
+    "cupl": Kind("04", "prompts", "prompts"),
+    "zero_shot_held_out": Kind("05", "prompts", "prompts"),
+    "zero_shot_episodic": Kind("05", "prompts", "prompts"),
+    "ensemble_held_out": Kind("05", "prompts", "prompts"),
+    "ensemble_centred": Kind("05", "label-free", "centring"),
+    "drml": Kind("05", "label-free", "centring"),
+    "drml_uncentred": Kind("05", "label-free", "text classifiers"),
+    "text_classifier": Kind("05", "label-free", "text classifiers"),
+    "tap": Kind("05", "label-free", "text classifiers"),
+    "lafter": Kind("05", "label-free", "self-training"),
+    "lafter_transductive": Kind("05", "online", "self-training"),
+    "upl": Kind("05", "label-free", "self-training"),
+    "clip_pr": Kind("05", "label-free", "self-training"),
+    "clip_adapter": Kind("05", "label-free", "self-training"),
+    "fixmatch": Kind("05", "label-free", "self-training"),
+    "lora": Kind("05", "label-free", "self-training"),
+    "tent": Kind("05", "online", "entropy"),
+    "tent_marginal": Kind("05", "episodic", "entropy"),
+    "vote_episodic": Kind("05", "episodic", "votes"),
+    "rlcf": Kind("05", "second model", "second model"),
+    "two_models": Kind("05", "second model", "second model"),
+    "other_model": Kind("05", "second model", "second model"),
+}
+"""Of a method's name, or of what it begins with; the longest that fits counts."""
+
+SPOKESMEN = {
+    "ensemble_80": "80 prompts",
+    "vote": "vote of views",
+    "zero": "ZERO",
+    "mta": "MTA",
+    "tps": "TPS",
+    "tpt": "TPT",
+    "tpt_revote": "TPT, re-voted",
+    "vote-both": "vote, some views drawn",
+    "difftpt-both": "DiffTPT",
+    "ctpt": "C-TPT",
+    "autoclip_80": "AutoCLIP",
+    "caption": "captions",
+    "caption_placed": "captions, placed",
+    "tent_online": "TENT",
+    "text_classifier": "text classifier",
+    "ensemble_centred": "centred texts",
+    "upl": "UPL",
+    "lafter": "LaFTer",
+    "coop": "CoOp",
+    "tpt_coop": "TPT from CoOp",
+}
+"""The methods that figures show, of their many variants: chosen here, not by result."""
+
+ONE = "one prompt"
+ENSEMBLE = "the prompt ensemble"
+BASELINES = {
+    ONE: (
+        "zero_shot_photo",
+        "zero_shot",
+        "zero_shot_varied",
+        "zero_shot_sample",
+        "zero_shot_held_out",
+        "zero_shot_episodic",
+    ),
+    ENSEMBLE: ("ensemble_80",),
+}
+"""Ledgers of one baseline, on all images or on the sample of a chapter."""
+
+CONTROLS = ("autoclip_sample", "ensemble_held_out")
+"""Ledgers that repeat a method on a sample, to be a baseline there: no candidates."""
+
+Scores = dict[Key, pd.DataFrame]
+
+
+def kind(method: str) -> Kind:
+    """The entry of `KINDS` for a ledger's name; of one that none fits, panel "own"."""
+    fitting = [k for k in KINDS if method == k or method.startswith((f"{k}_", f"{k}-"))]
+    if not fitting:
+        return Kind("", "own", "own")
+    return KINDS[max(fitting, key=len)]
+
+
+def load(folder: str | Path) -> Scores:
+    """Per-image scores of every ledger below a study's folder.
+
+    Frames have the index image_id and the columns label, prediction, hit, confidence
+    and nll; `.attrs["seconds_per_image"]` is the ledger's.
+    """
+    found = {}
+    for ledger in predictions.read_all(folder):
+        about = ledger.attrs
+        images = metrics.scores(predictions.logits(ledger), ledger["label"])
+        images = images[["prediction", "hit", "confidence", "nll"]]
+        images.insert(0, "label", ledger["label"])
+        images.index = pd.Index(ledger["image_id"], dtype=object, name="image_id")
+        images.attrs = {"seconds_per_image": about["seconds_per_image"]}
+        key = Key(*(about[k] for k in ("dataset", "backbone", "method", "seed")))
+        found[key] = images
+    if not found:
+        raise FileNotFoundError(
+            f"no ledgers in {Path(folder).name}/predictions: run chapter 01 of this "
+            f"study first, study run {Path(folder).name} --only 01"
+        )
+    return found
+
+
+def missing(scores: Scores) -> list[str]:
+    """The chapters that have left no ledger here."""
+    chapters = {about.chapter for about in KINDS.values()}
+    return sorted(chapters - {kind(key.method).chapter for key in scores})
+
+
+def in_order(found: Iterable[str], wanted: Sequence[str]) -> list[str]:
+    """The names found, once each: those wanted in that order, then the others."""
+    found = list(dict.fromkeys(found))
+    return [n for n in wanted if n in found] + [n for n in found if n not in wanted]
+
+
+def main_recipe(scores: Iterable[Key]) -> str:
+    """The view recipe of most ledgers, METHOD-RECIPE; the first by name among equals.
+
+    Ledgers of methods that are not the study's have no say.
+    """
+    ours = [key.method for key in scores if kind(key.method).panel != "own"]
+    counts = Counter(m.partition("-")[2] for m in ours if "-" in m)
+    return min(counts, key=lambda recipe: (-counts[recipe], recipe), default="")
+
+
+def spokesman(method: str, recipe: str) -> str:
+    """The name that a figure gives a ledger; "" for variants that no figure shows."""
+    if kind(method).panel == "own":
+        return method
+    stem, _, views = method.partition("-")
+    return SPOKESMEN.get(stem if views == recipe else method, "")
+
+
+def baseline(scores: Scores, key: Key, names: Sequence[str]) -> pd.DataFrame | None:
+    """Of the baselines of these names, the one that shares most images with a ledger.
+
+    The first of equals; of its own seed, else of the lowest. None without any.
+    """
+    best, most = None, 0
+    for name in names:
+        fitting = [k for k in scores if k[:3] == (*key[:2], name)]
+        if not fitting:
+            continue
+        chosen = min(fitting, key=lambda k: (k.seed != key.seed, k.seed))
+        shared = len(scores[key].index.intersection(scores[chosen].index))
+        if shared > most:
+            best, most = scores[chosen], shared
+    return best
+
+
+def widest(scores: Scores, place: Key, names: Sequence[str]) -> Key | None:
+    """Of one baseline's ledgers at a data set and backbone the one of most images.
+
+    The first of equals; none where there is no ledger of these names.
+    """
+    found = [k for name in names for k in scores if k[:3] == (*place[:2], name)]
+    return max(found, key=lambda k: len(scores[k]), default=None)
+
+
+def shared(*frames: pd.DataFrame) -> list[pd.DataFrame]:
+    """The frames on the images that all hold, in the order of the first.
+
+    Raises ValueError where an image has two labels.
+    """
+    images = frames[0].index
+    for frame in frames[1:]:
+        if not images.equals(frame.index):
+            images = images[images.isin(frame.index)]
+    aligned = [f if f.index.equals(images) else f.loc[images] for f in frames]
+    labels = aligned[0]["label"].to_numpy()
+    for frame in aligned[1:]:
+        differing = images[frame["label"].to_numpy() != labels]
+        if len(differing):
+            raise ValueError(
+                f"{len(differing)} images have other labels in another ledger, first "
+                f"{differing[0]!r}: run the chapters that wrote them again"
+            )
+    return aligned
+
+
+def difference(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, float]:
+    """`compare.paired_difference` of two frames on the images that both hold, and n."""
+    a, b = shared(a, b)
+    if a.empty:
+        raise ValueError("two ledgers that share no image cannot be compared")
+    return {"n": len(a), **compare.paired_difference(a["hit"], b["hit"])}
+
+
+def calibration(images: pd.DataFrame) -> dict[str, float]:
+    """ece (bins of equal width, as in `metrics`) and nll (nats) of per-image scores."""
+    sure, hits = images["confidence"].to_numpy(), images["hit"].to_numpy()
+    edges = np.linspace(0, 1, compare.BINS + 1)[1:-1]
+    gaps = np.bincount(np.digitize(sure, edges, right=True), hits - sure)
+    return {"ece": np.abs(gaps).sum() / len(images), "nll": images["nll"].mean()}
+
+
+def leaderboard(scores: Scores, datasets: Sequence[str] = ()) -> pd.DataFrame:
+    """Every ledger against its two baselines, on the images that all three hold.
+
+    Args:
+        scores: what `load` gives.
+        datasets: the order of data sets; others follow.
+
+    Returns:
+        A row per ledger; of the ledgers of the single prompt one row, the first of
+        `BASELINES`. dataset, backbone, panel, family, method, name (what figures call
+        it, "" for variants), seed, n, top1; against one prompt gain, gain_low,
+        gain_high, gain_p_holm, wins, losses; `detectable`, the smallest true difference
+        that so many images would show in four of five cases; against the ensemble over,
+        over_low, over_high, over_p_holm; ece, nll, seconds_per_image. Where there is no
+        baseline, or the row is one, its columns are empty.
+    """
+    recipe = main_recipe(scores)
+    rows = [_row(scores, key, recipe) for key in scores if _is_listed(scores, key)]
+    board = pd.DataFrame(filter(None, rows)).reindex(
+        columns=[*_COLUMNS, "gain_p", "over_p"]
+    )
+    for p in ("gain_p", "over_p"):
+        groups = board.groupby(["dataset", "backbone"])[p]
+        board[f"{p}_holm"] = groups.transform(_holm)
+    ranks = {n: i for i, n in enumerate(in_order(board["dataset"], datasets))}
+    ranks |= {n: i for i, n in enumerate(PANELS)}
+    board = board.sort_values(
+        ["dataset", "backbone", "panel", "gain"],
+        key=lambda c: c.map(ranks) if c.name in ("dataset", "panel") else c,
+        ascending=[True, True, True, False],
+        kind="stable",
+    )
+    return board[list(_COLUMNS)].reset_index(drop=True)
+
+
+_COLUMNS = (
+    *("dataset", "backbone", "panel", "family", "method", "name", "seed", "n", "top1"),
+    *("gain", "gain_low", "gain_high", "gain_p_holm", "wins", "losses", "detectable"),
+    *("over", "over_low", "over_high", "over_p_holm"),
+    *("ece", "nll", "seconds_per_image"),
+)
+
+
+def _is_listed(scores: Scores, key: Key) -> bool:
+    """False for the single prompt where an earlier ledger of it stands in."""
+    if key.method not in BASELINES[ONE]:
+        return True
+    names = BASELINES[ONE][: BASELINES[ONE].index(key.method)]
+    return not any(k[:2] == key[:2] and k.method in names for k in scores)
+
+
+def _row(scores: Scores, key: Key, recipe: str) -> dict | None:
+    """A ledger's row; nothing where it and its baselines have no image in common."""
+    found = {name: baseline(scores, key, BASELINES[name]) for name in BASELINES}
+    found = {name: frame for name, frame in found.items() if frame is not None}
+    images, *others = shared(scores[key], *found.values())
+    if images.empty:
+        return None
+    about = kind(key.method)
+    row = {"dataset": key.dataset, "backbone": key.backbone, "panel": about.panel}
+    row |= {"family": about.family, "method": key.method}
+    row |= {"name": spokesman(key.method, recipe), "seed": key.seed}
+    row |= {"n": len(images), "top1": images["hit"].mean()}
+    for name, other in zip(found, others, strict=True):
+        if key.method in BASELINES[name]:
+            continue
+        paired = compare.paired_difference(images["hit"], other["hit"])
+        prefix = "gain" if name == ONE else "over"
+        row |= {prefix: paired["difference"], f"{prefix}_p": paired["p"]}
+        row |= {f"{prefix}_{end}": paired[f"ci_{end}"] for end in ("low", "high")}
+        if name == ONE:
+            row |= {k: paired[k] for k in ("wins", "losses")}
+            row["detectable"] = _detectable(paired, len(images))
+    seconds = scores[key].attrs["seconds_per_image"]
+    return row | calibration(images) | {"seconds_per_image": seconds}
+
+
+def _detectable(paired: Mapping[str, float], n: int) -> float:
+    apart = (paired["wins"] + paired["losses"]) / n
+    return compare.minimum_detectable_difference(n, apart) if apart else np.nan
+
+
+def _holm(p: pd.Series) -> pd.Series:
+    known = p.dropna()
+    return pd.Series(compare.holm(known), known.index).reindex(p.index)
+
+
+def headline(board: pd.DataFrame, backbones: Sequence[str] = ()) -> pd.DataFrame:
+    """The rows that figures show: each data set's spokesmen, lowest seed, one backbone.
+
+    A method is shown with the first of `backbones` that has a ledger of it.
+    """
+    rows = board[board["name"].ne("") & board["gain"].notna()]
+    order = {n: i for i, n in enumerate(in_order(rows["backbone"], backbones))}
+    rows = rows.assign(rank=rows["backbone"].map(order))
+    rows = rows.sort_values(["rank", "seed"], kind="stable")
+    rows = rows.drop_duplicates(["dataset", "name"]).sort_index()
+    return rows.drop(columns="rank").reset_index(drop=True)
+
+
+def readable(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a leaderboard to be read: points with intervals, * where sure (Holm)."""
+
+    def told(row: pd.Series, value: str) -> str:
+        if pd.isna(row[value]):
+            return ""
+        middle, low, high = (100 * row[f"{value}{k}"] for k in ("", "_low", "_high"))
+        star = "*" if row[f"{value}_p_holm"] < LEVEL else ""
+        return f"{middle:+.1f}{star} [{low:.1f}, {high:.1f}]"
+
+    table = rows[["panel", "name", "backbone", "n", "top1"]].copy()
+    for value, against in (("gain", ONE), ("over", ENSEMBLE)):
+        cells = [told(row, value) for _, row in rows.iterrows()]
+        table[f"points over {against}"] = pd.Series(cells, rows.index, dtype=object)
+    table["detectable"] = rows["detectable"].replace(np.inf, np.nan)
+    table[["ece", "nll"]] = rows[["ece", "nll"]]
+    return table.assign(**{"ms per image": 1000 * rows["seconds_per_image"]})
+
+
+def on_the_frontier(seconds: pd.Series, gain: pd.Series) -> pd.Series:
+    """Which methods none beats: as cheap and better, or as good and cheaper."""
+    s, g = seconds.to_numpy(float), gain.to_numpy(float)
+    no_dearer, no_worse = s[:, None] <= s, g[:, None] >= g  # [other, method]
+    better = (s[:, None] < s) | (g[:, None] > g)
+    return pd.Series(~(no_dearer & no_worse & better).any(axis=0), seconds.index)
+
+
+def priced(rows: pd.DataFrame, plain: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """The single prompt, name "", and the methods of a data set that have a price.
+
+    `seconds` are the ledger's, but at least those of one prompt with the same backbone:
+    any method reads and encodes the image, though not every ledger was timed from there
+    on, and reading is cheaper once pictures lie in a cache. `frontier` is true of those
+    that need the image alone, with the main backbone, and that no other of these beats.
+    """
+    start = plain[plain["dataset"] == dataset].iloc[:1]
+    start = start.assign(
+        name="", gain=0.0, gain_low=0.0, gain_high=0.0, gain_p_holm=1.0
+    )
+    here = rows[rows["dataset"].eq(dataset) & rows["seconds_per_image"].notna()]
+    table = pd.concat([start, here], ignore_index=True)
+    floor = plain[plain["dataset"] == dataset].drop_duplicates("backbone")
+    floor = floor.set_index("backbone")["seconds_per_image"]
+    floor = table["backbone"].map(floor)
+    table["seconds"] = np.fmax(table["seconds_per_image"], floor)
+    alone = table["panel"].isin(ALONE) & table["backbone"].eq(table["backbone"].iloc[0])
+    best = on_the_frontier(table.loc[alone, "seconds"], table.loc[alone, "gain"])
+    table["frontier"] = best.reindex(table.index, fill_value=False).astype(bool)
+    columns = ["dataset", "backbone", "method", "name", "family", "panel", "n", "top1"]
+    columns += ["seconds", "seconds_per_image", "frontier"]
+    return table[[*columns, "gain", "gain_low", "gain_high", "gain_p_holm"]]
+
+
+def telling(rows: pd.DataFrame, first: str, most: int = 3) -> list[str]:
+    """The data sets to draw: the first, then those where some method surely gains most.
+
+    "Most" is the greatest lower bound of a gain over one prompt among `rows`.
+    """
+    best = rows.groupby("dataset", sort=False)["gain_low"].max()
+    best = best.drop(first, errors="ignore").sort_values(ascending=False, kind="stable")
+    return [*[first] * (first in set(rows["dataset"])), *best.index][:most]
+
+
+def agreement(scores: Scores, keys: Mapping[str, Key]) -> pd.DataFrame:
+    """Shares of images on which two methods predict the same, on what both hold.
+
+    `keys` names the ledgers. Returns [methods, methods], NaN where no image is shared.
+    """
+    table = pd.DataFrame(np.nan, index=list(keys), columns=list(keys))
+    for a, b in combinations(keys, 2):
+        one, other = shared(scores[keys[a]], scores[keys[b]])
+        same = (one["prediction"] == other["prediction"]).mean()
+        table.loc[a, b] = table.loc[b, a] = same
+    for name in keys:
+        table.loc[name, name] = 1.0
+    return table
+
+
+def rescued_and_broken(
+    scores: Scores, keys: Sequence[Key], reference: Key
+) -> pd.DataFrame:
+    """How many of the methods change an image's fate, a row per image of `reference`.
+
+    rescued: methods that are right where the reference is wrong; broken: the reverse;
+    of: the methods that hold the image.
+    """
+    base = scores[reference]
+    table = pd.DataFrame(0, index=base.index, columns=["rescued", "broken", "of"])
+    for key in keys:
+        one, plain = shared(scores[key], base)
+        table.loc[one.index, "rescued"] += (one["hit"] & ~plain["hit"]).astype(int)
+        table.loc[one.index, "broken"] += (~one["hit"] & plain["hit"]).astype(int)
+        table.loc[one.index, "of"] += 1
+    return table
+
+
+def extremes(fates: pd.DataFrame, most: int = 6) -> pd.DataFrame:
+    """The images that most methods rescue, then those that most of them break.
+
+    Of images that equally many methods hold, the greatest number. Returns the rows of
+    `rescued_and_broken` with a column `told`, "7 of 11 rescue it".
+    """
+    fates = fates[fates["of"] == fates["of"].max()]
+    parts = []
+    for column, verb in (("rescued", "rescue"), ("broken", "break")):
+        part = fates[fates[column] > 0].nlargest(most, column)
+        counts = part[column].astype(str) + " of " + part["of"].astype(str)
+        parts.append(part.assign(told=counts + f" {verb} it"))
+    return pd.concat(parts)
+
+
+def rank_correlation(a: pd.Series, b: pd.Series) -> dict[str, float]:
+    """Kendall's tau-b of two rankings on the methods that both hold.
+
+    Returns tau, p (two-sided) and methods; tau and p are NaN with fewer than four.
+    """
+    a, b = a.dropna().align(b.dropna(), join="inner")
+    tau = p = np.nan
+    if len(a) >= 4:
+        tau, p = kendalltau(a, b)
+    return {"tau": float(tau), "p": float(p), "methods": len(a)}
+
+
+def transfer(rows: pd.DataFrame, backbone: str) -> pd.DataFrame:
+    """Rank correlation of the methods' gains between every two data sets.
+
+    Columns: dataset, other, tau, p, methods; each pair once in either order.
+    """
+    rows = rows[rows["backbone"] == backbone]
+    gains = rows.pivot_table("gain", "name", "dataset", sort=False)
+    pairs = [(a, b) for a in gains for b in gains if a != b]
+    table = [
+        {"dataset": a, "other": b, **rank_correlation(gains[a], gains[b])}
+        for a, b in pairs
+    ]
+    return pd.DataFrame(table, columns=["dataset", "other", "tau", "p", "methods"])
+
+
+def tempered(folder: str | Path, rows: pd.DataFrame, first: str) -> pd.DataFrame:
+    """Calibration before and after one temperature, which no tested image has chosen.
+
+    For every method of `rows` with a ledger on the data set `first`, the temperature is
+    fitted there and applied to the method's ledgers on all other data sets. The numbers
+    of a data set and backbone are about the images that all of its methods hold.
+
+    Returns:
+        dataset, backbone, method, name, family, panel, n, top1, temperature, ece, nll,
+        ece_t, nll_t; empty where `first` is the only data set.
+    """
+
+    def read(row: pd.Series, dataset: str) -> pd.DataFrame:
+        place = (dataset, row["backbone"], row["method"], row["seed"])
+        path = predictions.ledger_path(folder, *place)
+        return predictions.read(path) if path.is_file() else pd.DataFrame()
+
+    table, fitted = [], {}
+    others = rows[rows["dataset"] != first]
+    for _, part in others.groupby(["dataset", "backbone"], sort=False):
+        ledgers = {}
+        for at, row in part.iterrows():
+            about = (row["backbone"], row["method"], row["seed"])
+            if about not in fitted:
+                known = read(row, first)
+                fitted[about] = len(known) and metrics.fit_temperature(
+                    predictions.logits(known), known["label"]
+                )
+            if fitted[about]:
+                ledgers[at] = read(row, row["dataset"]).set_index("image_id")
+        if not ledgers:
+            continue
+        held = set.intersection(*(set(ledger.index) for ledger in ledgers.values()))
+        for at, ledger in ledgers.items():
+            row = part.loc[at]
+            t = fitted[row["backbone"], row["method"], row["seed"]]
+            ledger = ledger[ledger.index.isin(held)]
+            if ledger.empty:
+                continue
+            x = predictions.logits(ledger).astype(float)
+            plain, soft = (metrics.scores(z, ledger["label"]) for z in (x, x / t))
+            numbers = {"n": len(ledger), "top1": plain["hit"].mean(), "temperature": t}
+            after = {f"{k}_t": v for k, v in calibration(soft).items()}
+            table.append({**row, **numbers, **calibration(plain), **after})
+    columns = ["dataset", "backbone", "method", "name", "family", "panel", "n", "top1"]
+    columns += ["temperature", "ece", "nll", "ece_t", "nll_t"]
+    return pd.DataFrame(table, columns=columns)

@@ -1,0 +1,351 @@
+"""The figures of the last chapter, in the look and by the rules of `figures`."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
+from scipy.optimize import isotonic_regression
+
+from helpers.results.figures import (
+    BLUE,
+    FAINT,
+    INK,
+    METHOD_COLOURS,
+    VERMILION,
+    WIDTH,
+    _require,
+    _styled,
+)
+from helpers.results.synthesis import ALONE, PANELS, priced
+
+FAMILIES = {
+    "prompts": METHOD_COLOURS["zero_shot"],
+    "votes": METHOD_COLOURS["zero"],
+    "tuned prompts": METHOD_COLOURS["tpt"],
+    "weighted prompts": METHOD_COLOURS["autoclip"],
+    "captions": METHOD_COLOURS["caption"],
+    "centring": METHOD_COLOURS["mta"],
+    "text classifiers": METHOD_COLOURS["tps"],
+    "self-training": METHOD_COLOURS["lafter"],
+    "entropy": METHOD_COLOURS["tent"],
+    "learned prompts": METHOD_COLOURS["coop"],
+    "second model": METHOD_COLOURS["tda"],
+    "own": VERMILION,
+}
+"""Families of methods and their colours, those of a member in the other chapters."""
+
+SHAPES = {
+    "prompts": "o",
+    "episodic": "o",
+    "captioner": "D",
+    "diffusion": "X",
+    "second model": "P",
+    "online": "v",
+    "label-free": "s",
+    "labelled": "^",
+    "own": "*",
+}
+"""What a method needs is the shape of its marker."""
+
+
+@_styled
+def frontier(
+    rows: pd.DataFrame, plain: pd.DataFrame, datasets: Sequence[str]
+) -> tuple[Figure, pd.DataFrame]:
+    """What accuracy costs: gain over one prompt against seconds per image.
+
+    A panel per data set. Filled markers differ from zero at 5 % after Holm's
+    correction. The line joins what no method beats that needs the image alone.
+
+    Args:
+        rows: of `synthesis.headline`.
+        plain: the single prompt's rows of the leaderboard: dataset, backbone,
+            top1, seconds_per_image. The first of a data set tells its main backbone,
+            methods on another one get a raised 2.
+        datasets: which panels to draw.
+    """
+    _require(rows, ["dataset", "name", "gain", "gain_low", "seconds_per_image"])
+    _require(plain, ["dataset", "backbone", "top1", "seconds_per_image"])
+    tables = [priced(rows, plain, name) for name in datasets]
+    lines = [max(6, len(table)) for table in tables]
+    fig, axes = plt.subplots(
+        len(tables),
+        squeeze=False,
+        sharex=True,
+        figsize=(7.6, 1.6 + sum(0.165 * n + 0.35 for n in lines)),
+        height_ratios=lines,
+    )
+    spent = 1000 * pd.concat(tables)["seconds"]
+    axes[0, 0].set(xscale="log", xlim=(spent.min() / 1.3, spent.max() * 1.3))
+    for ax, name, table in zip(axes[:, 0], datasets, tables, strict=True):
+        _frontier_panel(ax, table)
+        right = f"one prompt is right on {100 * table['top1'].iloc[0]:.0f} %"
+        ax.set_title(f"{name}: {right}")
+    axes[-1, 0].set_xlabel("milliseconds per image")
+    axes[-1, 0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[-1, 0].xaxis.set_major_formatter("{x:g}")
+    axes[-1, 0].minorticks_off()
+    fig.supylabel("points of accuracy gained over one prompt", fontsize=11)
+    title = "What adapting CLIP at test time buys, and what it costs"
+    fig.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold")
+    data = pd.concat(tables, ignore_index=True)
+    shown = data[data["name"].ne("")]
+    keys = [
+        Line2D([], [], color=shade, marker="o", ls="", label=family)
+        for family, shade in FAMILIES.items()
+        if family in set(shown["family"])
+    ]
+    panels = [p for p in PANELS if p in set(shown["panel"]) - set(ALONE)]
+    keys += [
+        Line2D([], [], color=FAINT, marker=SHAPES[p], ls="", label=f"needs {PANELS[p]}")
+        for p in panels
+        if p != "own"
+    ]
+    keys.append(Line2D([], [], color=FAINT, lw=2, label="best from the image alone"))
+    fig.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=9)
+    return fig, data
+
+
+def _frontier_panel(ax: plt.Axes, table: pd.DataFrame) -> None:
+    ax.axhline(0, color=INK, lw=1)
+    edge = table[table["frontier"]].sort_values("seconds")
+    x, y = 1000 * edge["seconds"], 100 * edge["gain"]
+    end = ax.get_xlim()[1]
+    x, y = [*x, end], [*y, y.iloc[-1]]
+    ax.step(x, y, where="post", color=FAINT, lw=5, alpha=0.6, zorder=1)
+    start, methods = table.iloc[0], table.iloc[1:].sort_values("gain")
+    ax.plot(1000 * start["seconds"], 0, "o", color=INK, ms=7, zorder=4)
+    low, high = methods["gain_low"].min(), methods["gain_high"].max()
+    low, high = 100 * min(0.0, low), 100 * max(0.0, high)
+    room = 0.06 * max(high - low, 1.0)
+    ax.set_ylim(low - room, high + room)
+    ax.grid(False, axis="x")
+    levels = np.linspace(0.02, 0.98, max(len(methods), 2))
+    wanted = (100 * methods["gain"].to_numpy() - low + room) / (high - low + 2 * room)
+    places = spread(wanted, 0.96 / max(len(methods) - 1, 1), levels[0], levels[-1])
+    for row, place in zip(methods.itertuples(), places, strict=True):
+        shade = FAMILIES[row.family]
+        x, y = 1000 * row.seconds, 100 * row.gain
+        sure = row.gain_p_holm < 0.05
+        ends = [100 * row.gain_low, 100 * row.gain_high]
+        ax.plot([x, x], ends, color=shade, lw=1.3, alpha=0.8, zorder=2)
+        look = {"marker": SHAPES[row.panel], "ms": 7, "mec": shade, "mew": 1.5}
+        ax.plot(x, y, mfc=shade if sure else "white", zorder=3, **look)
+        ax.plot([x, end], [y, y], color=shade, lw=0.6, alpha=0.55, zorder=1)
+        other = "²" if row.backbone != start["backbone"] else ""
+        ax.annotate(
+            f"{row.name}{other} {y:+.1f}",
+            (1, y),
+            xytext=(1.05, place),
+            xycoords=ax.get_yaxis_transform(),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9,
+            color=INK,
+            fontweight="bold" if sure else "normal",
+            arrowprops={
+                "arrowstyle": "-",
+                "relpos": (0, 0.5),
+                "shrinkA": 2,
+                "shrinkB": 0,
+                "color": shade,
+                "lw": 0.6,
+                "alpha": 0.55,
+            },
+        )
+
+
+def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+    """Places near those wanted, in their ascending order, at least `gap` apart.
+
+    The smallest sum of squared moves between `low` and `high` (isotonic regression);
+    `gap` is at most what leaves room for all.
+    """
+    n = len(wanted)
+    if n < 2:
+        return np.clip(wanted, low, high)
+    gap = min(gap, (high - low) / (n - 1))
+    steps = gap * np.arange(n)
+    free = isotonic_regression(np.asarray(wanted, float) - steps).x
+    return np.clip(free, low, high - steps[-1]) + steps
+
+
+@_styled
+def gains(
+    rows: pd.DataFrame, value: str, against: str, backbones: Sequence[str]
+) -> tuple[Figure, pd.DataFrame]:
+    """Points gained or lost: methods down, grouped by what they need; data sets across.
+
+    A cell holds the difference over its 95 % interval; bold: differs from zero at 5 %
+    after Holm's correction; a raised 2: not the first of `backbones`.
+
+    Args:
+        rows: of `synthesis.headline`.
+        value: `gain`, against one prompt, or `over`, against the ensemble.
+        against: the baseline's name.
+    """
+    ends = [f"{value}_low", f"{value}_high"]
+    _require(rows, ["dataset", "backbone", "name", "panel", value, *ends])
+    rows = rows[rows[value].notna()]
+    sets = {name: i for i, name in enumerate(dict.fromkeys(rows["dataset"]))}
+    groups = [(p, rows[rows["panel"] == p]) for p in PANELS if p in set(rows["panel"])]
+    counts = [part["name"].nunique() for _, part in groups]
+    margin = 0.5 + 0.085 * rows["name"].str.len().max()
+    fig, axes = plt.subplots(
+        len(groups),
+        squeeze=False,
+        figsize=(
+            margin + max(2.6, 0.95 * len(sets)),
+            1.0 + 0.4 * len(groups) + 0.42 * sum(counts),
+        ),
+        height_ratios=counts,
+    )
+    palette = sns.blend_palette([VERMILION, "white", BLUE], as_cmap=True)
+    edge = max(1.0, 100 * rows[value].abs().max())
+    for ax, (panel, part) in zip(axes[:, 0], groups, strict=True):
+        names = {name: i for i, name in enumerate(dict.fromkeys(part["name"]))}
+        cells = np.full((len(names), len(sets)), np.nan)
+        cells[part["name"].map(names), part["dataset"].map(sets)] = 100 * part[value]
+        ax.imshow(cells, cmap=palette, aspect="auto", vmin=-1.5 * edge, vmax=1.5 * edge)
+        for _, row in part.iterrows():
+            place, text = (sets[row["dataset"]], names[row["name"]]), {"ha": "center"}
+            weight = "bold" if row[f"{value}_p_holm"] < 0.05 else "normal"
+            points = f"{100 * row[value]:+.1f}"
+            points += "²" if row["backbone"] != backbones[0] else ""
+            low, high = (100 * row[end] for end in ends)
+            ax.text(*place, points, va="bottom", size=10, fontweight=weight, **text)
+            ax.text(*place, f"[{low:.1f}, {high:.1f}]", va="top", size=8, **text)
+        ax.set_yticks(range(len(names)), names)
+        ax.set_xticks(range(len(sets)), [""] * len(sets))
+        ax.set_title(f"needs {PANELS[panel]}" if panel != "prompts" else PANELS[panel])
+        ax.tick_params(length=0)
+        ax.grid(False)
+        sns.despine(ax=ax, left=True, bottom=True)
+    axes[-1, 0].set_xticks(range(len(sets)), sets)
+    marks = "bold: Holm-corrected p < 0.05"
+    if len(backbones) > 1 and rows["backbone"].isin(backbones[1:]).any():
+        marks += f"; ²: {backbones[1]}, else {backbones[0]}"
+    axes[-1, 0].set_xlabel(f"points against {against}\n{marks}")
+    return fig, rows.reset_index(drop=True)
+
+
+@_styled
+def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Accuracy against calibration before (hollow) and after (filled) a temperature.
+
+    Args:
+        table: rows of `synthesis.tempered` of one data set.
+    """
+    _require(table, ["name", "family", "panel", "top1", "ece", "ece_t", "nll", "nll_t"])
+    fig, axes = plt.subplots(1, 2, figsize=(1.3 * WIDTH, 4.3))
+    labels = {"ece": "expected calibration error (%)", "nll": "NLL (nats)"}
+    for ax, (what, label) in zip(axes, labels.items(), strict=True):
+        factor = 100 if what == "ece" else 1
+        for i, row in enumerate(table.itertuples()):
+            shade, x = FAMILIES[row.family], 100 * row.top1
+            before, after = (factor * getattr(row, k) for k in (what, f"{what}_t"))
+            ax.plot([x, x], [before, after], color=shade, lw=1, alpha=0.6)
+            look = {"marker": LETTERS[i % len(LETTERS)], "ms": 8, "mec": shade}
+            ax.plot(x, before, mfc="white", ls="", **look)
+            ax.plot(x, after, mfc=shade, ls="", label=row.name, **look)
+        ax.set(xlabel="top-1 accuracy (%)", ylabel=label)
+        if what == "nll" and table["nll"].max() > 5 * table["nll"].median():
+            ax.set_yscale("log")
+            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            ax.yaxis.set_major_formatter("{x:g}")
+            ax.minorticks_off()
+        else:
+            ax.set_ylim(bottom=0)
+    handles, names = axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
+    return fig, table.reset_index(drop=True)
+
+
+LETTERS = "oDs^vP<>Xp*dH8"
+
+
+@_styled
+def who_agrees(
+    shares: pd.DataFrame, changed: pd.DataFrame
+) -> tuple[Figure, pd.DataFrame]:
+    """Heat map of agreement of predictions, beside it images rescued and broken.
+
+    Args:
+        shares: of `synthesis.agreement`.
+        changed: `wins`, the share of images that a method gets right where one prompt
+            does not, and `losses`, the reverse; the index has the names of `shares`.
+    """
+    names, n = list(shares), len(shares)
+    fig, (ax, bars) = plt.subplots(
+        1,
+        2,
+        figsize=(2.0 + 0.46 * n + 2.2, 1.5 + 0.36 * n),
+        width_ratios=[n, 4.4],
+    )
+    low = np.nanmin(shares.to_numpy())
+    palette = sns.light_palette(BLUE, as_cmap=True)
+    ax.imshow(shares, cmap=palette, vmin=2 * low - 1, vmax=1.25, aspect="auto")
+    for y in range(n):
+        for x in range(n):
+            share = shares.iloc[y, x]
+            if x != y and not np.isnan(share):
+                ax.text(x, y, f"{100 * share:.0f}", ha="center", va="center", size=9)
+    ax.set_xticks(range(n), names, rotation=50, ha="right", rotation_mode="anchor")
+    ax.set_yticks(range(n), names)
+    ax.set_title("same prediction (% of images)")
+    rescued, broken = (
+        100 * changed.loc[names, k].to_numpy(float) for k in ("wins", "losses")
+    )
+    bars.barh(range(n), rescued, color=BLUE, height=0.7)
+    bars.barh(range(n), -broken, color=VERMILION, height=0.7)
+    edge = max(1.0, rescued.max(), broken.max())
+    for y, (won, lost) in enumerate(zip(rescued, broken, strict=True)):
+        bars.text(won + 0.04 * edge, y, f"{won:.1f}", va="center", size=9)
+        bars.text(
+            -lost - 0.04 * edge, y, f"{lost:.1f}", va="center", ha="right", size=9
+        )
+    bars.axvline(0, color=INK, lw=1)
+    bars.set(ylim=(n - 0.5, -0.5), xlim=(-1.6 * edge, 1.6 * edge), yticks=[], xticks=[])
+    bars.set_title("broken | rescued (%)", loc="center")
+    for each in (ax, bars):
+        each.grid(False)
+        sns.despine(ax=each, left=True, bottom=True)
+    ax.tick_params(length=0)
+    data = shares.rename_axis("method").reset_index()
+    return fig, data.assign(rescued=rescued / 100, broken=broken / 100)
+
+
+@_styled
+def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Rank correlation of methods between data sets; bold where p < 0.05.
+
+    Args:
+        table: of `synthesis.transfer`.
+    """
+    _require(table, ["dataset", "other", "tau", "p", "methods"])
+    names = list(dict.fromkeys([*table["dataset"], *table["other"]]))
+    at = {name: i for i, name in enumerate(names)}
+    cells = np.full((len(names), len(names)), np.nan)
+    cells[table["dataset"].map(at), table["other"].map(at)] = table["tau"]
+    side = 1.4 + 0.75 * len(names)
+    fig, ax = plt.subplots(figsize=(side + 0.6, 0.75 * side + 0.4))
+    palette = sns.blend_palette([VERMILION, "white", BLUE], as_cmap=True)
+    ax.imshow(cells, cmap=palette, vmin=-1.4, vmax=1.4, aspect="auto")
+    for row in table.dropna(subset="tau").itertuples():
+        place = at[row.other], at[row.dataset]
+        weight = "bold" if row.p < 0.05 else "normal"
+        text = {"ha": "center", "color": INK}
+        ax.text(*place, f"{row.tau:+.2f}", va="bottom", fontweight=weight, **text)
+        ax.text(*place, f"of {row.methods}", va="top", fontsize=8, **text)
+    ax.set_xticks(range(len(names)), names, rotation=35, ha="right")
+    ax.set_yticks(range(len(names)), names)
+    ax.tick_params(length=0)
+    ax.grid(False)
+    sns.despine(ax=ax, left=True, bottom=True)
+    ax.set_xlabel("Kendall's tau of gains; bold: p < 0.05\nsmall: methods compared")
+    return fig, table.reset_index(drop=True)

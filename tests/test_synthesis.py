@@ -1,0 +1,549 @@
+"""Chapter 06: small ledgers made here, against slow oracles."""
+
+import math
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import papermill
+import pytest
+
+from helpers import paths
+from helpers.results import (
+    compare,
+    findings,
+    layouts,
+    metrics,
+    predictions,
+    published,
+    synthesis,
+)
+from helpers.results import synthesis_figures as drawn
+from helpers.results.synthesis import Key
+
+CLASSES = 4
+
+
+def ledger(folder, method, ids, right, *, seconds=0.01, **place) -> None:
+    """A ledger whose images named in `right` are right, the others wrong.
+
+    An image's label is told by its id, its confidence by its place in the list.
+    """
+    ids = list(ids)
+    labels = np.array([sum(map(ord, i)) % CLASSES for i in ids])
+    hits = np.array([i in right for i in ids])
+    said = np.where(hits, labels, (labels + 1) % CLASSES)
+    logits = np.zeros((len(ids), CLASSES), np.float32)
+    logits[np.arange(len(ids)), said] = 1 + np.arange(len(ids)) % 3
+    about = {"dataset": "d", "backbone": "b", "seed": 0, "weights": "w"} | place
+    predictions.write(
+        folder,
+        dataset=about["dataset"],
+        backbone=about["backbone"],
+        method=method,
+        ids=ids,
+        labels=labels,
+        logits=logits,
+        seconds_per_image=seconds,
+        settings={"weights": about["weights"]},
+        seed=about["seed"],
+    )
+
+
+def names(start: int, stop: int) -> list[str]:
+    return [f"i{number:03d}" for number in range(start, stop)]
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Two data sets, methods on samples in another order, one nobody knows."""
+    everything = names(0, 60)
+    ledger(tmp_path, "zero_shot_photo", everything, names(0, 30))
+    ledger(tmp_path, "ensemble_80", everything, names(0, 33))
+    some = everything[10:50][::-1]
+    ledger(tmp_path, "zero_shot", some, names(0, 30), seconds=0.02)
+    ledger(tmp_path, "vote-crops", some, names(0, 47), seconds=0.1)
+    ledger(tmp_path, "vote-mixed", some[:20], names(0, 40), seconds=0.1)
+    ledger(tmp_path, "tpt-crops", some, names(0, 31), seconds=0.2)
+    ledger(tmp_path, "mine", everything, names(0, 60), seconds=0.05)
+    ledger(tmp_path, "lafter", some, names(20, 50), seed=1)
+    ledger(tmp_path, "zero_shot_photo", everything, names(0, 50), dataset="e")
+    ledger(tmp_path, "vote-crops", everything, names(0, 45), dataset="e")
+    return tmp_path
+
+
+# The board
+
+
+def test_every_row_is_about_the_images_that_all_hold(made):
+    """Against a slow oracle that reads the ledgers again, image by image."""
+    board = synthesis.leaderboard(synthesis.load(made)).set_index(["dataset", "method"])
+    assert ("d", "zero_shot") not in board.index  # the same as zero_shot_photo
+    read = {}
+    for frame in predictions.read_all(made, with_logits=False):
+        hits = zip(
+            frame["image_id"], frame["prediction"] == frame["label"], strict=True
+        )
+        read[frame.attrs["dataset"], frame.attrs["method"]] = dict(hits)
+    for (dataset, method), row in board.iterrows():
+        mine, one = read[dataset, method], read[dataset, "zero_shot_photo"]
+        many = read.get((dataset, "ensemble_80"))
+        held = [i for i in mine if i in one and (many is None or i in many)]
+        assert row["n"] == len(held)
+        assert row["top1"] == pytest.approx(sum(mine[i] for i in held) / len(held))
+        if method == "zero_shot_photo":
+            assert np.isnan(row["gain"])
+            continue
+        wins = sum(mine[i] and not one[i] for i in held)
+        losses = sum(one[i] and not mine[i] for i in held)
+        assert (row["wins"], row["losses"]) == (wins, losses)
+        assert row["gain"] == pytest.approx((wins - losses) / len(held))
+        assert row["gain_low"] <= row["gain"] <= row["gain_high"]
+        if many is None or method == "ensemble_80":
+            assert np.isnan(row["over"])
+        else:
+            over = sum(mine[i] - many[i] for i in held) / len(held)
+            assert row["over"] == pytest.approx(over)
+
+
+def test_pairing_does_not_depend_on_the_order_of_images(made):
+    scores = synthesis.load(made)
+    board = synthesis.leaderboard(scores)
+    mixed = {
+        key: frame.sample(frac=1, random_state=3).pipe(_with_attrs, frame)
+        for key, frame in scores.items()
+    }
+    pd.testing.assert_frame_equal(synthesis.leaderboard(mixed), board)
+
+
+def _with_attrs(frame: pd.DataFrame, like: pd.DataFrame) -> pd.DataFrame:
+    frame.attrs = dict(like.attrs)
+    return frame
+
+
+def test_another_label_for_an_image_is_refused(made):
+    scores = synthesis.load(made)
+    scores[Key("d", "b", "mine")].loc["i003", "label"] += 1
+    with pytest.raises(ValueError, match=r"1 images have other labels.*'i003'"):
+        synthesis.leaderboard(scores)
+
+
+def test_holm_counts_the_methods_of_one_data_set_and_backbone(made):
+    board = synthesis.leaderboard(synthesis.load(made))
+    for _, part in board.groupby(["dataset", "backbone"]):
+        part = part.dropna(subset="gain")
+        changed = zip(part["wins"].astype(int), part["losses"].astype(int), strict=True)
+        p = [_mcnemar(*counts) for counts in changed]
+        order, adjusted, running = np.argsort(p, kind="stable"), {}, 0.0
+        for place, at in enumerate(order):
+            running = max(running, min(1.0, (len(p) - place) * p[at]))
+            adjusted[at] = running
+        expected = [adjusted[i] for i in range(len(p))]
+        assert part["gain_p_holm"].tolist() == pytest.approx(expected)
+
+
+def _mcnemar(wins: int, losses: int) -> float:
+    """Twice the smaller binomial tail, summed term by term."""
+    n, k = wins + losses, min(wins, losses)
+    return min(1.0, 2 * sum(math.comb(n, i) for i in range(k + 1)) / 2**n)
+
+
+def test_holm_by_hand():
+    p = [0.01, 0.04, 0.03, 0.005]
+    assert compare.holm(p).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert compare.holm([]).size == 0
+    assert compare.holm([0.7, 0.6]).tolist() == [1.0, 1.0]
+
+
+def test_calibration_is_that_of_metrics():
+    rng = np.random.default_rng(0)
+    logits, labels = 3 * rng.normal(size=(500, 5)), rng.integers(0, 5, 500)
+    found = synthesis.calibration(metrics.scores(logits, labels))
+    summary = metrics.summary(logits, labels)
+    assert found["ece"] == pytest.approx(summary["ece"])
+    assert found["nll"] == pytest.approx(summary["nll"])
+
+
+def test_the_baseline_that_shares_most_images_is_taken(tmp_path):
+    ledger(tmp_path, "zero_shot_photo", names(0, 5), names(0, 5))
+    ledger(tmp_path, "zero_shot_held_out", names(0, 20), names(0, 3))
+    ledger(tmp_path, "zero_shot_held_out", names(0, 20), names(0, 4), seed=2)
+    ledger(tmp_path, "drml", names(3, 20), names(0, 20), seed=2)
+    ledger(tmp_path, "tap", names(40, 50), names(0, 3))
+    scores = synthesis.load(tmp_path)
+    one = synthesis.BASELINES[synthesis.ONE]
+    found = synthesis.baseline(scores, Key("d", "b", "drml", 2), one)
+    assert found is scores[Key("d", "b", "zero_shot_held_out", 2)]
+    assert synthesis.baseline(scores, Key("d", "b", "tap"), one) is None
+    board = synthesis.leaderboard(scores).set_index("method")
+    assert np.isnan(board.loc["tap", "gain"])
+    assert board.loc["tap", "n"] == 10
+
+
+def test_a_folder_without_ledgers_says_what_to_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run chapter 01"):
+        synthesis.load(tmp_path)
+
+
+# What a method is
+
+
+@pytest.mark.parametrize(
+    ("method", "panel", "chapter"),
+    [
+        ("zero_shot_photo", "prompts", "01"),
+        ("zero_shot_held_out", "prompts", "05"),
+        ("ensemble_centred", "label-free", "05"),
+        ("ensemble_styles", "prompts", "04"),
+        ("vote_reference-augmix", "episodic", "02"),
+        ("tpt-preaugment", "episodic", "02"),
+        ("tpt_coop-preaugment", "labelled", "02"),
+        ("coop", "labelled", "02"),
+        ("caption_placed", "captioner", "03"),
+        ("autoclip_80", "episodic", "04"),
+        ("autoclip_sample", "episodic", "03"),
+        ("clip_adapter", "label-free", "05"),
+        ("tent_online", "online", "05"),
+        ("tent_marginal", "episodic", "05"),
+        ("two_models", "second model", "05"),
+        ("tptx", "own", ""),
+        ("my method", "own", ""),
+    ],
+)
+def test_panels(method, panel, chapter):
+    about = synthesis.kind(method)
+    assert (about.panel, about.chapter) == (panel, chapter)
+
+
+def test_the_ledgers_of_the_committed_run_are_all_known():
+    table = pd.read_csv(paths.ROOT / "outputs" / "reference" / "picto" / "results.csv")
+    assert not [m for m in table["method"] if synthesis.kind(m).panel == "own"]
+
+
+def test_every_kind_can_be_drawn_and_decided_on():
+    panels = {about.panel for about in synthesis.KINDS.values()} | {"own"}
+    assert panels == synthesis.PANELS.keys() == drawn.SHAPES.keys()
+    assert panels == {p for some in findings.HAVE.values() for p in some}
+    families = {about.family for about in synthesis.KINDS.values()} | {"own"}
+    assert families == drawn.FAMILIES.keys()
+
+
+def test_an_unknown_method_is_not_lost(made):
+    scores = synthesis.load(made)
+    board = synthesis.leaderboard(scores)
+    row = board.set_index(["dataset", "method"]).loc[("d", "mine")]
+    assert (row["panel"], row["name"]) == ("own", "mine")
+    assert "mine" in set(synthesis.headline(board)["name"])
+    decided = findings.decisions(scores, board).set_index(["dataset", "have"])
+    assert decided.loc[("d", "your own method"), "use"] == "mine"
+
+
+def test_figures_show_the_main_recipe_and_one_backbone(tmp_path):
+    for backbone, dataset in product("bc", "de"):
+        place = {"backbone": backbone, "dataset": dataset}
+        ledger(tmp_path, "zero_shot_photo", names(0, 9), names(0, 3), **place)
+        ledger(tmp_path, "vote-crops", names(0, 9), names(0, 4), **place)
+    ledger(tmp_path, "vote-mixed", names(0, 9), names(0, 5))
+    ledger(tmp_path, "lafter", names(0, 9), names(0, 5), backbone="c")
+    scores = synthesis.load(tmp_path)
+    assert synthesis.main_recipe(scores) == "crops"
+    rows = synthesis.headline(synthesis.leaderboard(scores), ["c", "b"])
+    assert set(rows["method"]) == {"vote-crops", "lafter"}
+    assert set(rows["backbone"]) == {"c"}
+    rows = synthesis.headline(synthesis.leaderboard(scores), ["b", "c"])
+    assert rows.set_index("name")["backbone"]["LaFTer"] == "c"
+    assert set(rows.loc[rows["name"] == "vote of views", "backbone"]) == {"b"}
+
+
+def test_missing_chapters_are_named(made):
+    assert synthesis.missing(synthesis.load(made)) == ["02b", "03", "04"]
+
+
+# Frontier, agreement, ranks
+
+
+def test_the_frontier_is_what_nothing_dominates():
+    rng = np.random.default_rng(1)
+    seconds = pd.Series(rng.integers(1, 9, 40) / 10)
+    gain = pd.Series(rng.integers(-3, 9, 40) / 10)
+    expected = [
+        not any(
+            (s <= seconds[i] and g >= gain[i]) and (s < seconds[i] or g > gain[i])
+            for s, g in zip(seconds, gain, strict=True)
+        )
+        for i in range(40)
+    ]
+    assert synthesis.on_the_frontier(seconds, gain).tolist() == expected
+    alone = synthesis.on_the_frontier(pd.Series([1.0]), pd.Series([-1.0]))
+    assert alone.tolist() == [True]
+
+
+def test_the_figure_holds_the_frontier_of_the_image_alone(made):
+    scores = synthesis.load(made)
+    board = synthesis.leaderboard(scores)
+    plain = board[board["method"] == "zero_shot_photo"]
+    rows = synthesis.headline(board, ["b"])
+    fig, data = drawn.frontier(rows, plain, ["d", "e"])
+    best = data[data["frontier"] & data["dataset"].eq("d")]
+    # 80 prompts cost as much as one and gain more; "mine" needs who knows what.
+    assert set(best["name"]) == {"80 prompts", "vote of views"}
+    assert {"mine", "LaFTer"} <= set(data["name"])
+    plt.close(fig)
+
+
+def test_agreement_pairs_by_id(made):
+    scores = synthesis.load(made)
+    keys = {m: Key("d", "b", m) for m in ("zero_shot_photo", "vote-crops", "mine")}
+    table = synthesis.agreement(scores, keys)
+    assert (table.to_numpy() == table.to_numpy().T).all()
+    a = scores[keys["zero_shot_photo"]]["prediction"]
+    b = scores[keys["vote-crops"]]["prediction"]
+    same = [a[i] == b[i] for i in b.index]
+    assert table.loc["zero_shot_photo", "vote-crops"] == np.mean(same)
+    fig, data = drawn.who_agrees(
+        table, pd.DataFrame({"wins": 0.01, "losses": 0.02}, index=list(keys))
+    )
+    assert data["broken"].tolist() == [0.02, 0.02, 0.02]
+    plt.close(fig)
+
+
+def test_fates_of_images(made):
+    scores = synthesis.load(made)
+    keys = [Key("d", "b", m) for m in ("vote-crops", "tpt-crops", "mine")]
+    table = synthesis.rescued_and_broken(scores, keys, Key("d", "b", "zero_shot_photo"))
+    assert table.loc["i040"].tolist() == [2, 0, 3]  # the vote and mine
+    assert table.loc["i055"].tolist() == [1, 0, 1]  # only mine holds it
+    assert table.loc["i000"].tolist() == [0, 0, 1]
+    found = synthesis.extremes(table, 2)
+    assert found["told"].tolist() == ["3 of 3 rescue it", "2 of 3 rescue it"]
+
+
+def test_rank_correlation_by_counting_pairs():
+    rng = np.random.default_rng(2)
+    a = pd.Series(rng.normal(size=9), list("abcdefghi"))
+    b = pd.Series(rng.normal(size=8), list("cabdefgz"))
+    both = list("abcdefg")
+    pairs = [(x, y) for x in both for y in both if x < y]
+    signs = [np.sign((a[x] - a[y]) * (b[x] - b[y])) for x, y in pairs]
+    found = synthesis.rank_correlation(a, b)
+    assert found["tau"] == pytest.approx(sum(signs) / len(pairs))
+    assert found["methods"] == 7
+    few = synthesis.rank_correlation(a[:3], b)
+    assert np.isnan(few["tau"])
+    assert few["methods"] == 3
+
+
+# Decisions and sentences
+
+
+def decided_world(folder, better: int) -> pd.DataFrame:
+    """400 images, a vote that is right on `better` more of them than the ensemble."""
+    ids = names(0, 400)
+    ledger(folder, "zero_shot_photo", ids, names(0, 200))
+    ledger(folder, "ensemble_80", ids, names(0, 202))
+    ledger(folder, "vote-crops", ids, names(0, 202 + better), seconds=0.1)
+    ledger(folder, "lafter", ids, names(100, 302))
+    scores = synthesis.load(folder)
+    return findings.decisions(scores, synthesis.leaderboard(scores)).set_index("have")
+
+
+def test_a_decision_is_made_on_one_half_and_measured_on_the_other(tmp_path):
+    table = decided_world(tmp_path, better=80)
+    row = table.loc["the image alone"]
+    assert (row["use"], row["over"]) == ("vote-crops", "ensemble_80")
+    frame = synthesis.load(tmp_path)
+    halves = [
+        findings.halved(frame[Key("d", "b", m)]) for m in ("vote-crops", "ensemble_80")
+    ]
+    assert not set(halves[0][0].index) & set(halves[0][1].index)
+    assert halves[0][1].index.equals(halves[1][1].index)
+    measured = halves[0][1]["hit"].mean() - halves[1][1]["hit"].mean()
+    assert row["expect"] == pytest.approx(measured)
+    assert row["n"] == len(halves[0][1])
+    assert table.loc["unlabelled images like them", "use"] == "nothing more"
+    assert "labelled images" not in table.index  # no such method was run
+
+
+def test_without_a_sure_gain_the_plain_prompt_is_advised(tmp_path):
+    row = decided_world(tmp_path, better=2).loc["the image alone"]
+    assert row["use"] == "zero_shot_photo"
+    assert np.isnan(row["expect"])
+
+
+def test_sentences_follow_the_intervals(made):
+    scores = synthesis.load(made)
+    one = synthesis.BASELINES[synthesis.ONE]
+    table = findings.pooled(scores, "b", "vote-crops", one)
+    assert table["dataset"].tolist() == ["d", "e", "all"]
+    assert table["n"].tolist() == [40, 60, 100]
+    whole = table.iloc[-1]
+    hits = (17 - 0) + (45 - 50)  # wins minus losses of d, then of e
+    assert whole["difference"] == pytest.approx(hits / 100)
+    text = findings.sentence("A vote", "one prompt", table)
+    assert text.startswith("A vote gains against one prompt: +12.0 points [")
+    assert "100 images of 2 data sets" in text
+    assert "surely better on d +42.5 [" in text
+    assert "surely worse" not in text
+    assert findings.verdict(-0.2, -0.1) == "loses"
+    assert findings.verdict(-0.2, 0.1) == "changes nothing for sure"
+
+
+def test_findings_answer_only_for_chapters_that_were_run(made):
+    scores = synthesis.load(made)
+    decided = findings.decisions(scores, synthesis.leaderboard(scores))
+    found = findings.findings(scores, decided, "d", ["b"])
+    assert list(found) == ["chapter", "question", "answer"]
+    assert found["chapter"].tolist() == ["01", "02", "06"]
+    assert found["question"].str.endswith("?").all()
+    assert found["answer"].str.endswith(".").all()
+
+
+# Published tables
+
+
+def test_every_row_quotes_what_the_csv_holds():
+    known = published.table().set_index(["method", "backbone", "dataset"]).index
+    quoted = {(r.published, r.backbone, r.dataset) for r in layouts.ROWS if r.published}
+    assert quoted <= set(known)
+    tables = {row.table for row in layouts.ROWS}
+    assert tables == {
+        "methods",
+        "augmentations",
+        "captions",
+        "LaFTer ablation",
+        "TPT paper",
+    }
+
+
+def test_ours_is_filled_from_any_study_and_blank_where_nothing_was_run(tmp_path):
+    place = {"dataset": "imagenet-a", "backbone": "RN50-quickgelu", "weights": "openai"}
+    other = tmp_path / "imagenet_a_rn50"
+    ledger(other, "zero_shot_photo", names(0, 20), names(0, 8), **place)
+    ledger(other, "caption", names(5, 15), names(0, 8), **place)
+    ledger(
+        other,
+        "vote_reference-augmix",
+        names(0, 9),
+        names(0, 8),
+        **place | {"weights": "random"},
+    )
+    picto = {"dataset": "picto-a", "backbone": "picto-rn", "weights": "picto"}
+    ledger(
+        tmp_path / "picto", "vote_reference-augmix", names(0, 4), names(0, 3), **picto
+    )
+    laid = layouts.laid_out(tmp_path, "picto")
+    assert len(laid) == len(layouts.ROWS)
+    rows = laid.set_index(["table", "row", "backbone", "dataset"])
+    plain = rows.loc[("captions", "Baseline", "RN50", "ImageNet-A")]
+    assert plain["theirs"] == 0.2183
+    assert (plain["n"], plain["ours"]) == (10, 0.3)  # of the ten that captions saw
+    assert plain["study"] == "imagenet_a_rn50"
+    assert rows.loc[("captions", "Our Method", "RN50", "ImageNet-A"), "ours"] == 0.3
+    first = rows.loc[("methods", "CLIP-RN50 (zero-shot)", "RN50", "ImageNet-A")]
+    assert (first["n"], first["ours"]) == (20, 0.4)
+    assert first["their_loss"] == pytest.approx(2.32929)
+    vote = rows.loc[("methods", "TPT (handcrafted prompts)", "RN50", "ImageNet-A")]
+    assert np.isnan(vote["ours"])  # random weights do not count
+    assert (vote["counterpart"], vote["its_top1"]) == ("picto-a, picto-rn", 0.75)
+    diffusion = rows.loc[("augmentations", "DiffusionAugment", "RN50", "ImageNet-A")]
+    assert np.isnan(diffusion["theirs"])
+    rest = laid[laid["table"].isin(["LaFTer ablation", "TPT paper"])]
+    assert set(rest.loc[rest["ours"].notna(), "dataset"]) == {"ImageNet-A"}
+    assert rest.loc[rest["dataset"] == "CIFAR-10", "counterpart"].eq("").all()
+    wide = layouts.wide(laid, "LaFTer ablation")
+    assert wide.index.names == ["backbone", "dataset", "whose"]
+    assert wide.xs("ours", level="whose").isna().all(axis=None)
+    assert wide.loc[("ViT-B/32", "CIFAR-10", "theirs"), "LaFTer"] == 0.958
+
+
+def test_published_gains_stay_within_a_source():
+    table = layouts.published_gains().set_index(["dataset", "backbone", "method"])
+    row = table.loc[("ImageNet-A", "RN50", "tpt_coop")]
+    assert row["gain"] == pytest.approx(0.3032 - 0.2183)
+    lafter = table.loc[("ImageNet-R", "ViT-B/32", "lafter")]
+    assert lafter["gain"] == pytest.approx(0.726 - 0.658)
+
+
+def test_ranks_are_held_against_papers_on_the_counterpart(tmp_path):
+    place = {"dataset": "picto-a", "backbone": "picto-rn", "weights": "picto"}
+    ids = names(0, 40)
+    ledger(tmp_path, "zero_shot_photo", ids, names(0, 10), **place)
+    for number, method in enumerate(["ensemble_80", "ctpt-c", "tpt-c", "tpt_coop-c"]):
+        ledger(tmp_path, method, ids, names(0, 11 + number), **place)
+    board = synthesis.leaderboard(synthesis.load(tmp_path))
+    found = layouts.against_papers(board, "picto").set_index(["dataset", "backbone"])
+    row = found.loc[("ImageNet-A", "RN50")]
+    assert (row["ours"], row["methods"], row["tau"]) == ("picto-a, picto-rn", 4, 1.0)
+    assert list(found.index) == [("ImageNet-A", "RN50")]
+
+
+# Temperatures
+
+
+def test_a_temperature_is_fitted_on_the_first_data_set_alone(made):
+    board = synthesis.leaderboard(synthesis.load(made))
+    rows = synthesis.headline(board, ["b"])
+    table = synthesis.tempered(made, rows, "d")
+    (row,) = table.to_dict("records")  # no other method is on both data sets
+    assert (row["dataset"], row["method"]) == ("e", "vote-crops")
+    fitted = predictions.read(predictions.ledger_path(made, "d", "b", "vote-crops"))
+    t = metrics.fit_temperature(predictions.logits(fitted), fitted["label"])
+    tested = predictions.read(predictions.ledger_path(made, "e", "b", "vote-crops"))
+    x, labels = predictions.logits(tested), tested["label"]
+    assert row["temperature"] == t
+    assert row["nll"] == pytest.approx(metrics.negative_log_likelihood(x, labels))
+    assert row["nll_t"] == pytest.approx(
+        metrics.negative_log_likelihood(x.astype(float) / t, labels)
+    )
+    assert synthesis.tempered(made, rows[rows["dataset"] == "d"], "d").empty
+
+
+# Figures
+
+
+def test_labels_of_the_frontier_keep_their_order_and_distance():
+    rng = np.random.default_rng(4)
+    wanted = np.sort(rng.random(9) ** 3)
+    places = drawn.spread(wanted, 0.1, 0.0, 1.0)
+    assert np.diff(places).min() >= 0.1 - 1e-12
+    assert places.min() >= 0
+    assert places.max() <= 1 + 1e-12
+    loose = np.array([0.1, 0.5, 0.9])
+    assert drawn.spread(loose, 0.1, 0.0, 1.0).tolist() == pytest.approx(loose.tolist())
+    assert drawn.spread(np.array([]), 0.1, 0.0, 1.0).size == 0
+
+
+def test_gains_are_drawn_in_their_panels(made):
+    rows = synthesis.headline(synthesis.leaderboard(synthesis.load(made)), ["b"])
+    fig, data = drawn.gains(rows, "gain", synthesis.ONE, ["b"])
+    titles = [ax.get_title(loc="left") for ax in fig.axes]
+    assert titles[0] == "nothing adapts"
+    assert "needs the image alone" in titles
+    assert data["name"].tolist() == rows["name"].tolist()
+    plt.close(fig)
+
+
+# The chapter
+
+
+def test_the_chapter_runs_where_only_the_first_has_been_run(tmp_path):
+    """On ledgers alone: it says what is missing, and leaves what other pages show."""
+    folder = paths.OUTPUTS / "alone"
+    for dataset, right in (("picto", 50), ("picto-s", 30)):
+        ids = [f"{dataset}/{number:05d}" for number in range(60)]
+        place = {"dataset": dataset, "backbone": "picto-rn", "weights": "picto"}
+        ledger(folder, "zero_shot_photo", ids, ids[:right], **place)
+        ledger(folder, "ensemble_80", ids, ids[: right + 5], **place)
+    (chapter,) = paths.NOTEBOOKS.glob("06_*.ipynb")
+    output, choices = tmp_path / "out.ipynb", {"study": "alone", "device": "cpu"}
+    papermill.execute_notebook(chapter, output, choices, progress_bar=False)
+    said = output.read_text(encoding="utf-8")
+    assert all(f"chapter {n} is missing" in said for n in ("02", "03", "04", "05"))
+    found = pd.read_csv(folder / "tables" / "06_findings.csv", dtype=str)
+    assert found["chapter"].tolist() == ["00", "01", "06"]
+    board = pd.read_csv(folder / "tables" / "06_leaderboard.csv")
+    assert set(board["n"]) == {60}
+    decided = pd.read_csv(folder / "tables" / "06_decisions.csv")
+    assert decided["dataset"].tolist() == ["picto", "picto-s"]
+    assert (folder / "figures" / "06_frontier.png").stat().st_size > 10_000
