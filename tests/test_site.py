@@ -1,0 +1,526 @@
+"""A study's pages: self-contained, whole, readable, and true to the run's files."""
+
+import base64
+import errno
+import html
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import nbformat.v4 as v4
+import pandas as pd
+import pytest
+from bs4 import BeautifulSoup
+from PIL import Image
+
+from helpers.paths import ROOT
+from helpers.results import site, site_cells
+from helpers.study.command import main
+
+REFERENCE = ROOT / "outputs" / "reference" / "picto"
+EVIL = "<script>alert('kite')</script>"
+TOO_WIDE = "https://example.org/" + "a" * 150
+FIRST = r"""# 01 What can a kite & a crab do?
+
+> It depends on *where*.
+
+The weights are $w = \mathrm{softmax}(\gamma a)$, and one formula on its own:
+
+$$\sum_i \frac{w_i}{2} \leq 1$$
+
+$\nosuchcommand{1}$ cannot be drawn. It costs \$5 or \$6.
+"""
+SECOND = f"""## 1 Links
+
+To [chapter 02b](02b_more.ipynb), [a section](#1-Links), [a file](../data/x.csv),
+[another page](https://example.org/paper) and {TOO_WIDE}.
+
+![a picture from afar](https://example.org/x.png) <img src="https://example.org/y.png">
+
+| a | b |
+|---|---|
+| 1 | {"wide " * 60}|
+"""
+
+
+def png(path: Path, shade: int) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (960, 400), (shade, 90, 140)).save(path)
+    return path.read_bytes()
+
+
+def code(source: str, *outputs: dict, tags: tuple[str, ...] = ()) -> dict:
+    metadata = {"tags": list(tags)}
+    cell = v4.new_code_cell(source, outputs=list(outputs), metadata=metadata)
+    return cell | {"execution_count": 1}
+
+
+def shown(metadata: dict | None = None, **data: str) -> dict:
+    data = {key.replace("_", "/"): value for key, value in data.items()}
+    return v4.new_output("display_data", data, metadata=metadata or {})
+
+
+def said(text: str) -> dict:
+    return v4.new_output("stream", text=text)
+
+
+def save(path: Path, *cells: dict) -> None:
+    metadata = {"papermill": {"start_time": "2026-01-02T03:04:05", "duration": 61.2}}
+    # Ids are drawn at random; the same study must be made twice.
+    cells = [cell | {"id": f"cell-{number}"} for number, cell in enumerate(cells)]
+    notebook = v4.new_notebook(cells=cells, metadata=metadata)
+    path.write_text(json.dumps(notebook), encoding="utf-8")
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """Outputs of two chapters, with everything in them that is awkward."""
+    folder = tmp_path / "mini"
+    picture = png(folder / "figures" / "01_accuracy.png", 10)
+    names = pd.DataFrame({"name": [EVIL, "kite <b>"], "top1": [0.5, 0.25]})
+    wide = pd.DataFrame({f"column {i}": range(30) for i in range(30)})
+    image = {"image_png": base64.b64encode(picture).decode()}
+    save(
+        folder / "01_zero_shot.ipynb",
+        v4.new_markdown_cell(FIRST),
+        code('study = "mini"', tags=("parameters",)),
+        code("silent = True"),
+        code("print(1)", said("a line " * 40), said("one      two\n1          2")),
+        code('run.figure("accuracy", *drawn)', shown(**image)),
+        v4.new_markdown_cell("*Accuracy of a **kite**.* More words."),
+        code("loop()", shown({"progress": True}, text_plain="loop: 9 in 1 s")),
+        code("names.style", shown(text_html=names.style.bar("top1").to_html())),
+    )
+    save(
+        folder / "02b_more.ipynb",
+        v4.new_markdown_cell("# 02b More?\n\n> Yes."),
+        v4.new_markdown_cell(SECOND),
+        code("wide", shown(text_html=wide.to_html(), text_plain="wide")),
+        code("x = '" + "x" * 300 + "'"),
+    )
+    rows = [("digits", "rn", m, "{}", 0, 200, 0.5 + i / 16) for i, m in enumerate("ab")]
+    rows.append(("digits", "rn", "<i>few</i>", "{}", 0, 20, 0.99))
+    columns = ["dataset", "backbone", "method", "settings", "seed", "n", "top1"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "results.csv", index=False)
+    facts = {"commit": "0123abc", "device": "cpu", "machine": "Linux, 2 cores"}
+    facts["versions"] = {"torch": "2.0"}
+    provenance = {"01_zero_shot": facts, "02b_more": facts}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    return folder
+
+
+def synthesis(folder: Path) -> bytes:
+    """Add what chapter 06 leaves; returns its main figure."""
+    picture = png(folder / "figures" / "06_frontier.png", 200)
+    (folder / "tables").mkdir()
+    rows = [
+        ("digits", "rn", "episodic", "vote", 0.0225, 0.001, 0.2),
+        ("sketch", "rn", "episodic", "vote", -0.01, 0.9, 0.4),
+        ("digits", "rn", "episodic", "", 0.5, 0.001, 0.2),
+        ("digits", "rn", "prompts", EVIL, 0.0, 1.0, 0.002),
+        ("digits", "vit", "prompts", EVIL, 0.7, 0.001, 0.002),
+        ("digits", "vit", "label-free", "UPL", 0.11, 0.04, None),
+        ("digits", "rn", "prompts", "one prompt", None, None, 0.002),
+    ]
+    columns = ["dataset", "backbone", "panel", "name", "gain", "gain_p_holm"]
+    board = pd.DataFrame(rows, columns=[*columns, "seconds_per_image"]).assign(seed=0)
+    board.to_csv(folder / "tables" / "06_leaderboard.csv", index=False)
+    found = pd.DataFrame(
+        {"chapter": ["01", "02b"], "question": "?", "answer": ["A & <b>", "B"]}
+    )
+    found.to_csv(folder / "tables" / "06_findings.csv", index=False)
+    title = v4.new_markdown_cell("# 06 All together\n\n> Side by side.")
+    image = {"image_png": base64.b64encode(picture).decode()}
+    figure = code('run.figure(\n    "frontier", *f)', shown(**image))
+    save(
+        folder / "06_synthesis.ipynb",
+        title,
+        figure,
+        v4.new_markdown_cell("*The price.*"),
+    )
+    return picture
+
+
+def pages(folder: Path) -> dict[str, BeautifulSoup]:
+    site.build(folder)
+    return {
+        path.name: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+        for path in sorted((folder / "site").iterdir())
+    }
+
+
+def assert_self_contained(found: dict[str, BeautifulSoup]) -> None:
+    """No request leaves a page, and every link within the site has its end."""
+    for name, page in found.items():
+        policy = page.find("meta", {"http-equiv": "Content-Security-Policy"})["content"]
+        assert policy.startswith("default-src 'none'")
+        assert "http" not in policy
+        assert not page.select("script, iframe, object, embed, base, form")
+        assert not [
+            a for tag in page.find_all(True) for a in tag.attrs if a[:2] == "on"
+        ]
+        ids = [tag["id"] for tag in page.select("[id]")]
+        assert len(ids) == len(set(ids)), name
+        for tag in page.find_all(src=True):
+            assert tag["src"].startswith("data:image/"), tag["src"]
+        assert not page.select("[srcset], [poster], [background], [data]")
+        for tag in page.select("link"):
+            assert tag["href"] == "data:,"
+        styles = [tag.get_text() for tag in page.select("style")]
+        styles += [tag["style"] for tag in page.select("[style]")]
+        assert not re.search(r"url\(|@import|//", "".join(styles))
+        for tag in page.select("a"):
+            file, _, place = tag["href"].partition("#")
+            if not file.startswith("https://"):
+                target = found[file or name]
+                assert not place or target.find(id=place), tag["href"]
+
+
+def test_pages_are_self_contained(study: Path) -> None:
+    found = pages(study)
+    assert list(found) == ["01_zero_shot.html", "02b_more.html", "index.html"]
+    assert_self_contained(found)
+    links = {a.get_text(): a["href"] for a in found["02b_more.html"].main.select("a")}
+    assert links["chapter 02b"] == "02b_more.html"
+    assert links["a section"] == "#1-links"
+    assert links["another page"] == "https://example.org/paper"
+    assert "a file" not in links
+    assert "a picture from afar" in found["02b_more.html"].main.get_text()
+    following = found["01_zero_shot.html"].select_one("a[rel=next]")
+    assert following["href"] == "02b_more.html"
+    assert " ".join(following.get_text().split()) == "Chapter 02b More?"
+
+
+def test_formulas_are_drawn(study: Path) -> None:
+    main = pages(study)["01_zero_shot.html"].main
+    drawn = {svg["aria-label"]: svg for svg in main.select("svg.math")}
+    assert set(drawn) == {
+        r"w = \mathrm{softmax}(\gamma a)",
+        r"\sum_i \frac{w_i}{2} \leq 1",
+    }
+    assert "display" in drawn[r"\sum_i \frac{w_i}{2} \leq 1"]["class"]
+    for svg in drawn.values():
+        assert re.fullmatch(r"(?:[MLQC](?:-?\d+ -?\d+ ?)+|Z)+", svg.path["d"])
+    assert r"\nosuchcommand{1}" in [tag.get_text() for tag in main.select("code")]
+    assert "costs $5 or $6" in main.get_text()
+
+
+def test_a_formula_fits_its_box() -> None:
+    """Higher and deeper formulas hang below the line by their depth."""
+    flat, deep = (
+        BeautifulSoup(site_cells.formula(tex), "html.parser").svg
+        for tex in ("x", r"\frac{x}{y}")
+    )
+    for svg in (flat, deep):
+        left, top, width, height = map(int, svg["viewbox"].split())
+        points = [int(p) for p in re.findall(r"-?\d+", svg.path["d"])]
+        assert left <= min(points[::2]) <= max(points[::2]) <= left + width
+        assert top <= min(points[1::2]) <= max(points[1::2]) <= top + height
+    align = [
+        float(re.search(r"align:(-?[\d.]+)em", s["style"])[1]) for s in (flat, deep)
+    ]
+    assert align[1] < align[0] <= 0
+
+
+def test_names_are_text_whatever_they_hold(study: Path) -> None:
+    synthesis(study)
+    found = pages(study)
+    table = found["01_zero_shot.html"].select_one(".tinted")
+    assert EVIL in table.get_text()
+    assert "kite <b>" in table.get_text()
+    assert "linear-gradient" in table.select("td")[1]["style"]
+    index = found["index.html"]
+    assert EVIL in index.select_one(".box").get_text()
+    assert "A & <b>" in index.select_one(".chapters").get_text()
+    assert_self_contained(found)
+
+
+def test_a_study_may_have_an_awkward_name(study: Path) -> None:
+    folder = study.rename(study.with_name("a&b<i>"))
+    found = pages(folder)
+    assert found["index.html"].select_one(".home").get_text() == "a&b<i>"
+    assert not found["index.html"].select("i")
+
+
+def test_code_waits_to_be_opened(study: Path) -> None:
+    main = pages(study)["01_zero_shot.html"].main
+    folds = main.select("details.code")
+    assert not any(fold.has_attr("open") for fold in folds)
+    cells = [[pre.get_text() for pre in fold.select("pre")] for fold in folds]
+    assert cells[0] == ['study = "mini"', "silent = True", "print(1)"]
+    assert cells[-1] == ["loop()", "names.style"]  # progress is nothing to see
+    assert "9 in 1 s" not in main.get_text()
+    printed = main.select(".said pre")
+    assert [pre["class"] for pre in printed] == [["lines"], ["columns"]]
+    assert main.select_one(".figure img")["alt"] == "Accuracy of a kite ."
+
+
+def test_wide_tables_have_a_box(study: Path) -> None:
+    main = pages(study)["02b_more.html"].main
+    boxes = main.select(".box")
+    assert [len(box.select("tbody tr")) for box in boxes] == [1, 30]
+    assert "long" in boxes[1]["class"]
+    heading, cell = boxes[1].select_one("thead th:last-child"), boxes[1].td
+    assert heading["class"] == cell["class"] == ["number"]
+
+
+def test_the_index_falls_back_and_says_so(study: Path) -> None:
+    index = pages(study)["index.html"]
+    note = index.select_one(".note").get_text()
+    assert "Chapter 06" in note
+    assert "study run mini" in note
+    picture = (study / "figures" / "01_accuracy.png").read_bytes()
+    assert base64.b64encode(picture).decode() in index.select_one("figure img")["src"]
+    assert (
+        str(index.figcaption.decode_contents())
+        == "Accuracy of a <strong>kite</strong>."
+    )
+    rows = [
+        [c.get_text() for c in row.select("td")]
+        for row in index.select("main tbody tr")
+    ]
+    assert rows == [["a", "50.0"], ["b", "56.2"]]  # "few" saw a tenth of the images
+    facts = {div.dt.get_text(): div.dd.get_text() for div in index.select(".facts div")}
+    assert facts["images"] == "200"
+    assert facts["methods and variants"] == "3"
+    answers = [p.decode_contents() for p in index.select(".chapters p")]
+    assert answers == ["It depends on <em>where</em>.", "Yes."]
+
+
+def test_the_index_shows_the_synthesis(study: Path) -> None:
+    picture = synthesis(study)
+    index = pages(study)["index.html"]
+    assert index.select_one(".note") is None
+    assert base64.b64encode(picture).decode() in index.select_one("figure img")["src"]
+    assert index.figcaption.get_text() == "The price."
+    rows = [
+        [c.get_text() for c in row.select("th, td")]
+        for row in index.select("main tbody tr")
+    ]
+    assert rows == [
+        ["nothing adapts"],
+        [EVIL, "+0.0", "–", "2"],
+        ["the image alone"],
+        ["vote", "+2.2", "-1.0", "300"],
+        ["unlabelled images or texts"],
+        ["UPL (vit)", "+11.0", "–", "–"],
+    ]
+    bold = [c.get_text() for c in index.select("main td strong")]
+    assert bold == ["+2.2", "+11.0"]
+    assert "With rn unless" in index.select_one(".table .caption").get_text()
+    answers = [p.get_text() for p in index.select(".chapters p")]
+    assert answers == ["A & <b>", "B", "Side by side."]
+
+
+def test_a_chapter_alone_is_enough(study: Path) -> None:
+    for path in [*study.glob("02b*"), *study.glob("*.csv"), study / "provenance.json"]:
+        path.unlink()
+    shutil.rmtree(study / "figures")
+    found = pages(study)
+    assert (
+        "neither figure nor table" in found["index.html"].select_one(".note").get_text()
+    )
+    assert_self_contained(found)
+
+
+def test_a_partial_chapter_is_unfinished(study: Path) -> None:
+    cells = [code("a = 1"), code("b = 2") | {"execution_count": None}]
+    save(study / "00_caption_prompts.partial.ipynb", *cells)
+    save(study / "02b_more.partial.ipynb", *cells)
+    (study / "04_autoclip.partial.ipynb").write_text('{"cells": [')
+    found = pages(study)
+    assert list(found) == ["01_zero_shot.html", "02b_more.html", "index.html"]
+    items = found["index.html"].select(".chapters > li")
+    assert [bool(item.a) for item in items] == [False, True, True, False]
+    assert "Unfinished: 1 of 2 cells" in items[0].get_text()
+    assert "study run mini --only 00" in items[0].get_text()
+    assert "newer run" in items[2].get_text()
+    assert "unfinished" in found["02b_more.html"].header.get_text()
+    assert_self_contained(found)
+
+
+def test_the_same_outputs_give_the_same_bytes(study: Path) -> None:
+    site.build(study)
+    first = {path.name: path.read_bytes() for path in (study / "site").iterdir()}
+    site.build(study)
+    assert first == {
+        path.name: path.read_bytes() for path in (study / "site").iterdir()
+    }
+
+
+def die(study: Path, last: str) -> None:
+    """Build, and be killed in the middle of a file or before it takes its place."""
+    write, rename = Path.write_text, Path.rename
+
+    def writes(path: Path, text: str, **options: str) -> int:
+        if path.name != last:
+            return write(path, text, **options)
+        write(path, text[:100], **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def renames(path: Path, target: Path) -> Path:
+        if path.name == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(path, target)
+
+    Path.write_text, Path.rename = writes, renames
+    site.build(study)
+
+
+@pytest.mark.parametrize("last", ["01_zero_shot.html", "index.html", "site"])
+def test_a_killed_build_leaves_the_old_site(study: Path, last: str) -> None:
+    index = site.build(study)
+    before = {path.name: path.read_bytes() for path in index.parent.iterdir()}
+    save(study / "01_zero_shot.ipynb", v4.new_markdown_cell("# 01 Another title"))
+    # A fork spares the child the imports.
+    child = multiprocessing.get_context("fork").Process(target=die, args=(study, last))
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
+    assert before == {path.name: path.read_bytes() for path in index.parent.iterdir()}
+    site.build(study)
+    assert not list(study.glob(".site*"))
+    assert "Another title" in index.read_text(encoding="utf-8")
+
+
+def test_a_site_that_was_half_replaced_is_mended(study: Path) -> None:
+    """Between the two renames of a build there is no site; and then one again."""
+    index = site.build(study)
+    index.parent.rename(study / ".site.old")
+    (study / ".site.new").mkdir()
+    (study / ".site.new" / "index.html").write_text("half")
+    site.build(study)
+    assert "half" not in index.read_text(encoding="utf-8")
+    assert not list(study.glob(".site*"))
+
+
+def test_a_full_disk_leaves_the_old_site(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = site.build(study).read_bytes()
+
+    def full(path: Path, target: Path) -> Path:
+        if path.name == ".site.new":
+            raise OSError(errno.ENOSPC, "no space")
+        return rename(path, target)
+
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="no space"):
+        site.build(study)
+    assert (study / "site" / "index.html").read_bytes() == before
+    assert not list(study.glob(".site*"))
+
+
+def test_a_damaged_file_is_named_and_the_old_site_stays(study: Path) -> None:
+    before = site.build(study).read_bytes()
+    files = ["02b_more.ipynb", "results.csv", "provenance.json"]
+    for name in [*files, "figures/01_accuracy.png"]:
+        path = study / name
+        kept = path.read_bytes()
+        path.write_bytes(b"\xff\x00{")
+        with pytest.raises(ValueError, match=rf"{name}.* again"):
+            site.build(study)
+        path.write_bytes(kept)
+        assert (study / "site" / "index.html").read_bytes() == before
+
+
+def test_the_command(study: Path, capsys: pytest.CaptureFixture) -> None:
+    outputs = ["--outputs", str(study.parent)]
+    assert main(["site", "mini", *outputs]) == 0
+    assert str(study / "site" / "index.html") in capsys.readouterr().out
+    assert main(["site", "maxi", *outputs]) == 2
+    assert "study run maxi" in capsys.readouterr().err
+    for path in study.glob("*.ipynb"):
+        path.rename(path.with_suffix(".partial.ipynb"))
+    assert main(["site", "mini", *outputs]) == 2
+    assert "study run mini" in capsys.readouterr().err
+
+
+def test_the_reference_run_as_pages(tmp_path: Path) -> None:
+    folder = tmp_path / "picto"
+    shutil.copytree(REFERENCE, folder)
+    found = pages(folder)
+    assert_self_contained(found)
+    chapters = sorted(path.stem for path in folder.glob("*.ipynb"))
+    assert [name.removesuffix(".html") for name in found] == [*chapters, "index"]
+    for name in chapters:
+        page = found[f"{name}.html"]
+        cells = json.loads((folder / f"{name}.ipynb").read_text())["cells"]
+        outputs = [o.get("data", {}) for c in cells for o in c.get("outputs", [])]
+        pictures = sum("image/png" in o or "image/jpeg" in o for o in outputs)
+        tables = sum("text/html" in o and "image/png" not in o for o in outputs)
+        assert len(page.select(".figure img")) == pictures
+        assert len(page.select(".table .box")) == tables
+    assert len(found["04_autoclip.html"].select("svg.math")) > 20
+    assert not [
+        p for p in found.values() if re.search(r"\$\\|\\frac", p.main.get_text())
+    ]
+
+
+MEASURE = """
+window.onload = () => {
+  const seen = [...document.querySelectorAll('iframe')].map(frame => {
+    const page = frame.contentWindow, root = page.document.documentElement;
+    page.document.querySelectorAll('details').forEach(fold => fold.open = true);
+    const style = page.getComputedStyle(page.document.body);
+    return [frame.title, root.scrollWidth - root.clientWidth, page.innerWidth,
+      style.color, style.backgroundColor,
+      page.performance.getEntriesByType('resource').length];
+  });
+  document.body.textContent = JSON.stringify(seen);
+};
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_browser(study: Path, scheme: str) -> None:
+    """Nothing is wider than the screen or fetched, and both schemes are legible."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip(f"no browser: none of {', '.join(names)} is installed")
+    site.build(study)
+    (study / "site" / "wide.html").write_text("<p style='width: 3000px'>too wide")
+    frames = "".join(
+        f'<iframe title="{path.name}" src="site/{path.name}" width="{width}"></iframe>'
+        for path in sorted((study / "site").iterdir())
+        for width in (390, 1280)
+    )
+    frames += f"<script>{MEASURE}</script>"
+    style = "<style>:root { color-scheme: light dark } iframe { border: 0 }</style>"
+    (study / "frames.html").write_text(f"<!doctype html>{style}<body>{frames}")
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    options += [
+        "--allow-file-access-from-files",
+        f"--user-data-dir={study / 'profile'}",
+    ]
+    options += [f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}"]
+    done = subprocess.run(
+        [browser, *options, (study / "frames.html").as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    body = re.search(r"<body>(.*)</body>", done.stdout, re.S)
+    assert body, done.stderr
+    seen = json.loads(html.unescape(body[1]))
+    assert len(seen) == 2 * 4
+    for name, beyond, window, ink, paper, fetched in seen:
+        if name == "wide.html":
+            assert beyond > 0  # or the measure measures nothing
+            continue
+        assert window in (390, 1280)
+        assert beyond == 0, (name, window)
+        assert fetched == 0
+        ink, paper = (sum(map(int, re.findall(r"\d+", c)[:3])) for c in (ink, paper))
+        assert (
+            (ink < 300 < 600 < paper)
+            if scheme == "light"
+            else (paper < 150 < 500 < ink)
+        )
