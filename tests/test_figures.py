@@ -133,7 +133,14 @@ DRAWINGS = {
     ),
     "seconds": lambda: figures.seconds_by_stage(costs(LONG)),
     "seconds of one": lambda: figures.seconds_by_stage(costs(["tpt"])),
+    "gain by seconds": lambda: figures.gain_by_seconds(priced(LONG)),
 }
+
+
+def priced(methods):
+    seconds = 0.003 * 5.0 ** np.arange(len(methods))
+    bounds = {"difference": 0.02, "ci_low": -0.01, "ci_high": 0.05}
+    return pd.DataFrame({"method": methods, "seconds": seconds, **bounds})
 
 
 def view_rows(recipes, count):
@@ -435,3 +442,15 @@ def test_seconds_are_drawn_in_milliseconds_end_to_end():
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([30, 30, 5, 5])
     assert [bar.get_x() for bar in ax.patches] == pytest.approx([0, 0, 30, 30])
     assert [t.get_text() for t in ax.texts] == ["35.0", "35.0"]
+
+
+def test_gains_are_drawn_over_milliseconds_on_a_logarithmic_axis():
+    fig, data = figures.gain_by_seconds(priced(["vote", "difftpt"]))
+    (ax,) = fig.axes
+    points = [
+        line.get_xydata()[0] for line in ax.lines if line.get_label() != "_child0"
+    ]
+    assert [3.0, 2.0] in [list(map(float, p)) for p in points]
+    assert [15.0, 2.0] in [list(map(float, p)) for p in points]
+    assert ax.get_xscale() == "log"
+    assert data["seconds"].tolist() == [0.003, 0.015]

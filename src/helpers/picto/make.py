@@ -17,7 +17,7 @@ def main(what: str, arguments: list[str]) -> int:
     """Make `what` and write it to `--assets`, by default over the shipped file."""
     makers = {"picto-tokenizer": _tokenizer, "picto-filter": _filter}
     makers |= dict.fromkeys(train.RECIPES, _clip)
-    makers["picto-captioner"] = _captioner
+    makers |= {"picto-captioner": _captioner, "picto-diffusion": _diffusion}
     if what not in makers:
         raise ValueError(
             f"nothing called {what!r} to train: choose {', '.join(makers)}"
@@ -72,6 +72,23 @@ def _captioner(command: str, assets: Path, options: dict) -> None:
     card = captioner.publish(model, recipe, made, assets)
     pd.DataFrame(curve).to_csv(assets / f"{captioner.NAME}.curve.csv", index=False)
     print(card["right"])
+
+
+def _diffusion(command: str, assets: Path, options: dict) -> None:
+    from helpers.picto import diffusion  # it imports diffusers
+
+    recipe = diffusion.Recipe(**options)
+    unet, curve = diffusion.train_diffusion(recipe)
+    made = {
+        "command": f"study train {command}",
+        "minutes": curve[-1]["minutes"],
+        "threads": torch.get_num_threads(),
+        "device": str(unet.device),
+        "pillow": PIL.__version__,
+    }
+    card = diffusion.publish(unet, recipe, made, assets)
+    pd.DataFrame(curve).to_csv(assets / f"{diffusion.NAME}.curve.csv", index=False)
+    print(card["accuracy"])
 
 
 def _clip(command: str, assets: Path, options: dict) -> None:

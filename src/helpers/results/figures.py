@@ -19,6 +19,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike
 from PIL import Image, ImageOps
 from statsmodels.stats.proportion import proportion_confint
@@ -43,6 +44,7 @@ METHOD_COLOURS = {
     "zero": "#0173b2",
     "mta": "#332288",
     "tpt": "#d55e00",
+    "difftpt": "#8c2d04",
     "coop": "#cfc411",
     "tps": "#5c3a1e",
     "autoclip": "#029e73",
@@ -991,6 +993,37 @@ def accuracy_and_calibration(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]
         )
     ax.set(xlabel="top-1 accuracy (%)", ylabel="expected calibration error (%)")
     ax.set_ylim(bottom=0)
+    fig.legend(loc="outside right upper")
+    return fig, frame.reset_index(drop=True)
+
+
+@_styled
+def gain_by_seconds(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Accuracy gained against what an image costs, on a logarithmic axis.
+
+    Args:
+        frame: a row per method: method, seconds (per image), difference, ci_low,
+            ci_high (fractions).
+    """
+    _require(frame, ["method", "seconds", "difference", "ci_low", "ci_high"])
+    fig, ax = plt.subplots(figsize=(WIDTH, 4.4))
+    ax.axhline(0, color=INK, lw=1)
+    for number, row in enumerate(frame.itertuples()):
+        middle, ends = 100 * row.difference, 100 * np.array([row.ci_low, row.ci_high])
+        ax.errorbar(
+            1000 * row.seconds,
+            middle,
+            yerr=np.abs(ends - middle)[:, None],
+            fmt=MARKERS[number % len(MARKERS)],
+            color=colour(row.method),
+            markersize=8,
+            elinewidth=1,
+            label=row.method,
+        )
+    ax.set(xlabel="milliseconds per image", ylabel="points gained", xscale="log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
     fig.legend(loc="outside right upper")
     return fig, frame.reset_index(drop=True)
 

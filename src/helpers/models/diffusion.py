@@ -1,0 +1,286 @@
+"""Variations of a picture by a diffusion model: diffusers' pipelines, or the embedded.
+
+Three kinds of pipeline, told apart by the class that they name themselves:
+
+    image-to-image   noise the picture part-way and denoise it (SDEdit, Meng et al.
+                     2022, arXiv 2108.01073): any pipeline diffusers can use so, such
+                     as stabilityai/sd-turbo, which needs few steps
+    image variation  draw a new picture from CLIP's features of this one:
+                     lambdalabs/sd-image-variations-diffusers, as DiffTPT does (Feng et
+                     al. 2023, arXiv 2308.06038)
+    picto-diffusion  the embedded model of 64 x 64 pictures, image-to-image
+
+A variation belongs to its seed: the noise is drawn on the CPU whatever the device.
+"""
+
+import gc
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from diffusers import (
+    AutoPipelineForImage2Image,
+    DiffusionPipeline,
+    StableDiffusionImageVariationPipeline,
+)
+from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+from PIL.Image import Image
+from safetensors.torch import load_file
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as T
+
+from helpers.data.dataset import to_rgb
+from helpers.models import clip, embedded, sdedit
+from helpers.paths import ROOT
+
+EMBEDDED = "picto-diffusion"
+VARIATION = "lambdalabs/sd-image-variations-diffusers"
+REVISIONS = {VARIATION: "v2.0"}
+SIZES = {VARIATION: "5 GB", "stabilityai/sd-turbo": "3 GB in fp16"}  # to download
+TRIES = 4  # how often a black or broken picture is drawn before the original is taken
+REDRAW = 2**40  # added to a seed for another try
+
+
+class Variations(NamedTuple):
+    """What was drawn: pictures, and how many of them needed another try or gave up."""
+
+    pictures: Tensor  # uint8 [B, 3, H, W]
+    redrawn: int
+    given_up: int  # the original stands in for these
+
+
+Draw = Callable[[Sequence[Image], Sequence[torch.Generator]], Tensor]
+"""B pictures and a generator for each -> [B, 3, H, W] in [0, 1]."""
+
+
+@dataclass(eq=False)
+class Variator:
+    """A pipeline that is ready: `variator(images, seeds)` draws a variation for each.
+
+    `batch` pictures are drawn at once; where memory does not suffice it is halved, for
+    good. `key` names all that decides a variation besides picture and seed.
+    """
+
+    name: str
+    draw: Draw
+    size: int  # of the pictures drawn, pixels
+    batch: int
+    key: str
+
+    def __call__(self, images: Sequence[Image], seeds: Sequence[int]) -> Variations:
+        """A variation of each image by its own seed, an int of 63 bits."""
+        if len(images) != len(seeds):
+            raise ValueError(f"{len(images)} images for {len(seeds)} seeds")
+        images = [to_rgb(image) for image in images]
+        shape = (len(images), 3, self.size, self.size)
+        pictures = torch.empty(shape, dtype=torch.uint8)
+        wanted, redrawn = list(range(len(images))), 0
+        for attempt in range(TRIES):
+            shift = attempt * REDRAW
+            again = [(images[i], (seeds[i] + shift) % 2**63) for i in wanted]
+            drawn = self._in_batches(again)
+            whole = _whole(drawn)
+            good = torch.tensor(wanted)[whole]
+            pictures[good] = (drawn[whole] * 255).round().clamp(0, 255).byte()
+            wanted = torch.tensor(wanted)[~whole].tolist()
+            if not wanted:
+                return Variations(pictures, redrawn, 0)
+            redrawn += len(wanted)
+        for i in wanted:
+            pictures[i] = _square(images[i], self.size)
+        return Variations(pictures, redrawn, len(wanted))
+
+    def _in_batches(self, wanted: list[tuple[Image, int]]) -> Tensor:
+        parts, done = [], 0
+        while done < len(wanted):
+            images, seeds = zip(*wanted[done : done + self.batch], strict=True)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            try:
+                parts.append(self.draw(images, generators).float().cpu())
+            except RuntimeError as error:  # torch.OutOfMemoryError is one
+                if not _out_of_memory(error) or self.batch == 1:
+                    raise
+                self.batch = max(1, self.batch // 2)
+                print(f"{self.name}: out of memory, now {self.batch} pictures at once")
+                _free()
+                continue
+            done += len(images)
+        return torch.cat(parts)
+
+
+def load(
+    name: str = EMBEDDED,
+    strength: float = 0.35,
+    steps: int = 3,
+    guidance: float = 0.0,
+    prompt: str = "",
+    batch: int = 32,
+    device: str = "auto",
+    precision: str = "float32",
+) -> Variator:
+    """A pipeline by name: the embedded one, one of the Hugging Face hub, or a folder.
+
+    `steps` are those really taken, whatever the strength; an image-variation pipeline
+    has no strength. `guidance` 0 is for distilled models; DiffTPT has 3 for image
+    variations. Raises FileNotFoundError with the command that fetches a pipeline where
+    it is not there, and ValueError for settings that cannot be.
+    """
+    if not 0 < strength <= 1 or steps < 1 or batch < 1 or guidance < 0:
+        raise ValueError(
+            f"strength {strength}, steps {steps}, batch {batch}, guidance {guidance}: "
+            "need 0 < strength <= 1, steps and batch >= 1, guidance >= 0"
+        )
+    where = clip.resolve_device(device)
+    clip.check_precision(precision, where)
+    settings = {"strength": strength, "num_inference_steps": steps}
+    if name == EMBEDDED:
+        pipeline, made = _embedded(), embedded.card(EMBEDDED)["sha256"]
+        pipeline.to(where)
+        if precision != "float32":  # diffusers warns at any other change of type
+            pipeline.unet.to(getattr(torch, precision))
+        draw, size = partial(_draw_embedded, pipeline, settings), pipeline.side
+    else:
+        pipeline, made = _pretrained(name, getattr(torch, precision))
+        pipeline.to(where)
+        pipeline.set_progress_bar_config(disable=True)
+        size = _side(pipeline)
+        if isinstance(pipeline, StableDiffusionImageVariationPipeline):
+            settings = {"num_inference_steps": steps, "guidance_scale": guidance}
+            draw = partial(_draw_variation, pipeline, settings, size)
+        else:
+            total = math.ceil(steps / strength)  # of which diffusers skips the first
+            settings |= {"num_inference_steps": total, "guidance_scale": guidance}
+            settings |= {"prompt": prompt}
+            draw = partial(_draw_image_to_image, pipeline, settings, size)
+    key = f"{name}|{made}|{sorted(settings.items())}|{size}|{precision}|{where.type}"
+    return Variator(name, draw, size, batch, key)
+
+
+def _embedded() -> sdedit.SDEditPipeline:
+    """The pipeline that ships."""
+    recipe = embedded.card(EMBEDDED)["recipe"]
+    pipeline = sdedit.new_pipeline(recipe["widths"], recipe["block"])
+    weights = load_file(embedded.asset(EMBEDDED))
+    pipeline.unet.load_state_dict({k: v.float() for k, v in weights.items()})
+    pipeline.unet.eval().requires_grad_(False)
+    return pipeline
+
+
+def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
+    """A pipeline of the hub or of a folder, and what tells its weights."""
+    folder = ROOT / Path(name).expanduser()
+    source = str(folder) if folder.is_dir() else name
+    options = {"torch_dtype": dtype, "revision": REVISIONS.get(name)}
+    try:
+        named = DiffusionPipeline.load_config(source, revision=options["revision"])
+        if named["_class_name"] == StableDiffusionImageVariationPipeline.__name__:
+            kind = StableDiffusionImageVariationPipeline
+        else:
+            kind = AutoPipelineForImage2Image
+        pipeline = kind.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError) as error:
+        size = f" ({SIZES[name]})" if name in SIZES else ""
+        raise FileNotFoundError(
+            f"no diffusion pipeline {name!r} here that makes images of images: fetch "
+            f"one with `hf download {name}`{size} where there is a network, or give "
+            f"the folder that holds it; {EMBEDDED!r} ships with the package, and knows "
+            f"the embedded pictures only. The cause: {error}"
+        ) from error
+    return pipeline, clip.fingerprint(pipeline.unet)
+
+
+def _side(pipeline: DiffusionPipeline) -> int:
+    """The side of the pictures that a latent diffusion pipeline was made for."""
+    return pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+
+
+@torch.inference_mode()
+def _draw_embedded(
+    pipeline: sdedit.SDEditPipeline,
+    settings: dict,
+    images: Sequence[Image],
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    pictures = torch.stack([_square(image, pipeline.side) for image in images])
+    drawn = pipeline(pictures / 127.5 - 1, generator=generators, **settings)
+    return (drawn + 1) / 2
+
+
+def _draw_image_to_image(
+    pipeline: DiffusionPipeline,
+    settings: dict,
+    size: int,
+    images: Sequence[Image],
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    pictures = torch.stack([_square(image, size) for image in images]) / 255
+    prompts = [settings["prompt"]] * len(images)
+    answer = pipeline(
+        image=pictures,
+        generator=list(generators),
+        output_type="pt",
+        **{**settings, "prompt": prompts},
+    )
+    return answer.images
+
+
+def _draw_variation(
+    pipeline: StableDiffusionImageVariationPipeline,
+    settings: dict,
+    size: int,
+    images: Sequence[Image],
+    generators: Sequence[torch.Generator],
+) -> Tensor:
+    seen = torch.stack([_variation_input(image) for image in images])
+    drawn = pipeline(
+        image=seen,
+        generator=list(generators),
+        height=size,
+        width=size,
+        output_type="pt",
+        **settings,
+    )
+    return drawn.images
+
+
+def _variation_input(image: Image) -> Tensor:
+    """What the image-variation model was trained on: the whole picture squeezed into
+    224 x 224, bicubic without antialiasing, scaled as CLIP expects; [3, 224, 224]."""
+    pixels = T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True)
+    bicubic = {"interpolation": InterpolationMode.BICUBIC, "antialias": False}
+    squeezed = T.resize(pixels, [224, 224], **bicubic)
+    return T.normalize(squeezed, list(OPENAI_DATASET_MEAN), list(OPENAI_DATASET_STD))
+
+
+def _square(image: Image, size: int) -> Tensor:
+    """The middle of a picture, uint8 [3, size, size]."""
+    pixels = T.pil_to_tensor(image)
+    if pixels.shape[1:] == (size, size):
+        return pixels
+    resized = T.resize(pixels, size, InterpolationMode.BICUBIC, antialias=True)
+    return T.center_crop(resized, [size, size])
+
+
+def _whole(pictures: Tensor) -> Tensor:
+    """Which pictures [B, 3, H, W] are neither black, as safety checkers leave them, nor
+    broken: bool [B]."""
+    flat = pictures.flatten(1)
+    return flat.isfinite().all(dim=1) & (flat > 1 / 255).any(dim=1)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """CUDA raises a class of its own, the CPU's allocator and MPS only a message."""
+    told = str(error).lower()
+    named = isinstance(error, torch.OutOfMemoryError)
+    return named or "out of memory" in told or "can't allocate memory" in told
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
