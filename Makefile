@@ -6,27 +6,32 @@ BIN := .venv/bin
 OWN_UV := .uv/bin/uv
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(OWN_UV))
 
-.PHONY: study test lab reference requirements clean help
+.PHONY: study test soak lab reference requirements clean help
 .DEFAULT_GOAL := help
 
-study: .venv/.ready ## run the embedded study
+study: .venv/.ready ## run the embedded study and make its pages
 	$(BIN)/study run picto
+	$(BIN)/study site picto
 
 test: .venv/.ready ## lint and run the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup
+
+soak: .venv/.ready ## run the long tests, half an hour or more
+	$(BIN)/pytest -m soak
 
 lab: .venv/.ready ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks
 
-reference: .venv/.ready ## make outputs/reference/picto anew, the committed run
+reference: .venv/.ready ## make outputs/reference/picto and the findings in README.md anew
 	rm -rf .cache/reference
 	$(BIN)/study run picto --outputs .cache/reference
 	rm -rf .cache/reference/picto/predictions outputs/reference
 	mkdir -p outputs
 	mv .cache/reference outputs/reference
 	$(BIN)/python -m helpers.results.lean outputs/reference
+	$(BIN)/python -m helpers.results.front
 
 # torch asks for its CUDA libraries itself, and only where it can use them.
 requirements: | $(filter $(OWN_UV),$(UV)) ## pin what pyproject.toml names

@@ -3,6 +3,9 @@
 import os
 import shutil
 import tempfile
+from pathlib import Path
+
+import pytest
 
 SCRATCH = tempfile.mkdtemp(prefix="clip-test-time-")
 
@@ -14,6 +17,26 @@ os.environ.update(
     MPLBACKEND="agg",
 )
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the kernels of `study run`
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where processes share the tests: a file's stay together, for its fixtures, and so
+    do all that look at the smoke study."""
+    for item in items:
+        smoke = "smoke_study" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("smoke" if smoke else item.path.stem))
+
+
+@pytest.fixture(scope="session")
+def smoke_study(tmp_path_factory) -> Path:
+    """The folder of the smoke study's results, run once for all tests."""
+    from helpers.study import main
+
+    outputs = tmp_path_factory.mktemp("smoke-study")
+    assert main(["run", "smoke", "--outputs", str(outputs)]) == 0
+    return outputs / "smoke"
 
 
 def pytest_unconfigure() -> None:

@@ -23,6 +23,7 @@ The two averages are in `helpers.methods.descriptions`. From texts to their feat
 """
 
 import json
+import os
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -73,14 +74,14 @@ def load(
 def read(source: str | Path) -> dict[str, dict[str, list[str]]]:
     """All texts of a file: {"sentences" or "descriptors": {class name: texts}}."""
     path = ASSETS / f"{source}.json" if source in embedded() else Path(source)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"no file of texts at {path}: give the path of a JSON file, or one of "
             f"{', '.join(embedded())}"
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold an object {{class name: [text, ...]}}")
