@@ -87,7 +87,9 @@ def _rows() -> list[Row]:
     for name in ("PreAugment", "AugMix", "AutoAugment"):
         told = f"{PROJECT}vote {name}"
         rows.append(Row(augmentations, name, told, *RN50_A, _vote(name.lower())))
-    rows.append(Row(augmentations, "DiffusionAugment", "", *RN50_A, _vote("diffusion")))
+    rows.append(
+        Row(augmentations, "DiffusionAugment", "", *RN50_A, ("vote-drawn_100",))
+    )
     for backbone in ("RN50", "ViT-B/16"):
         place = backbone, "ImageNet-A"
         rows.append(Row("captions", "Baseline", quoted, *place, SINGLE))
