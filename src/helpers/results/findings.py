@@ -344,10 +344,13 @@ def _verdicts(decided: pd.DataFrame, backbone: str) -> str:
         f"{kind(row['use']).family} ({row['use']}) on {row['dataset']} {_expected(row)}"
         for _, row in rows[sure].iterrows()
     ]
-    rest = rows[~sure]["dataset"].tolist()
-    text = f"Chosen on half of the images, better than {ENSEMBLE} on the other half, "
-    text += f"from the image alone: {'; '.join(better) or 'nothing'}"
-    return f"{text}; nothing on {', '.join(rest)}" if better and rest else text
+    rest = ", ".join(rows[~sure]["dataset"])
+    how = "chosen on one half of the images and measured on the other"
+    if not better:
+        return f"No method that sees the image alone, {how}, surely beats {ENSEMBLE}"
+    text = f"Of methods that see the image alone, {how}, {ENSEMBLE} is surely beaten "
+    text += f"by {'; '.join(better)}"
+    return f"{text}; on {rest} by none" if rest else text
 
 
 def _expected(row: pd.Series) -> str:
