@@ -14,6 +14,7 @@ import sklearn
 from lookalikes import imagenet_layout
 
 from helpers import paths
+from helpers.study.parameters import number_of
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
@@ -29,7 +30,10 @@ PHOTOGRAPHS = {
 def papermill(notebook: Path, output: Path, params: str, **overrides: object) -> str:
     """Run a notebook as a user would, from another directory; what it printed."""
     command = [sys.executable, "-m", "papermill", str(notebook), str(output)]
-    command += ["-f", str(paths.PARAMS / f"{params}.yaml"), "--no-progress-bar"]
+    own = paths.PARAMS / params / f"{number_of(notebook.stem)}.yaml"
+    for file in filter(Path.is_file, (paths.PARAMS / f"{params}.yaml", own)):
+        command += ["-f", str(file)]
+    command += ["--no-progress-bar"]
     for key, value in overrides.items():
         command += ["-p", key, str(value)]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
@@ -80,18 +84,17 @@ def test_zero_shot_on_a_folder_of_photographs(photographs, tmp_path):
     assert "cut_off.png" in text  # what was left out is told
 
 
-def test_zero_shot_on_the_layout_of_imagenet_a(tmp_path):
+def test_chapters_on_the_layout_of_imagenet_a(tmp_path):
+    """One prompt, views that a diffusion model drew, and what to make of both."""
     imagenet_layout(tmp_path, "imagenet-a")
-    papermill(
-        chapter("01"),
-        tmp_path / "out.ipynb",
-        "imagenet_a_rn50",
-        study="lookalike",
-        data_root=tmp_path,
-        backbone="picto-rn",
-        weights="picto",
-        device="cpu",
-    )
+    given = {"study": "lookalike", "data_root": tmp_path, "device": "cpu"}
+    given |= {"backbone": "picto-rn", "weights": "picto"}
+    drawn = {"diffusion": "picto-diffusion", "view_images": 6, "view_count": 10}
+    drawn |= {"dev_images": 6}
+    for number, own in (("01", {}), ("02b", drawn), ("06", {})):
+        output = tmp_path / f"{number}.ipynb"
+        printed = papermill(chapter(number), output, "imagenet_a_rn50", **given, **own)
+        assert "warning" not in printed.lower(), printed
     predictions = paths.OUTPUTS / "lookalike" / "predictions" / "imagenet-a"
     ledger = pd.read_parquet(predictions / "picto-rn" / "zero_shot_photo.parquet")
     assert ledger["label"].tolist() == list(range(200))
@@ -99,3 +102,6 @@ def test_zero_shot_on_the_layout_of_imagenet_a(tmp_path):
     assert ledger["logits"].map(len).eq(200).all()
     tables = paths.OUTPUTS / "lookalike" / "tables"
     assert len(pd.read_csv(tables / "01_published.csv"))
+    assert len(pd.read_csv(tables / "06_published.csv"))
+    board = pd.read_csv(tables / "06_leaderboard.csv").set_index("method")
+    assert board["n"]["difftpt-both"] == 6
