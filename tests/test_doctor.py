@@ -197,6 +197,27 @@ def test_weights_in_the_cache_are_found(monkeypatch, tmp_path):
     assert str(file) in found(report, "ViT-B-16-quickgelu, openai", "✓")
 
 
+def test_models_besides_clip_are_looked_for(monkeypatch, tmp_path):
+    def cached(repository, file):
+        known = {"stabilityai/sd-turbo": "model_index.json"}
+        return "somewhere" if known.get(repository) == file else None
+
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
+    (tmp_path / "config.json").touch()
+    report = doctor.Report()
+    given = {"diffusion": "stabilityai/sd-turbo", "embeddings": "all-MiniLM-L6-v2"}
+    doctor.check_models(report, {**given, "captioner": str(tmp_path)})
+    marks = {topic.split()[0]: (mark, text) for topic, mark, text in report.lines}
+    assert marks["captioner"][0] == doctor.GOOD
+    assert marks["diffusion"] == (doctor.GOOD, "downloaded")
+    mark, text = marks["embeddings"]
+    assert mark == doctor.NOTE
+    assert "hf download sentence-transformers/all-MiniLM-L6-v2" in text
+    embedded = {"captioner": "picto-captioner", "embeddings": "clip", "diffusion": ""}
+    doctor.check_models(report, embedded)
+    assert len(report.lines) == 3
+
+
 def test_weights_files_must_exist(tmp_path):
     file = tmp_path / "mine.safetensors"
     report, local = check_weights("RN50-quickgelu", str(file))

@@ -23,7 +23,7 @@ from helpers import data
 from helpers.data.dataset import Dataset
 from helpers.data.folder import BESIDE, WNID
 from helpers.data.integrity import readable
-from helpers.paths import OUTPUTS
+from helpers.paths import OUTPUTS, from_root
 from helpers.picto import splits
 
 if TYPE_CHECKING:
@@ -35,6 +35,11 @@ TOLERANCE = 0.005
 LISTED = 20  # files listed by name before the rest is counted
 TIMED = 8  # images to time the encoder on
 VIEWS = 64
+MODELS = {
+    "captioner": "config.json",
+    "embeddings": "config.json",
+    "diffusion": "model_index.json",
+}  # parameters that name models, and a file that all of their kind have
 
 
 @dataclass
@@ -69,7 +74,8 @@ def diagnose(parameters: Mapping[str, Any]) -> Report:
     """Check a study from its merged parameters.
 
     Reads study, dataset, shifts, data_root, images, seed, backbone, weights, device,
-    precision and views; all but study, dataset, backbone and weights may be missing.
+    precision, views and the keys of `MODELS`; all but study, dataset, backbone and
+    weights may be missing.
     """
     report = Report()
     folder = OUTPUTS / parameters["study"]
@@ -87,6 +93,7 @@ def diagnose(parameters: Mapping[str, Any]) -> Report:
             report.add(name, GOOD, f"look at the labels: {sheet}")
             datasets[name] = dataset
     local = check_weights(report, parameters["backbone"], parameters["weights"])
+    check_models(report, parameters)
     if any(name in splits.SPLITS for name in datasets):
         check_world(report)
     if datasets:
@@ -266,6 +273,25 @@ def check_weights(report: Report, backbone: str, weights: str) -> bool:
         f"the path of an existing {' or '.join(clip.SUFFIXES)} file",
     )
     return False
+
+
+def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
+    """Whether the models that chapters need besides CLIP are on this machine."""
+    import huggingface_hub
+
+    for key, file in MODELS.items():
+        name = parameters.get(key, "")
+        if name in ("", "clip") or name.startswith("picto-"):
+            continue
+        if (from_root(name) / file).is_file():
+            report.add(f"{key} {name}", GOOD, "a folder of this machine")
+            continue
+        page = name if "/" in name else f"sentence-transformers/{name}"
+        if isinstance(huggingface_hub.try_to_load_from_cache(page, file), str):
+            report.add(f"{key} {name}", GOOD, "downloaded")
+            continue
+        text = f"not on this machine: `hf download {page}` fetches it, or the chapter"
+        report.add(f"{key} {name}", NOTE, f"{text} itself, where there is a network")
 
 
 def check_world(report: Report) -> None:
