@@ -16,9 +16,6 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from helpers.paths import ROOT
-from helpers.picto.contexts import CONTEXTS
-from helpers.picto.splits import CLASS_NAMES
-from helpers.picto.styles import STYLES
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 CONDA = yaml.safe_load((ROOT / "environment.yml").read_text())
@@ -208,13 +205,3 @@ def test_reference_run_is_small_and_free_of_machine_names():
         if path.suffix != ".png":
             content = path.read_text(encoding="utf-8")
             assert not [name for name in private if name in content], path
-
-
-def test_readme_says_what_is_there():
-    text = " ".join((ROOT / "README.md").read_text().split())
-    counts = f"{len(CLASS_NAMES)} kinds of things in {len(CONTEXTS)} places"
-    assert f"{counts} and {len(STYLES)} styles" in text
-    for study in (ROOT / "params").glob("*.yaml"):
-        assert f"`{study.stem}`" in text, study
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / target).exists(), target

@@ -8,6 +8,9 @@ import torch.nn.functional as F
 
 from helpers.data import digits
 from helpers.paths import PARAMS, ROOT
+from helpers.picto.contexts import CONTEXTS
+from helpers.picto.splits import CLASS_NAMES
+from helpers.picto.styles import STYLES
 from helpers.results import front
 from helpers.study import command, parameters
 
@@ -31,6 +34,12 @@ def test_findings_are_those_of_the_reference_run():
 def test_a_readme_without_marks_is_refused():
     with pytest.raises(ValueError, match="findings: begin"):
         front.renewed("# Title", "block")
+
+
+def test_the_embedded_world_is_counted():
+    text = " ".join(README.split())
+    counts = f"{len(CLASS_NAMES)} kinds of things in {len(CONTEXTS)} places"
+    assert f"{counts} and {len(STYLES)} styles" in text
 
 
 def test_every_study_and_chapter_is_named():
