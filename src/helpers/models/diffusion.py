@@ -116,7 +116,7 @@ class Variator:
 def load(
     name: str = EMBEDDED,
     strength: float = 0.35,
-    steps: int = 3,
+    steps: int = 2,
     guidance: float = 0.0,
     prompt: str = "",
     batch: int = 32,

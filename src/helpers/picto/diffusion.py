@@ -29,7 +29,7 @@ from helpers.picto import cards, pool, splits, train
 BACKBONE = "picto-rn"  # says whether a variation is still of its class
 LEAST_NOISE = 0.05  # s(t)^2 at t = 130
 ENCODE = 100  # pictures at once
-STRENGTHS = {0.2: 2, 0.35: 3, 0.5: 4, 0.7: 6}  # and the steps taken
+STRENGTHS = {0.2: 1, 0.35: 2, 0.5: 3, 0.7: 4}  # and the steps taken
 
 
 @dataclass(frozen=True)
