@@ -29,6 +29,7 @@ from helpers import bank, data
 from helpers.bank.generated import generated_features
 from helpers.methods import difftpt, selection, tpt
 from helpers.models import clip, diffusion, sdedit
+from helpers.picto import diffusion as training
 
 
 @pytest.fixture(scope="module")
@@ -307,6 +308,37 @@ def test_the_embedded_model_keeps_the_class(little):
     assert abs(hits.float().mean() - expected) < 4 * error
     untouched = torch.stack([diffusion._square(few.image(i), 64) for i in range(128)])
     assert (drawn.pictures.float() - untouched.float()).abs().mean() > 3
+
+
+TOY = training.Recipe(steps=6, images=64, batch=8, widths=(8, 16), warmup=1)
+
+
+def test_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "dev_accuracy", lambda unet, recipe: {})
+
+    def stop_at_four(text: str) -> None:
+        if text.startswith("step 4"):
+            raise KeyboardInterrupt
+
+    whole, curve = training.train_diffusion(TOY, tmp_path / "whole", 2, log=len)
+    with pytest.raises(KeyboardInterrupt):
+        training.train_diffusion(TOY, tmp_path / "killed", 2, log=stop_at_four)
+    resumed, again = training.train_diffusion(TOY, tmp_path / "killed", 2, log=len)
+    assert [row["step"] for row in again] == [2, 4, 6]
+    assert [row["loss"] for row in again] == [row["loss"] for row in curve]
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_training_knows_its_noise_and_ends_at_rest():
+    x, noise = torch.rand(2, 3, 64, 64), torch.randn(2, 3, 64, 64)
+    shares = torch.tensor([1.0, 0.0])
+    noisy = training.noised(x, noise, shares)
+    assert torch.equal(noisy[0], x[0])
+    assert torch.equal(noisy[1], noise[1])
+    rates = [training.learning_rate(step, training.Recipe()) for step in range(10_000)]
+    assert rates[0] < rates[199] == rates[7_500] == 1e-3
+    assert 0 < rates[-1] < 1e-6
 
 
 def test_more_strength_goes_farther_from_the_picture():

@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from helpers import checkpoints
 from helpers.chunks import in_chunks
 from helpers.models import captioner as captioners
 from helpers.models import embedded
@@ -79,7 +78,7 @@ def train_captioner(
         "merges": embedded.sha256(embedded.MERGES),
         "encoder": embedded.card(recipe.backbone)["sha256"],
     }
-    state = train._resume(checkpoint, made_by, model, optimizer)
+    state = train.resume(checkpoint, made_by, model, optimizer)
     step, curve, minutes = state["step"], state["curve"], state["minutes"]
     began, losses = time.monotonic(), []
     while step < recipe.steps:
@@ -97,18 +96,8 @@ def train_captioner(
                 "loss": round(float(np.mean(losses)), 4),
                 **dev_scores(model, recipe),
             }
-            curve.append(row)
             losses.clear()
-            log("  ".join(f"{key} {value}" for key, value in row.items()))
-            state = {
-                "made_by": made_by,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-                "minutes": spent,
-                "curve": curve,
-            }
-            checkpoints.save(checkpoint, state)
+            train.keep(checkpoint, made_by, model, optimizer, curve, row, log)
     return model.eval(), curve
 
 
@@ -139,7 +128,7 @@ def training_step(
     """One optimizer step on levels of B pictures and token ids int64 [B, L]."""
     device = model.device
     texts = texts.to(device)
-    with torch.autocast(device.type, torch.bfloat16), train._attention(device):
+    with torch.autocast(device.type, torch.bfloat16), train.attention(device):
         seen = model.encoder.project([x.to(device).float() for x in levels])
         answer = model(
             encoder_outputs=BaseModelOutput(seen),

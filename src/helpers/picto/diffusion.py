@@ -20,7 +20,6 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from helpers import checkpoints
 from helpers.models import clip, embedded, sdedit
 from helpers.models.diffusion import EMBEDDED as NAME
 from helpers.paths import CACHE
@@ -70,7 +69,7 @@ def train_diffusion(
     alphas = pipeline.scheduler.alphas_cumprod
     made_by = {**asdict(recipe), "widths": list(recipe.widths)}
     made_by["world"] = pool.world_hash()
-    state = train._resume(checkpoint, made_by, models, optimizer)
+    state = train.resume(checkpoint, made_by, models, optimizer)
     step, curve, minutes = state["step"], state["curve"], state["minutes"]
     began, losses = time.monotonic(), []
     while step < recipe.steps:
@@ -95,18 +94,8 @@ def train_diffusion(
                 "loss": round(float(np.mean(losses)), 4),
                 **dev_accuracy(average.eval(), recipe),
             }
-            curve.append(row)
             losses.clear()
-            log("  ".join(f"{key} {value}" for key, value in row.items()))
-            state = {
-                "made_by": made_by,
-                "model": models.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-                "minutes": spent,
-                "curve": curve,
-            }
-            checkpoints.save(checkpoint, state)
+            train.keep(checkpoint, made_by, models, optimizer, curve, row, log)
     return average.eval(), curve
 
 
@@ -160,7 +149,7 @@ def training_step(
     of v = a noise - s x, up to a bound where there is next to no noise.
     """
     device = next(unet.parameters()).device
-    with torch.autocast(device.type, torch.bfloat16), train._attention(device):
+    with torch.autocast(device.type, torch.bfloat16), train.attention(device):
         guess = unet(noisy.to(device), times.to(device)).sample
     errors = (guess.float() - clean.to(device)).square().flatten(1).mean(dim=1)
     loss = (errors / (1 - shares).clamp(min=LEAST_NOISE).to(device)).mean()

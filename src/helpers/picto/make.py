@@ -62,13 +62,7 @@ def _captioner(command: str, assets: Path, options: dict) -> None:
 
     recipe = captioner.Recipe(**options)
     model, curve = captioner.train_captioner(recipe)
-    made = {
-        "command": f"study train {command}",
-        "minutes": curve[-1]["minutes"],
-        "threads": torch.get_num_threads(),
-        "device": str(model.device),
-        "pillow": PIL.__version__,
-    }
+    made = _made(command, curve, model.device)
     card = captioner.publish(model, recipe, made, assets)
     pd.DataFrame(curve).to_csv(assets / f"{captioner.NAME}.curve.csv", index=False)
     print(card["right"])
@@ -79,14 +73,7 @@ def _diffusion(command: str, assets: Path, options: dict) -> None:
 
     recipe = diffusion.Recipe(**options)
     unet, curve = diffusion.train_diffusion(recipe)
-    made = {
-        "command": f"study train {command}",
-        "minutes": curve[-1]["minutes"],
-        "threads": torch.get_num_threads(),
-        "device": str(unet.device),
-        "pillow": PIL.__version__,
-    }
-    card = diffusion.publish(unet, recipe, made, assets)
+    card = diffusion.publish(unet, recipe, _made(command, curve, unet.device), assets)
     pd.DataFrame(curve).to_csv(assets / f"{diffusion.NAME}.curve.csv", index=False)
     print(card["accuracy"])
 
@@ -95,14 +82,19 @@ def _clip(command: str, assets: Path, options: dict) -> None:
     name = command.split()[0]
     recipe = replace(train.RECIPES[name], **options)
     model, curve = train.train_clip(name, recipe)
-    made = {
-        "command": f"study train {command}",
-        "recipe": asdict(recipe),
-        "minutes": curve[-1]["minutes"],
-        "threads": torch.get_num_threads(),
-        "device": str(model.logit_scale.device),
-        "pillow": PIL.__version__,  # it rasterised the training pictures
-    }
+    made = _made(command, curve, model.logit_scale.device)
+    made["recipe"] = asdict(recipe)
     card = cards.publish(name, model, made, assets)
     pd.DataFrame(curve).to_csv(assets / f"{name}.curve.csv", index=False)
     print(card["zero_shot"])
+
+
+def _made(command: str, curve: list[dict], device: torch.device) -> dict:
+    """How a model was made, for its card."""
+    return {
+        "command": f"study train {command}",
+        "minutes": curve[-1]["minutes"],
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "pillow": PIL.__version__,  # it rasterised the training pictures
+    }

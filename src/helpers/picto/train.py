@@ -78,7 +78,7 @@ def train_clip(
         "merges": embedded.sha256(embedded.MERGES),
         "teacher": embedded.card(recipe.teacher)["sha256"] if recipe.teacher else "",
     }
-    state = _resume(checkpoint, made_by, model, optimizer)
+    state = resume(checkpoint, made_by, model, optimizer)
     step, curve, minutes = state["step"], state["curve"], state["minutes"]
     began, losses = time.monotonic(), []
     model.train()
@@ -98,18 +98,8 @@ def train_clip(
                 "logit_scale": round(model.logit_scale.exp().item(), 2),
                 **cards.dev_accuracy(name, model),
             }
-            curve.append(row)
             losses.clear()
-            log("  ".join(f"{key} {value}" for key, value in row.items()))
-            state = {
-                "made_by": made_by,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step,
-                "minutes": spent,
-                "curve": curve,
-            }
-            checkpoints.save(checkpoint, state)
+            keep(checkpoint, made_by, model, optimizer, curve, row, log)
             model.train()
     return model.eval(), curve
 
@@ -199,7 +189,7 @@ def training_step(
     """One optimizer step; the contrastive loss before it."""
     device = model.logit_scale.device
     images = images.to(device)
-    with torch.autocast(device.type, torch.bfloat16), _attention(device):
+    with torch.autocast(device.type, torch.bfloat16), attention(device):
         image_features = model.encode_image(images)
         if teacher is not None:
             with torch.no_grad():
@@ -223,12 +213,35 @@ def training_step(
     return loss.item()
 
 
-def _attention(device: torch.device) -> AbstractContextManager:
+def attention(device: torch.device) -> AbstractContextManager:
     """On short sequences the CPU's fused attention is slow in its backward pass."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
-def _resume(path: Path, made_by: dict, model: nn.Module, optimizer) -> dict:
+def keep(
+    path: Path,
+    made_by: dict,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    curve: list[dict],
+    row: dict,
+    log,
+) -> None:
+    """Add a row with `step` and `minutes` to the curve, say it, write a checkpoint."""
+    curve.append(row)
+    log("  ".join(f"{key} {value}" for key, value in row.items()))
+    state = {
+        "made_by": made_by,
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": row["step"],
+        "minutes": row["minutes"],
+        "curve": curve,
+    }
+    checkpoints.save(path, state)
+
+
+def resume(path: Path, made_by: dict, model: nn.Module, optimizer) -> dict:
     """The checkpoint's state if all that made it is the same, else a fresh start."""
     state = checkpoints.load(path)
     if state is not None and state["made_by"] == made_by:
