@@ -398,6 +398,11 @@ def read_until(terminal: int, pattern: str, seconds: float = 60) -> str:
     return shown
 
 
+def heed_interrupts() -> None:
+    """What runs in a shell's background has been told to ignore them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_terminal_shows_progress_and_an_interrupt_keeps_what_ran(world):
     write_notebook(
         world,
@@ -418,7 +423,8 @@ def test_terminal_shows_progress_and_an_interrupt_keeps_what_ran(world):
     terminal, ours = pty.openpty()
     termios.tcsetwinsize(ours, (24, 90))
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    with subprocess.Popen(command, stderr=ours, stdout=ours) as process:
+    streams = {"stderr": ours, "stdout": ours}
+    with subprocess.Popen(command, preexec_fn=heed_interrupts, **streams) as process:
         os.close(ours)
         shown = read_until(terminal, "dozing: [0-9]+ of 60")
         process.send_signal(signal.SIGINT)
