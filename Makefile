@@ -16,7 +16,7 @@ study: .venv/.ready ## run the embedded study and make its pages
 test: .venv/.ready ## lint and run the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 soak: .venv/.ready ## run the long tests, half an hour or more
 	$(BIN)/pytest -m soak
