@@ -392,7 +392,8 @@ def test_a_node_that_dies_costs_its_spans_alone(two_nodes, tmp_path):
     assert doomed is None
     assert done.keys() == expected.keys()
     assert all(torch.equal(done[span], expected[span]) for span in spans)
-    assert len(list(tmp_path.iterdir())) > len(spans)  # something was done twice
+    # Twice is done what the node had not handed over: nothing, where it died between.
+    assert len(list(tmp_path.iterdir())) >= len(spans)
 
 
 def work_alone(span: range) -> torch.Tensor:
