@@ -25,16 +25,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where processes share the tests: a file's stay together, for its fixtures, and so
     do all that look at the smoke study. What takes longest comes first."""
     for item in items:
-        smoke = "smoke_study" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("smoke" if smoke else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     items.sort(key=_quickness)
 
 
+def _group(item: pytest.Item) -> str:
+    smoke = "smoke_study" in getattr(item, "fixturenames", ())
+    return "smoke" if smoke else item.path.stem
+
+
 def _quickness(item: pytest.Item) -> int:
-    if "smoke_study" in getattr(item, "fixturenames", ()):
+    group = _group(item)
+    if group == "smoke":
         return 0
     long = ("chapter", "faults", "scale", "picto_train", "fuzz")
-    return 1 if any(name in item.path.stem for name in long) else 2
+    return 1 if any(name in group for name in long) else 2
 
 
 @pytest.fixture(scope="session")

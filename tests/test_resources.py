@@ -125,7 +125,7 @@ def test_the_doctor_tells_it_too(monkeypatch, tmp_path):
     for memory, good in ((8 * GB, True), (GB / 2, False)):
         with_free(monkeypatch, memory=memory)
         report = doctor.Report()
-        doctor.check_room(report, jobs_of("smoke"), tmp_path)
+        resources.check_room(report, jobs_of("smoke"), tmp_path)
         assert report.ok is good
         assert "01_zero_shot: about 1.2 GB (libraries 1.0 GB" in report.text()
         assert f"{memory / GB:.1f} GB free" in report.text()

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -130,8 +130,14 @@ class Tuning:
             settings = json.dumps(dict(self.settings), sort_keys=True)
         except TypeError:
             return ""
-        code = [*HERE.glob("methods/*.py"), Path(__file__), HERE / "models/prompts.py"]
-        return f"{name}|{settings}|{digest(code)}|torch {torch.__version__}"
+        return f"{name}|{settings}|{_code()}|torch {torch.__version__}"
+
+
+@cache
+def _code() -> str:
+    """Hash of the sources that decide what a `Tuning` computes."""
+    files = [*HERE.glob("methods/*.py"), Path(__file__), HERE / "models/prompts.py"]
+    return digest(files)
 
 
 def by_tuning(method: Callable[..., Tensor], **settings) -> Tuning:
@@ -221,12 +227,13 @@ def _logits(
             logits = method(views[rows], replace(text, context=own))
         yield span, logits
 
-    if not (isinstance(method, Tuning) and method.key):
+    key = method.key if isinstance(method, Tuning) else ""
+    if not key:
         began = time.perf_counter()
         ((_, logits),) = some(range(len(views)))
         return logits.cpu(), time.perf_counter() - began
     side = [views, text.context, text.class_features, torch.tensor(text.logit_scale)]
-    told = [method.key, backbone, f"{text.batch} {text.jacobian is not None}"]
+    told = [key, backbone, f"{text.batch} {text.jacobian is not None}"]
     made_by = "|".join([*told, training.digest(*side), *text.tower.class_names])
     name = hashlib.sha256(made_by.encode()).hexdigest()[:20]
     folder = CACHE / "adapted" / f"{method.method.__name__}-{name}"

@@ -28,6 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from helpers.files import digest
 from helpers.progress import track
 
 WORKERS, ADDRESS = "STUDY_WORKERS", "STUDY_RAY_ADDRESS"
@@ -335,10 +336,8 @@ def _packed(work: Work) -> tuple[bytes, bool]:
 @cache
 def _code() -> str:
     """What a worker must have in common with the driver: our sources, and torch's."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return f"sources {digest.hexdigest()[:12]}, torch {version('torch')}"
+    sources = digest(Path(__file__).parent.rglob("*.py"))
+    return f"sources {sources}, torch {version('torch')}"
 
 
 _loaded: dict[str, Work] = {}

@@ -6,7 +6,6 @@ the files are those of `helpers.bank.views`, a row an image, each with the secon
 took and a checksum.
 """
 
-import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -19,9 +18,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from helpers import views as recipes
 from helpers.bank import keys
-from helpers.bank.views import MARK
-from helpers.bank.views import _check_room as check_room
-from helpers.bank.views import _Rows as Rows
+from helpers.bank.views import MARK, Rows, check_room, encode
 from helpers.data.dataset import Dataset
 from helpers.models.clip import Backbone
 from helpers.models.diffusion import Variator
@@ -61,10 +58,11 @@ def generated_features(
         )
     rows = _rows(backbone, dataset, variator, count, seed)
     rows.create()
-    order = sorted(range(len(dataset)), key=lambda n: _rank(dataset.ids[n], seed))
+    ranks = [recipes.image_seed(seed, name) for name in dataset.ids]
+    order = sorted(range(len(dataset)), key=ranks.__getitem__)
     budget = 60 * max_minutes or math.inf
     spent = _spent(rows)
-    if not spent[order].all() and spent.sum() < budget:
+    if not spent.all() and spent.sum() < budget:
         check_room(rows.folder, int((spent == 0).sum()) * rows.row_bytes)
         made = _make(backbone, dataset, variator, rows, order, spent, budget, seed)
         for _ in track(made, len(order), f"variations of {dataset.name}"):
@@ -89,10 +87,6 @@ def _rows(
     return Rows(folder, (len(dataset), count, backbone.embed_dim))
 
 
-def _rank(image_id: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
-
-
 def _spent(rows: Rows) -> np.ndarray:
     """Seconds that each row took, float64 [N]; 0 where it has yet to be made."""
     marks = np.fromfile(rows.marks_file, MARK)["seconds"].astype(float)
@@ -113,7 +107,6 @@ def _make(
     _, count, _ = rows.shape
     together = max(1, variator.batch // count)  # images
     todo, redrawn, given_up = [n for n in order if not spent[n]], 0, 0
-    told = False
     yield from (n for n in order if spent[n])
     for start in range(0, len(todo), together):
         if spent.sum() >= budget:
@@ -127,30 +120,20 @@ def _make(
         ]
         drawn = variator(images, seeds)
         redrawn, given_up = redrawn + drawn.redrawn, given_up + drawn.given_up
-        features = _encode(backbone, drawn.pictures).unflatten(0, (len(some), count))
+        crops = torch.stack([backbone.crop(to_pil_image(p)) for p in drawn.pictures])
+        features = encode(backbone, crops).unflatten(0, (len(some), count))
         seconds = (time.perf_counter() - began) / len(some)
         for n, row in zip(some, features, strict=True):
             rows.write(n, row, seconds)
             spent[n] = np.float32(seconds)
-        if not told:
+        if start == 0:
             _tell(variator, len(todo), count, seconds, budget)
-            told = True
         yield from some
     if redrawn:
         print(
             f"{variator.name}: {redrawn} black or broken pictures drawn again, "
             f"{given_up} given up (the image itself stands in)"
         )
-
-
-def _encode(backbone: Backbone, pictures: Tensor) -> Tensor:
-    """Features float32 [B, D] on the CPU of pictures uint8 [B, 3, H, W]."""
-    crops = torch.stack([backbone.crop(to_pil_image(p)) for p in pictures])
-    features = [
-        backbone.encode_images(backbone.normalise(part.to(backbone.device)))
-        for part in crops.split(64)
-    ]
-    return torch.cat(features).cpu()
 
 
 def _tell(

@@ -72,7 +72,7 @@ def view_features(
     missing = [n for n in range(len(dataset)) if not rows.made(n)]
     if missing:
         room = len(missing) * rows.row_bytes
-        _check_room(rows.folder, room)
+        check_room(rows.folder, room)
         random.Random().shuffle(missing)  # two processes share the work
         label = f"encoding {count} views of {dataset.name} with {backbone.name}"
         told = (
@@ -118,7 +118,7 @@ def view_seconds_per_image(
 
 
 @dataclass(frozen=True)
-class _Rows:
+class Rows:
     """The two files of a bank: N rows of features [V, D], each with its mark."""
 
     folder: Path
@@ -182,7 +182,7 @@ class _Rows:
 
 def _rows(
     backbone: Backbone, dataset: Dataset, views: str, count: int, seed: int
-) -> _Rows:
+) -> Rows:
     """The bank that these arguments name; looks at no picture, writes nothing."""
     if views not in recipes.VIEWS:
         choices = ", ".join(recipes.VIEWS)
@@ -191,7 +191,16 @@ def _rows(
         raise ValueError(f"{count} views: the original counts as one, so 1 or more")
     recipe = f"{views} {recipes.VERSION[views]}|{count}|{seed}|{backbone.image_size}"
     folder = keys.folder("views", backbone, f"{keys.pictures(dataset)}|{recipe}")
-    return _Rows(folder, (len(dataset), count, backbone.embed_dim))
+    return Rows(folder, (len(dataset), count, backbone.embed_dim))
+
+
+def encode(backbone: Backbone, drawn: Tensor) -> Tensor:
+    """Features float16 [V, D] on the CPU of views uint8 [V, 3, S, S]."""
+    features = [
+        backbone.encode_images(backbone.normalise(part.to(backbone.device)))
+        for part in drawn.split(BATCH)
+    ]
+    return torch.cat(features).cpu().half()
 
 
 @dataclass(frozen=True)
@@ -214,16 +223,6 @@ class _Maker:
         image = self.dataset.image(n)
         return recipes.make(self.views, image, self.count, size, generator, crop)
 
-    def encode(self, drawn: Tensor) -> Tensor:
-        """Features float16 [V, D] on the CPU."""
-        features = [
-            self.backbone.encode_images(
-                self.backbone.normalise(part.to(self.backbone.device))
-            )
-            for part in drawn.split(BATCH)
-        ]
-        return torch.cat(features).cpu().half()
-
     def made(
         self, positions: Sequence[int], needless: Callable[[int], bool]
     ) -> Iterator[tuple[int, Tensor | None, float]]:
@@ -235,12 +234,12 @@ class _Maker:
         with ThreadPoolExecutor(DRAWERS) as drawers:
             began = time.perf_counter()
             for n, drawn in _ahead(drawers, draw, positions):
-                features = None if drawn is None else self.encode(drawn)
+                features = None if drawn is None else encode(self.backbone, drawn)
                 yield n, features, time.perf_counter() - began
                 began = time.perf_counter()
 
 
-def _fill(rows: _Rows, maker: _Maker, missing: Sequence[int]) -> Iterator[float]:
+def _fill(rows: Rows, maker: _Maker, missing: Sequence[int]) -> Iterator[float]:
     """Make and write what another process has not; yields each image's seconds."""
     for n, features, seconds in maker.made(missing, needless=rows.made):
         if features is not None:
@@ -248,7 +247,7 @@ def _fill(rows: _Rows, maker: _Maker, missing: Sequence[int]) -> Iterator[float]
         yield seconds
 
 
-def _spread(rows: _Rows, maker: _Maker, missing: Sequence[int], label: str) -> None:
+def _spread(rows: Rows, maker: _Maker, missing: Sequence[int], label: str) -> None:
     """Have workers make what is missing, and write it here as it comes."""
 
     def work(span: range) -> list[tuple[int, Tensor, float]]:
@@ -278,7 +277,8 @@ def _ahead(
         yield n, drawn.result()
 
 
-def _check_room(folder: Path, needed: int) -> None:
+def check_room(folder: Path, needed: int) -> None:
+    """OSError where the disk has no room for so many bytes."""
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(

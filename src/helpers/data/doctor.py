@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -25,9 +25,6 @@ from helpers.data.folder import BESIDE, WNID
 from helpers.data.integrity import readable
 from helpers.paths import OUTPUTS, from_root
 from helpers.picto import splits
-
-if TYPE_CHECKING:
-    from helpers.study.parameters import Job
 
 GOOD, NOTE, BAD = "✓", "!", "✗"
 LEDGER = "zero_shot_photo"  # the method whose accuracy papers report
@@ -362,16 +359,6 @@ def _check_download(
             f"not on this machine: the run downloads about {_gigabytes(size)}, {page}",
         )
     return bool(found)
-
-
-def check_room(report: Report, jobs: "Sequence[Job]", outputs: Path) -> None:
-    """Memory and disk, chapter by chapter, against what there is."""
-    from helpers.study import resources
-
-    lines, problems = resources.survey(jobs, outputs)
-    report.add("room", GOOD, "\n".join(lines[::-1]))
-    for problem in problems:
-        report.add("room", BAD, problem)
 
 
 def estimate_time(

@@ -12,7 +12,6 @@ import copy
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import open_clip
 import torch
@@ -36,7 +35,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from helpers.models import clip, embedded
 from helpers.models.fast import attention_pool, fold
-from helpers.paths import ROOT
+from helpers.paths import from_root
 
 EMBEDDED = "picto-captioner"
 HUB = "nlpconnect/vit-gpt2-image-captioning"
@@ -276,7 +275,7 @@ def _decoder(words: Callable) -> Callable[[Tensor], list[str]]:
 
 def _pretrained(name: str) -> tuple:
     """Model, preprocessing and decoding of a captioner on the hub or in a folder."""
-    folder = ROOT / Path(name).expanduser()
+    folder = from_root(name)
     source = str(folder) if folder.is_dir() else name
     try:
         model = VisionEncoderDecoderModel.from_pretrained(source)

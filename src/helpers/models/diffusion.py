@@ -18,7 +18,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -36,7 +35,7 @@ from torchvision.transforms.v2 import functional as T
 
 from helpers.data.dataset import to_rgb
 from helpers.models import clip, embedded, sdedit
-from helpers.paths import ROOT
+from helpers.paths import from_root
 
 EMBEDDED = "picto-diffusion"
 VARIATION = "lambdalabs/sd-image-variations-diffusers"
@@ -173,7 +172,7 @@ def _embedded() -> sdedit.SDEditPipeline:
 
 def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
     """A pipeline of the hub or of a folder, and what tells its weights."""
-    folder = ROOT / Path(name).expanduser()
+    folder = from_root(name)
     source = str(folder) if folder.is_dir() else name
     options = {"torch_dtype": dtype, "revision": REVISIONS.get(name)}
     try:

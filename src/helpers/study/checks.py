@@ -341,26 +341,29 @@ def _is_template(text: str) -> bool:
     return bare != text and not set(bare) & set("{}")
 
 
-def _captioner(value: str, parameters: Mapping[str, Any]) -> str:
-    if value == "picto-captioner" or re.fullmatch(r"[\w.-]+/[\w.-]+", value):
-        return ""
-    if os.path.isfile(from_root(value) / "config.json"):
-        return ""
-    return (
-        "accepted: picto-captioner, a model of the hub such as "
-        "nlpconnect/vit-gpt2-image-captioning, or a folder that holds one"
-    )
+def _pretrained(embedded: str, file: str, what: str) -> Rule:
+    """The embedded model, a page of the hub, or a folder with a file that all have."""
+
+    def rule(value: str, parameters: Mapping[str, Any]) -> str:
+        if value == embedded or re.fullmatch(r"[\w.-]+/[\w.-]+", value):
+            return ""
+        if os.path.isfile(from_root(value) / file):
+            return ""
+        return f"accepted: {embedded}, {what}, or a folder that holds one"
+
+    return rule
 
 
-def _diffusion(value: str, parameters: Mapping[str, Any]) -> str:
-    if value == "picto-diffusion" or re.fullmatch(r"[\w.-]+/[\w.-]+", value):
-        return ""
-    if os.path.isfile(from_root(value) / "model_index.json"):
-        return ""
-    return (
-        "accepted: picto-diffusion, a pipeline of the hub such as "
-        "stabilityai/sd-turbo, or a folder that holds one"
-    )
+_captioner = _pretrained(
+    "picto-captioner",
+    "config.json",
+    "a model of the hub such as nlpconnect/vit-gpt2-image-captioning",
+)
+_diffusion = _pretrained(
+    "picto-diffusion",
+    "model_index.json",
+    "a pipeline of the hub such as stabilityai/sd-turbo",
+)
 
 
 def _truth(value: bool, parameters: Mapping[str, Any]) -> str:

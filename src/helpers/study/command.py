@@ -145,9 +145,10 @@ def _list(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     jobs = _plan(arguments)
     from helpers.data import doctor
+    from helpers.study import resources
 
     report = doctor.diagnose({k: v for job in jobs for k, v in job.parameters.items()})
-    doctor.check_room(report, jobs, paths.OUTPUTS)
+    resources.check_room(report, jobs, paths.OUTPUTS)
     print(report.text())
     return 0 if report.ok else 1
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from helpers.files import digest, replacing
 from helpers.paths import from_root
-from helpers.study.parameters import Job
+from helpers.study.parameters import Job, number_of
 
 HELPERS = Path(__file__).parents[1]
 PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
@@ -89,7 +89,7 @@ def earlier(notebook: Path, folder: Path) -> str:
 
     They write none themselves.
     """
-    if notebook.name[:2] < LATER:
+    if number_of(notebook.stem) < LATER:
         return ""
     found = sorted(folder.parent.glob("*/predictions/*/*/*.parquet"))
     return _hash([[str(f.relative_to(folder.parent)), *_state(f)] for f in found])

@@ -1,9 +1,9 @@
 """What a study takes of memory and disk: told before it runs, watched while it does.
 
 Before: `estimate` reckons a chapter's peak from its parameters, without loading weights
-or opening pictures (but for the headers of a few). It is meant to err upwards, and
-errs: the embedded studies' measured peaks were 0.8 to 0.95 of it. So a run is refused
-only where `SURE` of the estimate will not fit, and is watched in any case.
+or opening pictures (but for the headers of a few). It errs, to either side: chapter 05
+of the embedded study takes more. So a run is refused only where `SURE` of the estimate
+will not fit, and is watched in any case.
 
 During: `watched` looks every second at the kernel and at what the machine has left, and
 interrupts the kernel before the machine starts to swap, or kills what is killing it.
@@ -19,11 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
 from helpers.paths import CACHE
 from helpers.study.parameters import Job
+
+if TYPE_CHECKING:
+    from helpers.data.doctor import Report
 
 SURE = 0.6  # of an estimate is needed in any case
 FLOOR = 0.04, 10**9  # left free: this share of the memory, so many bytes at most
@@ -176,6 +180,16 @@ def check(jobs: Sequence[Job], outputs: Path) -> str:
     if problems:
         raise ValueError("\n".join(problems))
     return lines[-1]
+
+
+def check_room(report: "Report", jobs: Sequence[Job], outputs: Path) -> None:
+    """Tell a doctor's report what each chapter takes, against what there is."""
+    from helpers.data import doctor
+
+    lines, problems = survey(jobs, outputs)
+    report.add("room", doctor.GOOD, "\n".join(lines[::-1]))
+    for problem in problems:
+        report.add("room", doctor.BAD, problem)
 
 
 def survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
