@@ -1,5 +1,6 @@
 """Captions, keywords, and the prompts that they become."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -73,7 +74,24 @@ def pictures(count: int, name: str = "toys") -> Dataset:
         ("a woman and a man in a room", "man", "a woman and {a} in a room"),
         ("a photo of an apple", "apple", "a photo of {a}"),
         ("An Apple on the table.", "apple", "{a} on the table."),
-        ("a red apple next to an apple", "apple", "a red {} next to {a}"),
+        ("a red apple next to an apple", "apple", "a red {} next to one"),
+        ("a dog and another dog, a dog.", "dog", "{a} and another one, one."),
+        ("a dog dog a dog", "dog", "{a}"),
+        ("a man in a t-shirt", "shirt", "a man in {a}"),
+        ("a T-Shirt", "T shirt", "{a}"),
+        ("a t shirt", "T-shirt", "{a}"),
+        ("a jack-o'-lantern on it", "lantern", "{a} on it"),
+        ("a shirt and a t-shirt", "shirt", "{a} and a t-shirt"),
+        ("the dog's tail", "dog", "the {}'s tail"),
+        ("a view of İstanbul", "istanbul", "a view of {}"),
+        ("a view of istanbul", "İstanbul", "a view of {}"),
+        ("DIE GROSSE STRASSE", "straße", "DIE GROSSE {}"),
+        ("a ﬁsh", "FISH", "{a}"),
+        ("ΟΔΟΣ, ὁδός", "οδοσ", "{}, ὁδός"),
+        ("a cafe\N{COMBINING ACUTE ACCENT}", "CAFÉ", "{a}"),
+        ("a cafe", "café", captions.PLAIN),
+        ("0 K", "\N{KELVIN SIGN}", "0 {}"),
+        ("kırmızı", "kirmizi", captions.PLAIN),
         ("two men, one man.", "man", "two men, one {}."),
         ("the panda eats", "panda", "the {} eats"),
         ("a cat-like animal", "cat", "{a}-like animal"),
@@ -93,9 +111,6 @@ def test_articles_go_with_the_class():
     filled = [slots.fill("a photo of {a} here", name) for name in DOGS]
     assert filled[2] == "a photo of an apple here"
     assert filled[0] == "a photo of a Golden Retriever here"
-    assert slots.with_article("unicorn") == "a unicorn"
-    assert slots.with_article("hourglass") == "an hourglass"
-    assert slots.with_article("unlit candle") == "an unlit candle"
 
 
 def test_the_originals_failures_are_reproduced_and_ours_are_not():
@@ -142,12 +157,70 @@ def test_long_captions_lose_words_but_never_the_class(backbone):
         captions.shorten("a photo of {a}", fits, ["x" * 400, "dog"])
 
 
+def test_room_for_the_class_is_counted_in_tokens_not_letters(backbone):
+    fits = captions.counter(backbone)
+    few, many = "a very large wooden spoon", "貓頭鷹鸚鵡"
+    assert len(few) > len(many)
+    assert fits.tokens(few) < fits.tokens(many)
+    names = [few, f"{few}s", f"old {few}", "Käsespätzlepfännchen", many, "ox"]
+    caption = "a bird " + "on a table " * 12
+    (template,) = captions.templates([caption], ["bird"], backbone, names)
+    assert template.startswith("{a} on a table")
+    prompts = [slots.fill(template, name) for name in names]
+    most = max(len(backbone.tokenizer.encode(prompt)) + 2 for prompt in prompts)
+    assert most == backbone.context_length  # neither too many, nor a word too few
+    for _ in slots.features(backbone, [template], names):
+        pass
+    # What is cut by letters, as in the original, has to fit as well.
+    assert all(fits(fits.cut("猫" * n)) for n in (1, 10, 200))
+    for _ in slots.features(backbone, ["a photo of {} and {}"], ["猫" * 60, "ox"], 70):
+        pass
+
+
+def test_tokens_are_those_of_the_backbones_own_tokenizer(backbone):
+    class Cutting:
+        """Words as tokens, cut after eight, 7 where there are none."""
+
+        def __call__(self, texts):
+            rows = [[1, *(2 for _ in text.split()), 3][:8] for text in texts]
+            return torch.tensor([row + [7] * (8 - len(row)) for row in rows])
+
+    other = dataclasses.replace(backbone, tokenizer=Cutting())
+    other.model.context_length, before = 8, other.model.context_length
+    try:
+        fits = captions.counter(other)
+        assert [fits.tokens(text) for text in ("", "a", "a b c d e")] == [2, 3, 7]
+        assert fits("a b c d e")
+        assert not fits("a b c d e f g")
+        assert captions.shorten("{} " + "a " * 9, fits, ["x y", "xyzxyzxyz"]) == (
+            "{} a a a"
+        )
+    finally:
+        other.model.context_length = before
+
+
 def test_class_that_a_text_names():
     names = ["apple", "pine", "pineapple", "teddy bear", "bear"]
     assert captions.class_in("a Pineapple on a plate", names) == "pineapple"
     assert captions.class_in("a bear and a teddy bear", names) == "teddy bear"
     assert captions.class_in("bears", names) == ""
     assert captions.class_in("", names) == ""
+    names = ["İstanbul", "Straße", "ﬁsh", "οδός", "Kelvin", "T-shirt", "shirt", "café"]
+    for text, expected in {
+        "a view of istanbul": "İstanbul",
+        "A VIEW OF İSTANBUL": "İstanbul",
+        "STRASSE": "Straße",
+        "a fish": "ﬁsh",
+        "ΟΔΌΣ": "οδός",
+        "0 \N{KELVIN SIGN}ELVIN": "Kelvin",
+        "a man in a t-shirt": "T-shirt",
+        "a t shirt": "T-shirt",
+        "a shirt": "shirt",
+        "a red-shirt": "",
+        "cafe\N{COMBINING ACUTE ACCENT}": "café",
+        "cafe": "",
+    }.items():
+        assert captions.class_in(text, names) == expected, text
 
 
 def test_captions_are_restricted_to_words_of_style():

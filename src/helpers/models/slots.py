@@ -16,7 +16,8 @@ its article, "an apple" and "a dog".
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import open_clip
 import torch
@@ -26,11 +27,12 @@ from torch import Tensor, nn
 
 from helpers.models.clip import Backbone, _ends_at_argmax, _text_tower
 from helpers.models.prompts import _attend, _finish, _keys_values, _queries
+from helpers.words import with_article
 
 ROWS = 4096  # prompts at once on a CPU; a GPU gets more
 GPU_ROWS = 16 * ROWS
 SLOT = re.compile(r"\{a?\}")
-VOWEL = re.compile(r"(?!uni(?!n)|eu|one\b|use)[aeiou]|hour|hono|hones|heir", re.I)
+LONGEST = 3  # names that are tried: joined to a text, a name's tokens may differ by one
 
 
 def fill(template: str, class_name: str, characters: int | None = None) -> str:
@@ -39,9 +41,40 @@ def fill(template: str, class_name: str, characters: int | None = None) -> str:
     return SLOT.sub(lambda slot: words[slot[0]], template)[:characters]
 
 
-def with_article(name: str) -> str:
-    """ "an apple", "a dog", "a unicorn"."""
-    return f"{'an' if VOWEL.match(name) else 'a'} {name}"
+@dataclass(frozen=True)
+class Context:
+    """What a backbone reads, whatever its tokenizer: `context(text)`, does it fit?"""
+
+    backbone: Backbone
+
+    def __call__(self, text: str) -> bool:
+        return self.tokens(text) <= self.backbone.context_length
+
+    def tokens(self, text: str) -> int:
+        """Tokens of a text, start and end included.
+
+        Tokenizers that cut tell no more than one above what is read.
+        """
+        tokenizer, limit = self.backbone.tokenizer, self.backbone.context_length
+        if isinstance(tokenizer, open_clip.SimpleTokenizer):
+            return len(tokenizer.encode(text)) + 2
+        row, padding = tokenizer([text])[0], tokenizer([""])[0][-1]
+        if row[limit - 1] != padding:  # full to the last place: it may have been cut
+            return limit + 1
+        return (
+            int((row != padding).nonzero().max()) + 1 if (row != padding).any() else 0
+        )
+
+    def longest(self, class_names: Iterable[str]) -> list[str]:
+        """The few names of most tokens, of which the last has the most."""
+        return sorted(set(class_names), key=lambda n: (self.tokens(n), n))[-LONGEST:]
+
+    def cut(self, text: str) -> str:
+        """The beginning of the text, as many letters as fit."""
+        sure = self.backbone.context_length - 2  # a byte takes one token at most
+        while len(text.lower().encode()) > sure and not self(text):
+            text = text[:-1]
+        return text
 
 
 def features(
@@ -54,7 +87,8 @@ def features(
 
     Yields positions among the templates and their features float32 [G, C, D] on the
     backbone's device; every position comes once, in an order that saves work. Raises
-    ValueError for prompts that do not fit the context.
+    ValueError for prompts that do not fit the context; where `characters` cuts them,
+    they are cut to fit as well.
     """
     size = ROWS if backbone.device.type == "cpu" else GPU_ROWS
     group = max(1, size // len(class_names))
@@ -62,7 +96,9 @@ def features(
         for start in range(0, len(templates), group):
             chosen = list(range(start, min(start + group, len(templates))))
             prompts = [
-                fill(templates[i], c, characters) for i in chosen for c in class_names
+                _prompt(backbone, templates[i], name, characters)
+                for i in chosen
+                for name in class_names
             ]
             encoded = backbone.encode_texts(prompts)
             yield chosen, encoded.view(len(chosen), len(class_names), -1)
@@ -78,6 +114,13 @@ def features(
         chosen = [i for i in order[:group] if tokens[i][0] == prefix]
         order = order[len(chosen) :]
         yield chosen, _encode(backbone, prefix, [tokens[i][1] for i in chosen])
+
+
+def _prompt(
+    backbone: Backbone, template: str, name: str, characters: int | None
+) -> str:
+    prompt = fill(template, name, characters)
+    return Context(backbone).cut(prompt) if characters else prompt
 
 
 def _shares_prefixes(backbone: Backbone) -> bool:
@@ -110,8 +153,11 @@ class _TokenRows:
 
     def __call__(self, template: str) -> tuple[int, list[list[int]]]:
         slots = SLOT.findall(template)
-        prompts = [fill(template, name, self.characters) for name in self.names]
-        whole = not self.characters or max(map(len, prompts)) < self.characters
+        prompts = [
+            _prompt(self.backbone, template, name, self.characters)
+            for name in self.names
+        ]
+        whole = prompts == [fill(template, name) for name in self.names]
         joined = self.simple and whole and len(slots) == 1
         if not joined or not self.joins.fullmatch(template):
             rows = self.backbone.tokenize(prompts)

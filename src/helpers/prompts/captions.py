@@ -11,6 +11,8 @@ caption's words the one whose embedding has the largest cosine with the caption'
     here                                          that project, `faithful`
     keyword not among English stop words          any word, "a" and "of" left out
     replaced as a word, with its article          replaced wherever its letters stand
+    once: said again it becomes "one"             every time
+    a part of a hyphenated word stands for it     split at the hyphen
     shortened by words to what CLIP reads         cut after 70 characters
     no keyword, or not found: the plain prompt    an error, or the same prompt for all
 
@@ -20,15 +22,17 @@ with its article.
 
 import random
 import re
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # KeyBERT's own
 
 from helpers.models import slots
 from helpers.models.clip import Backbone
+from helpers.words import composed, folded, mentions, spans
 
 PLAIN = "a photo of a {}."
+ARTICLE = re.compile(r"(?<!\w)[Aa][Nn]?\s+$")
 FAITHFUL_CHARACTERS = 70
 SENTENCES = "all-MiniLM-L6-v2"
 SENTENCES_SIZE = "90 MB"
@@ -77,9 +81,11 @@ def keywords(
     from keybert import KeyBERT
 
     distinct = sorted({caption for caption in captions if caption.strip()})
+    # A loose accent, such as Python's lower case of İ has, would split its word.
+    whole = [composed(caption).replace("İ", "I") for caption in distinct]
     # Never a single one, of which KeyBERT would return another shape.
     ranked = KeyBERT(embedder).extract_keywords(
-        [*distinct, "", ""], stop_words=stop_words, top_n=1
+        [*whole, "", ""], stop_words=stop_words, top_n=1
     )
     first = {
         caption: found[0][0] if found else ""
@@ -89,19 +95,34 @@ def keywords(
 
 
 def template(caption: str, keyword: str, plain: str = PLAIN) -> str:
-    """The caption with a class's place where the keyword stands as a word.
+    """The caption with a class's place where the keyword first stands as a word.
 
     Case does not count. An article before the keyword goes with the class name, as it
-    depends on it. Without a keyword, or where it does not stand in the caption, the
+    depends on it. Where the keyword is said again, the class is "one": "a {} next to
+    another one". Without a keyword, or where it does not stand in the caption, the
     template is `plain`.
     """
-    text = " ".join(re.sub(r"[{}]", " ", caption).split())
-    if not keyword:
-        return plain
-    word = rf"(?<!\w){re.escape(keyword)}(?!\w)"
-    place = re.compile(rf"(?:(?<!\w)(an?)\s+)?{word}", re.I)
-    found, count = place.subn(lambda m: "{a}" if m[1] else "{}", text)
-    return found if count else plain
+    text = composed(re.sub(r"[{}]", " ", caption))
+    made, at = "", 0
+    for start, end, _ in mentions(text, _as_said(keyword, text)):
+        before = text[at:start]
+        article = ARTICLE.search(before)
+        before = before[: article.start()] if article else before
+        if not made:
+            made = before + ("{a}" if article else "{}")
+        elif before.strip():  # not "a dog dog"
+            made += f"{before}one"
+        at = end
+    return made + text[at:] if made else plain
+
+
+def _as_said(keyword: str, text: str) -> list[str]:
+    """The keyword or, where it is only a part of them, the hyphenated words: KeyBERT
+    finds the shirt of a "t-shirt"."""
+    if mentions(text, [keyword]):
+        return [keyword]
+    words = [text[start:end] for start, end in spans(text)]
+    return [word for word in words if folded(keyword) in folded(word).split()]
 
 
 def templates(
@@ -113,9 +134,10 @@ def templates(
 ) -> list[str]:
     """`template` of each caption and keyword, shortened to what the CLIP reads."""
     fits, made = counter(backbone), {}
+    longest = fits.longest(class_names)
     for pair in zip(captions, found, strict=True):
         if pair not in made:
-            made[pair] = shorten(template(*pair, plain), fits, class_names)
+            made[pair] = shorten(template(*pair, plain), fits, longest)
     return [made[pair] for pair in zip(captions, found, strict=True)]
 
 
@@ -129,29 +151,19 @@ def faithful_template(caption: str, keyword: str) -> str:
     return text.replace(keyword, "{}") if keyword else text
 
 
-def counter(backbone: Backbone) -> Callable[[str], bool]:
+def counter(backbone: Backbone) -> slots.Context:
     """Whether a text fits the backbone's context, whatever its tokenizer."""
-    blank = backbone.tokenizer([""])[0]
-    padding, limit = blank[-1], backbone.context_length
-
-    def fits(text: str) -> bool:
-        # A row that is full to the last place may have been cut.
-        tokens = backbone.tokenizer([text])[0]
-        return bool(tokens[limit - 1] == padding)
-
-    return fits
+    return slots.Context(backbone)
 
 
-def shorten(
-    text: str, fits: Callable[[str], bool], class_names: Sequence[str] = ()
-) -> str:
+def shorten(text: str, fits: slots.Context, class_names: Sequence[str] = ()) -> str:
     """The text or template without the words that are too many for the context.
 
     A template keeps its slots: words go from the end as long as they stand behind the
     last slot, then from the beginning, until the longest of the class names fits.
     Raises ValueError where a class name alone does not.
     """
-    longest = sorted(set(class_names), key=len)[-3:]  # letters say little of tokens
+    longest = fits.longest(class_names)
     words = text.split()
 
     def fit() -> bool:
@@ -176,10 +188,9 @@ def class_in(text: str, class_names: Sequence[str]) -> str:
     Said of a caption: the captioner's own guess. Said of a template: what is left of
     that guess, in all the prompts alike.
     """
-    names = "|".join(re.escape(name) for name in sorted(class_names, key=len)[::-1])
-    found = re.findall(rf"(?<!\w)(?:{names})(?!\w)", text, re.I)
-    spelt = {name.casefold(): name for name in class_names}
-    return spelt[max(found, key=len).casefold()] if found else ""
+    of = {folded(name): name for name in class_names}
+    found = [name for _, _, name in mentions(text, of)]
+    return of[max(found, key=len)] if found else ""
 
 
 def vocabulary(templates: Iterable[str]) -> set[str]:
@@ -209,4 +220,4 @@ def noisy(template: str, share: float, words: Sequence[str], rng: random.Random)
 
 
 def _bare(word: str) -> str:
-    return word.strip(".,").casefold()
+    return folded(word.strip(".,"))

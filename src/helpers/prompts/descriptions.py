@@ -28,6 +28,8 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from helpers.words import folded
+
 KINDS = ("sentences", "descriptors")
 ASSETS = Path(__file__).parent / "assets"
 
@@ -43,7 +45,7 @@ def load(
     """The texts of every class, in the order of `class_names`.
 
     `source`: the path of a JSON file, or the name of an embedded one ("picto"). Names
-    are matched exactly first, then without regard to case and underscores; a name that
+    are matched exactly first, then as `helpers.words.folded` has them; a name that
     occurs twice among the classes gets the same texts twice. A class may have no
     descriptors (DCLIP's files have such), but never no sentences.
 
@@ -148,7 +150,7 @@ def pooled_templates(
 def _kind(texts: Mapping[str, Sequence[str]]) -> str:
     """Sentences end with a stop or name their class; most descriptors do neither."""
     votes = [
-        text.endswith((".", "!", "?")) or _folded(name) in _folded(text)
+        text.endswith((".", "!", "?")) or folded(name) in folded(text)
         for name, of_class in texts.items()
         for text in of_class
     ]
@@ -175,14 +177,10 @@ def _of_class(
 ) -> list[str] | None:
     if name in texts:
         return texts[name]
-    alike = [key for key in texts if _folded(key) == _folded(name)]
+    alike = [key for key in texts if folded(key) == folded(name)]
     if len(alike) > 1:
         raise ValueError(
             f"{source}: class {name!r} could be any of {', '.join(map(repr, alike))}; "
             "name one of them exactly so"
         )
     return texts[alike[0]] if alike else None
-
-
-def _folded(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())

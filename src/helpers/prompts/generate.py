@@ -36,6 +36,7 @@ from helpers import data
 from helpers.files import replacing
 from helpers.models.clip import resolve_device
 from helpers.progress import track
+from helpers.words import with_article
 
 QUESTIONS = (
     "Describe what {a} looks like",
@@ -182,7 +183,14 @@ def listed(answer: str, whole: bool) -> list[str]:
 def list_question(a: str) -> str:
     """DCLIP's question about `a`, "a hen", behind two answered examples."""
     shown = [
-        "\n".join([LIST_QUESTION.format(a=_a(name)) + "- " + "\n- ".join(features), ""])
+        "\n".join(
+            [
+                LIST_QUESTION.format(a=with_article(name))
+                + "- "
+                + "\n- ".join(features),
+                "",
+            ]
+        )
         for name, features in EXAMPLES.items()
     ]
     return "\n".join([*shown, LIST_QUESTION.format(a=a) + "-"])
@@ -211,7 +219,7 @@ def _sentences(
         with torch.random.fork_rng():
             torch.manual_seed(int.from_bytes(digest[:6]))
             texts, _ = _answers(
-                question.format(a=_a(name)),
+                question.format(a=with_article(name)),
                 model,
                 tokenizer,
                 config,
@@ -230,7 +238,7 @@ def _descriptors(
         max_new_tokens=LIST_TOKENS,
     )
     (text,), whole = _answers(
-        list_question(_a(name)),
+        list_question(with_article(name)),
         model,
         tokenizer,
         config,
@@ -323,7 +331,3 @@ def _begun(out: Path, settings: dict) -> dict:
                 "give another --out, or remove the file"
             )
     return content
-
-
-def _a(name: str) -> str:
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
