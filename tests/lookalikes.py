@@ -1,7 +1,9 @@
 """Small data sets with the layouts of real ones, written into a test's own folder."""
 
 import csv
+import io
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -84,6 +86,17 @@ def cifar10(data_root: Path, images: int = 20) -> np.ndarray:
     (folder / "test_batch").write_bytes(pickle.dumps(batch))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
     return pixels
+
+
+def damaged_exif(path: Path) -> Path:
+    """A sound JPEG of 40 x 20 pixels whose EXIF notes break off."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 20), "blue").save(buffer, "jpeg")
+    content = buffer.getvalue()
+    body = b"Exif\0\0" + b"II*\0" + struct.pack("<IH", 8, 999) + b"\xff" * 7
+    app1 = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+    path.write_bytes(content[:2] + app1 + content[2:])
+    return path
 
 
 def damaged(folder: Path) -> dict[str, str]:

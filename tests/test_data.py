@@ -1,16 +1,16 @@
 """Data sets: layouts, labels, picture modes, damaged files, samples."""
 
-import io
 import os
 import pickle
-import struct
+import subprocess
+import sys
 import warnings
 
 import lookalikes
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from helpers import data, paths
 from helpers.data import folder, imagenet, integrity, vision
@@ -224,13 +224,56 @@ def test_exif_rotation_is_applied_where_asked(tmp_path, suffix):
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_damaged_exif_does_not_cost_the_picture(tmp_path):
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 20), "blue").save(buffer, "jpeg")
-    content = buffer.getvalue()
-    body = b"Exif\0\0" + b"II*\0" + struct.pack("<IH", 8, 999) + b"\xff" * 7
-    app1 = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
-    (tmp_path / "x.jpg").write_bytes(content[:2] + app1 + content[2:])
-    assert to_rgb(open_image(tmp_path / "x.jpg", upright=True)).size == (40, 20)
+    path = lookalikes.damaged_exif(tmp_path / "x.jpg")
+    assert to_rgb(open_image(path, upright=True)).size == (40, 20)
+
+
+def test_pillow_s_warnings_become_remarks_on_the_files(tmp_path, monkeypatch, capfd):
+    root = lookalikes.photos(tmp_path / "x", {"a": 3, "b": 1})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    lookalikes.picture(root / "a" / "large.png", size=(40, 30))
+    lookalikes.picture(root / "a" / "larger.png", size=(60, 50))
+    lookalikes.damaged_exif(root / "b" / "notes.jpg")
+    unreadable = lookalikes.picture(root / "b" / "wild.jpg")
+    monkeypatch.setattr(ImageOps, "exif_transpose", _failing(unreadable))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = data.load("folder", str(root))
+    assert dict(dataset.skipped)["a/larger.png"].startswith("over 0 million pixels")
+    for _ in range(2):  # remembered, not seen again
+        remarks = dict(integrity.remarks(dataset))
+        assert remarks.keys() == {"a/large.png", "b/notes.jpg", "b/wild.jpg"}
+        assert "scale" in remarks["a/large.png"]
+        assert "EXIF" in remarks["b/notes.jpg"]
+        assert "EXIF" in remarks["b/wild.jpg"]
+        dataset = data.load("folder", str(root))
+    assert integrity.remarks(data.read("digits")) == []
+    assert capfd.readouterr().err == ""
+
+
+def _failing(path):
+    """Pillow's way to turn a picture, which fails at one as at some damaged notes."""
+    original = ImageOps.exif_transpose
+
+    def turned(image):
+        if image.filename == str(path):
+            raise SyntaxError("not a TIFF file")
+        return original(image)
+
+    return turned
+
+
+def test_pillow_s_warnings_are_not_shown(tmp_path):
+    path = lookalikes.damaged_exif(tmp_path / "x.jpg")
+    code = f"""
+import sys, logging
+from pathlib import Path
+from helpers.data.dataset import open_image
+open_image(Path({str(path)!r}), upright=True)
+logging.getLogger("PIL.TiffImagePlugin").error("of which file?")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
@@ -296,7 +339,11 @@ def test_classes_csv_names_the_classes(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("folder;name\na;cat\nb;dog\n", "comma-separated with a header 'folder,name'"),
+        ("folder|name\na|cat\nb|dog\n", "comma-separated with a header 'folder,name'"),
+        ("folder,name\na,cat, big\nb,dog\n", "'a' has more cells .* into quotes"),
+        ("folder,name\na,cat\nb,dog\n,cow\n", "name 'cow' has no folder"),
+        ("folder,name\na,cat\nB,dog\n", "'B' does not exist: .* or write 'b'"),
+        ("folder,name\na,cat\nb,dog\n@eaDir,x\n", "'@eaDir' is no class .*drive"),
         ("folder,name\na,cat\n", "'b' is not in the table"),
         ("folder,name\na,cat\nb,dog\nc,cow\n", "'c' does not exist"),
         ("folder,name\na,cat\na,dog\n", "lists folder 'a' twice"),
@@ -313,6 +360,39 @@ def test_wrong_class_tables_say_what_is_wrong(tmp_path, content, message):
         data.read("folder", str(root))
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "folder;name\r\nCafé;Café, groß\r\nb ;dog\r\n;\r\n",
+        "sep=;\nFolder;Name;;\n Cafe\u0301 ;Café, groß;;\nb;dog;;\n;;;\n",
+        'folder, name\nCafé, "Café, groß"\nb, dog \n\n,\n',
+        "name\tfolder\nCafé, groß\tCafé\n dog\tb\N{ZERO WIDTH SPACE}\n\t\n",
+        'folder,name\rCafé,"Cafe\u0301,\n groß"\rb,dog',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("folders", [("Café", "b"), ("Cafe\u0301 ", " b")])
+def test_tables_of_all_spreadsheets_are_read(tmp_path, content, encoding, folders):
+    root = lookalikes.photos(tmp_path / "x", dict.fromkeys(folders, 1))
+    (root / "classes.csv").write_bytes(content.encode(encoding))
+    dataset = data.read("folder", str(root))
+    names = {name: label for label, name in enumerate(dataset.class_names)}
+    assert names.keys() == {"Café, groß", "dog"}
+    for file, label in zip(dataset.ids, dataset.labels, strict=True):
+        assert label == names["dog" if "b" in file.partition("/")[0] else "Café, groß"]
+
+
+def test_folders_that_look_alike_are_named(tmp_path):
+    root = lookalikes.photos(tmp_path / "x", {"Café": 1, "Cafe\u0301": 1})
+    if len(os.listdir(root)) < 2:
+        pytest.skip("this disk takes them for one")
+    with pytest.raises(ValueError, match="both class 'Café'"):
+        data.read("folder", str(root))
+    lookalikes.classes_csv(root, {"Café": "x", "Cafe\u0301": "y"})
+    with pytest.raises(ValueError, match=r"'Cafe\\u0301' and 'Caf\\xe9' .* look alike"):
+        data.read("folder", str(root))
+
+
 def test_folders_that_share_a_name_are_named(tmp_path):
     root = lookalikes.photos(tmp_path / "x", {"sea_lion": 1, "Sea-Lion": 1})
     with pytest.raises(ValueError, match="'Sea-Lion' and 'sea_lion'"):
@@ -325,10 +405,83 @@ def test_wordnet_ids_are_no_class_names(tmp_path):
         data.read("folder", str(root))
 
 
+CODED = [
+    ({"n02085620-Chihuahua": "Chihuahua", "n02085936-Maltese_dog": "Maltese dog"}),
+    ({"n02085620_Chihuahua": "Chihuahua", "n02085936 fox": "fox", "wolf": "wolf"}),
+    ({"001.Black_footed_Albatross": "Black footed Albatross", "200.Wren": "Wren"}),
+    ({"1_cat": "cat", "2_dog": "dog", "3_cow": "cow", "other": "other"}),
+    ({"(1) cat": "cat", "(2) T-shirt": "T shirt"}),
+    ({"n01498041": "", "n01531178": ""}),
+]
+
+
+@pytest.mark.parametrize("names", CODED)
+def test_codes_before_names_are_neither_said_nor_taken_off_unasked(tmp_path, names):
+    root = lookalikes.photos(tmp_path / "x", dict.fromkeys(names, 1))
+    with pytest.raises(folder.CodedNames, match=r"codes|WordNet") as refused:
+        data.read("folder", str(root))
+    assert "`study doctor` writes" in str(refused.value)
+    assert refused.value.names == names
+    lookalikes.classes_csv(root, {name: text or name for name, text in names.items()})
+    expected = tuple(names[name] or name for name in sorted(names))
+    assert data.read("folder", str(root)).class_names == expected
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"10 euro", "20 euro", "50 euro"},
+        {"7-Eleven", "7-Up"},
+        {"911 Turbo", "918 Spyder"},
+        {"2CV", "3D printer", "4x4"},
+        {"18-wheeler", "car", "bus"},
+        {"0", "1", "2"},
+        {"747-100", "737-800"},
+    ],
+)
+def test_numbers_that_belong_to_names_stay(tmp_path, names):
+    root = lookalikes.photos(tmp_path / "x", dict.fromkeys(names, 1))
+    expected = tuple(name.replace("-", " ") for name in sorted(names))
+    assert data.read("folder", str(root)).class_names == expected
+
+
+FOREIGN = [
+    *("@eaDir", "@tmp", "#recycle", "#snapshot", "@__thumb", ".@__thumb"),
+    *("@Recycle", "@Recently-Snapshot", ".AppleDouble", ".AppleDB"),
+    *("Network Trash Folder", "Temporary Items", "$RECYCLE.BIN", "RECYCLER"),
+    *("System Volume Information", "FOUND.000", "lost+found", ".Trash-1000"),
+    *(".Trashes", ".thumbnails", ".Spotlight-V100", ".fseventsd", "__MACOSX"),
+    *(".stfolder", ".stversions", ".sync", ".dropbox.cache", ".tmp.drivedownload"),
+    *("OneDriveTemp", ".git", ".ipynb_checkpoints", "__pycache__", "node_modules"),
+    *("Fotos.photoslibrary", "Lightroom Previews.lrdata", "CaptureOne", "Thumbnails"),
+    "_thumbs",
+]
+OWN = [
+    *("trash", "Thumbs", "cache", "recycle", "$100", "@natgeo", "#1 dad"),
+    *("_background_noise_", "lost", "found"),
+]
+
+
+def test_folders_of_systems_and_programs_are_no_classes_and_told(tmp_path):
+    root = lookalikes.photos(tmp_path / "x", dict.fromkeys([*FOREIGN, *OWN], 1))
+    inside = [*FOREIGN, "trash", "thumbs", "Cache"]
+    lookalikes.photos(root / "lost", dict.fromkeys([*inside, "2024"], 1))
+    dataset = data.read("folder", str(root))
+    folders = {name.rpartition("/")[0] for name in dataset.ids}
+    assert folders == {*OWN, "lost/2024"}
+    assert len(dataset.class_names) == len(OWN)
+    skipped = dict(dataset.skipped)
+    assert skipped.keys() == {*FOREIGN, *(f"lost/{name}" for name in inside)}
+    assert all("rename the folder if it is one" in skipped[name] for name in FOREIGN)
+    assert "network drive" in skipped["@eaDir"]
+    assert "network drive" in skipped["lost/@eaDir"]
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
         ({}, "no class folders"),
+        ({"@eaDir": 1, "lost+found": 1}, "no class folders"),
         ({".git": 1, "__MACOSX": 1}, "no class folders"),
         ({"only": 3}, "1 class, but .* at least two"),
         ({"a": [], "b": []}, "no pictures in the class folders"),
@@ -595,6 +748,14 @@ def test_eurosat_has_readable_names(tmp_path):
     assert dataset.ids[2] == "eurosat/2750/Forest/000.jpg"
     assert dataset.labels[2] == 1
     assert dataset.image(2).size == (24, 18)
+    for place in ("@eaDir", "Forest/@eaDir/000.jpg"):
+        lookalikes.picture(tmp_path / "eurosat/2750" / place / "SYNOPHOTO_THUMB_M.jpg")
+    again = data.load("eurosat", str(tmp_path))
+    assert again.ids == dataset.ids
+    assert again.class_names == dataset.class_names
+    (skipped,) = again.skipped
+    assert skipped[0] == "eurosat/2750/Forest/@eaDir/000.jpg/SYNOPHOTO_THUMB_M.jpg"
+    assert "drive" in skipped[1]
 
 
 def test_dtd_reads_the_first_test_split(tmp_path):

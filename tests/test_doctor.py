@@ -1,6 +1,7 @@
 """The doctor: what it finds wrong before a study runs, and what it says of it."""
 
 import re
+import subprocess
 import time
 
 import lookalikes
@@ -115,6 +116,77 @@ def test_shifts_are_checked_too(tmp_path):
 def test_numbers_as_names_are_pointed_out(tmp_path):
     root = lookalikes.photos(tmp_path / "x", {"0": 1, "1": 1})
     assert "classes.csv" in found(diagnose("folder", root), "folder", "!")
+
+
+def test_numbers_before_most_names_are_pointed_out(tmp_path):
+    root = lookalikes.photos(tmp_path / "x", {"12_dog": 1, "57_cat": 1, "cow": 1})
+    notes = found(diagnose("folder", root), "folder", "!")
+    assert "12 dog, 57 cat" in notes
+    assert "classes.csv" in notes
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        ({"n02085620-Chihuahua": 1, "n02099712-Lärm": 1}, ["Chihuahua", "Lärm"]),
+        ({"01.cat": 1, "02.Maltese_dog": 1}, ["cat", "Maltese dog"]),
+        ({"n01440764": 1, "n15075141": 1}, ["tench", "toilet paper"]),
+    ],
+)
+def test_codes_come_with_a_table_of_names_that_is_ready(
+    tmp_path, outputs, folders, names
+):
+    root = lookalikes.photos(tmp_path / "my photos", folders)
+    report = diagnose("folder", root)
+    assert not report.ok
+    assert next(iter(folders)) in found(report, "folder", "✗")
+    assert not (root / "classes.csv").exists()  # among the photos only if asked
+    told = found(report, "folder", "!")
+    for folder, name in zip(folders, names, strict=True):
+        assert f"{folder} = {name!r}" in told
+    (command,) = (line for line in told.splitlines() if line.startswith("cp "))
+    subprocess.run(command, shell=True, check=True)
+    assert (outputs / "s/doctor/classes.csv").is_file()
+    assert diagnose("folder", root).ok
+    assert list(data.read("folder", str(root)).class_names) == names
+
+
+def test_a_table_with_gaps_asks_to_be_filled(tmp_path):
+    root = lookalikes.photos(tmp_path / "x", {"n01440764": 1, "n99999999": 1})
+    assert "fill in what is missing" in found(diagnose("folder", root), "folder", "!")
+
+
+def test_classes_called_otherwise_than_their_folders_are_told(tmp_path):
+    root = lookalikes.photos(tmp_path / "x", {"T-shirt": 1, "big_dog": 1, "cat": 1})
+    report = diagnose("folder", root)
+    assert "T-shirt is 'T shirt'" in found(report, "folder", "!")
+    good = found(report, "folder", "✓")
+    assert "big_dog is 'big dog'" in good
+    assert "cat is" not in good
+    names = {"T-shirt": "T-shirt", "big_dog": "big dog", "cat": "cat"}
+    lookalikes.classes_csv(root, names)
+    assert "called otherwise" not in diagnose("folder", root).text()
+
+
+def test_pillow_s_warnings_are_told_of_the_files_and_not_raw(
+    tmp_path, monkeypatch, capfd
+):
+    root = lookalikes.photos(tmp_path / "x", {"cat": 2, "dog": 1})
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    lookalikes.picture(root / "cat" / "large.png", size=(40, 30))
+    lookalikes.picture(root / "cat" / "larger.png", size=(60, 50))
+    lookalikes.damaged_exif(root / "dog" / "notes.jpg")
+    for _ in range(2):
+        report = diagnose("folder", root)
+        notes = found(report, "folder", "!")
+        assert re.search(
+            r"read, but with damaged notes .*: dog/notes\.jpg$", notes, re.M
+        )
+        assert re.search(r"read, but over .* large, .*: cat/large\.png$", notes, re.M)
+        assert "cat/larger.png: over" in notes
+        for raw in ("Corrupt EXIF", "DOS attack", "Warning"):
+            assert raw not in report.text()
+    assert capfd.readouterr().err == ""
 
 
 def test_contact_sheet_shows_each_picture_above_its_name(tmp_path):

@@ -79,8 +79,8 @@ EPS = """%!PS-Adobe-3.0 EPSF-3.0
 """
 EXIF = b"Exif\0\0II*\0\x08\0\0\0"  # and then a directory
 HARMFUL = {
-    "bomb.png": (png(50_000, 50_000), "exceeds limit"),
-    "bomb.jpg": (claiming(jpeg(), 65_500, 65_500), "exceeds limit"),
+    "bomb.png": (png(50_000, 50_000), "over 179 million pixels"),
+    "bomb.jpg": (claiming(jpeg(), 65_500, 65_500), "over 179 million pixels"),
     "bomb.gif": (b"GIF89a\xff\xff\xff\xff\x80\0\0" + b"\0" * 50, ""),
     "strip.png": (png(1, 60_000, rows=60_000), "a strip"),
     "strip.jpg": (jpeg((60_000, 2)), "a strip"),
@@ -446,7 +446,7 @@ def test_a_list_of_checked_files_that_is_none_is_made_anew(tmp_path, content):
     store.parent.mkdir(parents=True)
     store.write_text(content, errors="surrogateescape")
     assert integrity.verify(dataset) == []
-    assert len(json.loads(store.read_text())) == (3 if content[0] == "{" else 2)
+    assert len(json.loads(store.read_text())) == 2
 
 
 class Parrot:

@@ -6,6 +6,7 @@ one. Every picture becomes RGB the same way, whatever it was stored as: see `to_
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -148,6 +149,13 @@ class UnreadableImage(ValueError):
     """A picture that cannot be decoded."""
 
 
+class DamagedNotes(UserWarning):
+    """A picture whose notes cannot be read, and so not which side of it is up."""
+
+
+warnings.filterwarnings("ignore", category=DamagedNotes)  # `integrity` tells of it
+
+
 @dataclass(frozen=True)
 class Files:
     """`read` of a data set of picture files: position -> decoded PIL image.
@@ -208,7 +216,8 @@ def open_image(path: Path, upright: bool, reduced: bool = False) -> Image.Image:
 def _turned(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF around sound pixels: take them as they lie
+    except Exception as error:  # sound pixels all the same: take them as they lie
+        warnings.warn(DamagedNotes(str(error)), stacklevel=2)
         return image
 
 

@@ -5,9 +5,12 @@ Nothing is downloaded. For each data set a contact sheet, pictures with their cl
 names, goes to outputs/STUDY/doctor/: the quickest check of labels is to look.
 """
 
+import csv
 import logging
 import math
 import os
+import re
+import shlex
 import time
 import warnings
 from collections import Counter
@@ -20,9 +23,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from helpers import data
+from helpers.data import folder as class_folders
+from helpers.data import imagenet
 from helpers.data.dataset import Dataset
-from helpers.data.folder import BESIDE, WNID
-from helpers.data.integrity import readable
+from helpers.data.folder import BESIDE, CLASSES_CSV, WNID, CodedNames
+from helpers.data.integrity import readable, remarks
+from helpers.files import replacing
 from helpers.paths import OUTPUTS, from_root
 from helpers.picto import splits
 
@@ -84,6 +90,7 @@ def diagnose(parameters: Mapping[str, Any]) -> Report:
             parameters.get("data_root", ""),
             parameters.get("images", 0),
             parameters.get("seed", 0),
+            folder / "doctor" / CLASSES_CSV,
         )
         if dataset is not None:
             sheet = contact_sheet(dataset, folder / "doctor" / f"{dataset.name}.png")
@@ -104,11 +111,12 @@ def diagnose(parameters: Mapping[str, Any]) -> Report:
 
 
 def check_dataset(
-    report: Report, name: str, data_root: str, images: int, seed: int
+    report: Report, name: str, data_root: str, images: int, seed: int, table: Path
 ) -> Dataset | None:
     """Check files, counts, names and pictures; gives the sample that a run would use.
 
-    None if there is nothing to run on.
+    None if there is nothing to run on. Where folders are named by codes, a table of
+    class names without them is written to `table`.
     """
     info = data.describe(name)
     try:
@@ -118,14 +126,20 @@ def check_dataset(
         sample = readable(whole.sample(images, seed))
     except (ValueError, OSError) as error:
         told = info.layout in str(error) or not info.layout.startswith("<data_root>")
+        told |= isinstance(error, CodedNames)
         layout = "" if told else f"\nexpected layout: {info.layout}"
         report.add(name, BAD, f"{error}{layout}")
+        if isinstance(error, CodedNames):
+            _write_names(report, name, error, table)
         return None
     for warning in caught:
         report.add(name, NOTE, str(warning.message))
     _check_counts(report, name, whole)
     _check_names(report, name, whole)
+    if name in class_folders.INFO:
+        _check_respelt(report, name, whole)
     _check_skipped(report, name, whole, sample)
+    _check_remarks(report, name, sample)
     if len(sample) < len(whole):
         report.add(name, GOOD, f"this study uses {len(sample):,} of the images")
     return sample
@@ -170,6 +184,9 @@ def _check_names(report: Report, name: str, dataset: Dataset) -> None:
             "the second class of each pair can never win",
         )
     codes = [t for t in dataset.class_names if WNID.fullmatch(t) or t.isdigit()]
+    numbered = [t for t in dataset.class_names if re.match(r"\d+ ", t)]
+    if len(numbered) > len(dataset.class_names) / 2:
+        codes += numbered
     if codes:
         report.add(
             name,
@@ -177,6 +194,51 @@ def _check_names(report: Report, name: str, dataset: Dataset) -> None:
             f"class names that are numbers or codes ({_some(codes, 3)}) say little to "
             "CLIP: give names in classes.csv (columns folder,name)",
         )
+
+
+def _check_respelt(report: Report, name: str, dataset: Dataset) -> None:
+    """Folders whose classes are called otherwise, where no table says how."""
+    root = dataset.files[0].parents[dataset.ids[0].count("/")]
+    if (root / CLASSES_CSV).exists():
+        return
+    called = {f: class_folders.respelt(f) for f in class_folders.class_folders(root)}
+    changed = [folder for folder, text in called.items() if folder != text]
+    hyphens = [folder for folder in changed if "-" in folder]  # part of a name, maybe
+    for mark, folders in ((NOTE, hyphens), (GOOD, set(changed) - set(hyphens))):
+        if folders:
+            some = _some([f"{f} is {called[f]!r}" for f in sorted(folders)], 5)
+            text = f"classes called otherwise than their folders: {some}"
+            cure = f"; other names go into {root / CLASSES_CSV} (columns folder,name)"
+            report.add(name, mark, text + cure)
+
+
+def _write_names(report: Report, name: str, error: CodedNames, table: Path) -> None:
+    """Write class names without codes, for the user to look at and to put in place."""
+    known = dict(zip(imagenet.wnids(), imagenet.class_names("imagenet"), strict=True))
+    rows = [(f, text or known.get(f, "")) for f, text in error.names.items()]
+    with (
+        replacing(table) as temporary,
+        temporary.open("w", newline="", encoding="utf-8-sig") as file,
+    ):
+        csv.writer(file).writerows([("folder", "name"), *rows])
+    shown = "\n".join(f"{folder} = {text!r}" for folder, text in rows[:5])
+    todo = "look through it" if all(dict(rows).values()) else "fill in what is missing"
+    report.add(
+        name,
+        NOTE,
+        f"a table of names without codes is ready, {todo} and put it there:\n"
+        f"cp {shlex.quote(str(table))} {shlex.quote(str(error.root / CLASSES_CSV))}\n"
+        f"{shown}",
+    )
+
+
+def _check_remarks(report: Report, name: str, sample: Dataset) -> None:
+    """Pictures that can be read, but for something; by what that is."""
+    files: dict[str, list[str]] = {}
+    for file, remark in remarks(sample):
+        files.setdefault(remark, []).append(file)
+    for remark, of_it in files.items():
+        report.add(name, NOTE, f"read, but {remark}: {_some(of_it, LISTED)}")
 
 
 def _check_skipped(report: Report, name: str, whole: Dataset, sample: Dataset) -> None:

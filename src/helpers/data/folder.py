@@ -1,13 +1,14 @@
 """Class-per-folder directories: one folder per class, any pictures inside.
 
     data_root/
-        classes.csv            optional: columns folder,name
+        classes.csv            optional: columns folder,name (or ; or tabs between)
         golden_retriever/      class "golden retriever"
             a.jpg
             2024/b.PNG         deeper folders belong to the class as well
 
 Classes are the folders in alphabetical order, those without pictures included, so that
-labels never depend on which pictures happen to be there.
+labels never depend on which pictures happen to be there. Folders of systems and
+programs (`helpers.data.no_class`) are no classes and are listed as left out.
 """
 
 import csv
@@ -16,14 +17,16 @@ import re
 import stat
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from helpers.data import no_class
 from helpers.data.dataset import Dataset, Files, Info
 from helpers.paths import from_root
+from helpers.words import composed, folded
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"}
@@ -32,8 +35,10 @@ SUFFIXES = frozenset(
 CLASSES_CSV = "classes.csv"
 LONGEST = 50  # characters, at most 200 bytes, where file names may have 255
 WNID = re.compile(r"n\d{8}")
+CODED = re.compile(r"\W?(n\d{8}|\d+)[)\]]?[ ._-]+(.*[^\W\d_].*)")  # "001.Albatross"
 NO_CLASS = "a picture beside the class folders: it has no class"
 BESIDE = "no picture, beside the class folders"
+RENAME = " (rename the folder if it is one)"
 INFO = {
     "folder": Info(
         page="",
@@ -97,21 +102,30 @@ def read(name: str, data_root: str) -> Dataset:
     )
 
 
+class CodedNames(ValueError):
+    """Folders named by codes; `names` has what is left of each without its code."""
+
+    def __init__(self, message: str, root: Path, names: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.root, self.names = root, dict(names)
+
+
 def class_folders(root: Path) -> list[str]:
-    """Names of the folders in `root`, sorted; hidden and system folders left out."""
+    """Names of the folders in `root`, sorted; those of `no_class` left out."""
     with os.scandir(root) as entries:
         return sorted(
             entry.name
             for entry in entries
-            if _is_folder(entry) and not _is_hidden(entry.name)
+            if _is_folder(entry) and not no_class.reason(entry.name)
         )
 
 
 def class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
     """A name for each folder, from `classes.csv` if there is one, else from the folder.
 
-    Raises ValueError where two folders would share a name, where the table and the
-    folders do not match, and for folders named by WordNet ids.
+    Raises ValueError where two folders would share a name and where the table and the
+    folders do not match, and `CodedNames` for folders named by WordNet ids or with
+    codes before their names: whether these are to be said is not ours to decide.
     """
     table = root / CLASSES_CSV
     if os.path.lexists(table):
@@ -122,18 +136,13 @@ def class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
                 raise ValueError(
                     f"folder name {folder!a} in {root} is not valid UTF-8: rename it"
                 )
-        if all(WNID.fullmatch(folder) for folder in folders):
-            raise ValueError(
-                f"the folders of {root} are named by WordNet ids ({folders[0]}, …), "
-                "which say nothing to CLIP: set dataset to imagenet, imagenet-a, "
-                f"imagenet-r or imagenet-sketch, or write names into {table}"
-            )
-        names = {f: _spaced(re.sub("[_-]", " ", f)) for f in folders}
+        _refuse_codes(root, folders)
+        names = {folder: respelt(folder) for folder in folders}
     first: dict[str, str] = {}
     for folder in folders:
         if not names[folder]:
             raise ValueError(f"folder {folder!r} in {root} gives an empty class name")
-        twin = first.setdefault(names[folder].casefold(), folder)
+        twin = first.setdefault(folded(names[folder]) or names[folder], folder)
         if twin != folder:
             raise ValueError(
                 f"folders {twin!r} and {folder!r} in {root} are both class "
@@ -142,42 +151,130 @@ def class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
     return tuple(names[folder] for folder in folders)
 
 
+def respelt(folder: str) -> str:
+    """What a class is called after its folder: underscores and hyphens are blanks."""
+    return composed(re.sub("[_-]", " ", folder))
+
+
+def _refuse_codes(root: Path, folders: Sequence[str]) -> None:
+    """Raise `CodedNames` if WordNet ids or running numbers precede the names."""
+    if all(WNID.fullmatch(folder) for folder in folders):
+        raise CodedNames(
+            f"the folders of {root} are named by WordNet ids ({folders[0]}, …), "
+            "which say nothing to CLIP: set dataset to imagenet, imagenet-a, "
+            f"imagenet-r or imagenet-sketch, or write names into {root / CLASSES_CSV} "
+            "(columns folder,name): `study doctor` writes a table of ImageNet's names",
+            root,
+            dict.fromkeys(folders, ""),
+        )
+    coded = {f: match for f in folders if (match := CODED.fullmatch(f))}
+    names = {f: respelt(coded[f][2] if f in coded else f) for f in folders}
+    wnids = any(match[1].startswith("n") for match in coded.values())
+    if wnids or _run_on([match[1] for match in coded.values()], names):
+        example = next(iter(coded))
+        raise CodedNames(
+            f"folders of {root} begin with codes ({example}, …), which say nothing to "
+            f"CLIP: say in {root / CLASSES_CSV} what to call each class (columns "
+            f"folder,name), {names[example]!r} or {respelt(example)!r}. `study doctor` "
+            "writes such a table without the codes, ready to be put there",
+            root,
+            names,
+        )
+
+
+def _run_on(numbers: Sequence[str], names: Mapping[str, str]) -> bool:
+    """Whether the numbers before most names are those of a list.
+
+    "10 euro" and "20 euro" are names, which only their numbers tell apart, and so are
+    "911 Turbo" and "918 Spyder": a list counts from one on, or with leading zeros.
+    """
+    apart = len({folded(name) for name in names.values()}) == len(names)
+    own = len(set(map(int, numbers))) == len(numbers) > max(1, len(names) / 2)
+    if not (apart and own):
+        return False
+    padded = any(number.startswith("0") and len(number) > 1 for number in numbers)
+    return padded or max(map(int, numbers)) <= 2 * len(names)
+
+
 def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
+    """Folder -> name; a row's folder is the one that looks like it on the screen."""
+    of: dict[str, str] = {}
+    for folder in folders:
+        twin = of.setdefault(_looks(folder), folder)
+        if twin != folder:
+            raise ValueError(
+                f"folders {twin!a} and {folder!a} in {table.parent} look alike: "
+                "rename one, or merge them"
+            )
+    names: dict[str, str] = {}
+    for row in _rows(table):
+        given, name = composed(row["folder"] or ""), composed(row["name"] or "")
+        if not given and not name:  # spreadsheets leave such at the end
+            continue
+        folder = of.get(_looks(given))
+        if folder is None:
+            raise ValueError(f"{table}: {_no_folder(given, name, folders)}")
+        if folder in names:
+            raise ValueError(f"{table} lists folder {given!r} twice")
+        names[folder] = name
+    for folder in folders:
+        if folder not in names:
+            raise ValueError(
+                f"{table}: folder {folder!r} is not in the table: add a row"
+            )
+    return names
+
+
+def _rows(table: Path) -> list[dict[str, str | None]]:
+    """Rows of the table of class names, as spreadsheets of all countries write it."""
     if not table.is_file():
         raise ValueError(f"{table} is no file: put a table there, or remove it")
+    content = table.read_bytes()
+    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
-        text = table.read_text(encoding="utf-8-sig")  # spreadsheets write a BOM
+        text = content.decode("utf-16" if utf16 else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{table} is not UTF-8: save it as CSV UTF-8") from error
+    first, *rest = lines = text.splitlines(keepends=True) or [""]
+    if re.fullmatch(r"sep=.\s*", first):  # a hint to Excel
+        first, *_ = lines = rest or [""]
+    delimiter = max(",;\t", key=first.count)
     try:
-        rows = csv.DictReader(text.splitlines())
-        header = rows.fieldnames
-        rows = list(rows)
+        reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
+        header = reader.fieldnames or []
+        reader.fieldnames = [composed(title).casefold() for title in header]
+        rows = list(reader)
     except csv.Error as error:
         raise ValueError(f"{table} is not comma-separated text: {error}") from error
-    if not {"folder", "name"} <= set(header or ()):
+    if not {"folder", "name"} <= set(reader.fieldnames):
         raise ValueError(
             f"{table} must be comma-separated with a header 'folder,name'; "
             f"its header is {header}"
         )
-    names: dict[str, str] = {}
     for row in rows:
-        folder = (row["folder"] or "").strip()
-        if folder in names:
-            raise ValueError(f"{table} lists folder {folder!r} twice")
-        names[folder] = _spaced(row["name"] or "")
-    for wrong, cure in (
-        (sorted(set(folders) - set(names)), "is not in the table: add a row"),
-        (sorted(set(names) - set(folders)), "does not exist: remove its row"),
-    ):
-        if wrong:
-            raise ValueError(f"{table}: folder {wrong[0]!r} {cure}")
-    return names
+        if any(cell.strip() for cell in row.get(None) or ()):
+            raise ValueError(
+                f"{table}: the row of folder {row['folder']!r} has more cells than the "
+                f"header: put a name with {delimiter!r} in it into quotes"
+            )
+    return rows
 
 
-def _spaced(text: str) -> str:
-    """Runs of white space to one space, composed Unicode."""
-    return unicodedata.normalize("NFC", " ".join(text.split()))
+def _looks(folder: str) -> str:
+    """The name without what nobody sees: encoding, invisible signs, blanks at ends."""
+    return composed("".join(c for c in folder if unicodedata.category(c) != "Cf"))
+
+
+def _no_folder(given: str, name: str, folders: Sequence[str]) -> str:
+    """What is wrong with a row whose folder is none of the class folders."""
+    if not given:
+        return f"name {name!r} has no folder: say which, or remove its row"
+    reason = no_class.reason(given)
+    if reason:
+        return f"folder {given!r} is no class ({reason}): remove its row, or rename it"
+    alike = [folder for folder in folders if folded(folder) == folded(given)]
+    hint = f", or write {alike[0]!r}" if alike else ""
+    return f"folder {given!r} does not exist: remove its row{hint}"
 
 
 @dataclass(frozen=True)
@@ -210,7 +307,8 @@ def listed(root: Path, folders: Sequence[str]) -> Listing:
     with os.scandir(root) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if _is_folder(entry):
-                reason = "hidden" if _is_hidden(entry.name) else ""
+                reason = no_class.reason(entry.name)
+                reason += f", no class{RENAME}" if reason else ""
             else:
                 reason = NO_CLASS if _suffix(entry.name) in SUFFIXES else BESIDE
             if reason and entry.name != CLASSES_CSV:
@@ -236,8 +334,8 @@ def _walk(root: Path, folder: str) -> Iterator[tuple[str, str]]:
             yield relative, _reason_to_skip(entry)
         elif entry.is_symlink():
             yield relative, "a link to a folder, not followed inside a class"
-        elif _is_hidden(entry.name):
-            yield relative, "hidden"
+        elif reason := no_class.reason(entry.name, inside=True):
+            yield relative, reason
         elif not _is_text(entry.name):
             yield relative, "the folder name is not valid UTF-8"
         else:
@@ -269,11 +367,6 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return entry.is_dir()
     except OSError:
         return False
-
-
-def _is_hidden(folder: str) -> bool:
-    """Folders of the system's own: .git, __MACOSX, .ipynb_checkpoints."""
-    return folder.startswith((".", "__"))
 
 
 def _suffix(name: str) -> str:

@@ -4,17 +4,22 @@ One damaged file must not end a run after an hour, nor change which pictures a l
 method sees. So `readable` decodes all picture files in threads and leaves the damaged
 ones out. Sound files are remembered in CACHE/verified/ by path, size and time of change
 and are not decoded again until they change; damaged ones are tried again each time.
+What Pillow warns of is remembered with them, see `remarks`.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import re
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from helpers.data.dataset import Dataset, UnreadableImage, open_image, to_rgb
 from helpers.files import replacing
@@ -25,7 +30,10 @@ SHOWN_FROM = 1000  # files; fewer are checked before a bar would help
 # Side by side. Resized to 224 pixels on its short side, as CLIP takes pictures, one of
 # 1 x 60,000 would have 3 billion pixels.
 LONGEST = 200
-State = list[int]  # size and time of change in ns, as JSON keeps them
+State = list  # size, time of change in ns, remark if any: as JSON keeps them
+HARMLESS = re.compile("MPO|APNG")  # a picture beside the picture is damaged
+NOTES = "with damaged notes (EXIF), so that one taken upright may lie on its side"
+LARGE = "over {:,.0f} million pixels large, slow to read (scale them down)"
 
 
 def readable(dataset: Dataset) -> Dataset:
@@ -47,6 +55,21 @@ def readable(dataset: Dataset) -> Dataset:
     return replace(dataset.subset(kept), skipped=skipped)
 
 
+def remarks(dataset: Dataset) -> list[tuple[str, str]]:
+    """(id, remark) of pictures that were found readable, but for something, in order.
+
+    Of those that `verify` has decoded.
+    """
+    if not dataset.files:
+        return []
+    sound = _load(_ledger(dataset))
+    return [
+        (name, sound[str(path)][2])
+        for name, path in zip(dataset.ids, dataset.files, strict=True)
+        if len(sound.get(str(path), ())) > 2
+    ]
+
+
 def verify(dataset: Dataset) -> list[tuple[str, str]]:
     """(id, reason) of every picture file that cannot be decoded, in order of ids.
 
@@ -60,10 +83,14 @@ def verify(dataset: Dataset) -> list[tuple[str, str]]:
     unknown = [
         path
         for path, state in states.items()
-        if path not in sound or sound[path] != state
+        if path not in sound or sound[path][:2] != state
     ]
-    damaged = _damaged(unknown, f"decoding {dataset.name} once")
-    new = {path: states[path] for path in unknown if path not in damaged}
+    damaged, noted = _decoded(unknown, f"decoding {dataset.name} once")
+    new = {
+        path: [*(states[path] or []), *noted.get(path, [])]
+        for path in unknown
+        if path not in damaged
+    }
     if new:
         _save(ledger, sound | new)
     return [
@@ -73,17 +100,48 @@ def verify(dataset: Dataset) -> list[tuple[str, str]]:
     ]
 
 
-def _damaged(paths: Sequence[str], label: str) -> dict[str, str]:
-    """path -> reason of those that cannot be decoded."""
-    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decoders free the GIL
-    try:
-        reasons = pool.map(_fault, paths)
-        if len(paths) >= SHOWN_FROM:
-            reasons = track(reasons, len(paths), label)
-        found = dict(zip(paths, reasons, strict=True))
-    finally:
-        pool.shutdown(cancel_futures=True)  # an interrupted run stops at once
-    return {path: reason for path, reason in found.items() if reason}
+def _decoded(
+    paths: Sequence[str], label: str
+) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """path -> reason of those that cannot be decoded, path -> [remark] of others."""
+    with _overheard() as heard:
+
+        def look(path: str) -> tuple[str, list[str]]:
+            heard.warnings = []
+            return _fault(path), _remark(heard.warnings)
+
+        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decoders free the GIL
+        try:
+            results = pool.map(look, paths)
+            if len(paths) >= SHOWN_FROM:
+                results = track(results, len(paths), label)
+            found = dict(zip(paths, results, strict=True))
+        finally:
+            pool.shutdown(cancel_futures=True)  # an interrupted run stops at once
+    damaged = {path: fault for path, (fault, _) in found.items() if fault}
+    return damaged, {path: remark for path, (_, remark) in found.items() if remark}
+
+
+@contextmanager
+def _overheard() -> Iterator[threading.local]:
+    """Collect warnings in `.warnings`, each thread its own, instead of showing them."""
+    heard = threading.local()
+
+    def hear(message: Warning, *args: object, **options: object) -> None:
+        getattr(heard, "warnings", []).append(message)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = hear
+        yield heard
+
+
+def _remark(found: Sequence[Warning]) -> list[str]:
+    """What warnings of one picture mean to its owner, in a line, or nothing."""
+    found = [warning for warning in found if not HARMLESS.search(str(warning))]
+    if any(isinstance(warning, Image.DecompressionBombWarning) for warning in found):
+        return [LARGE.format(Image.MAX_IMAGE_PIXELS / 1e6)]
+    return [NOTES] if found else []
 
 
 def _state(path: Path) -> State | None:
@@ -98,7 +156,7 @@ def _state(path: Path) -> State | None:
 def _fault(path: str) -> str:
     """Why a file cannot be decoded, or nothing."""
     try:
-        picture = to_rgb(open_image(Path(path), upright=False, reduced=True))
+        picture = to_rgb(open_image(Path(path), upright=True, reduced=True))
     except UnreadableImage as error:
         return _reason(error.__cause__ or error)
     except FileNotFoundError:
@@ -112,6 +170,9 @@ def _fault(path: str) -> str:
 def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no picture, whatever its suffix says"
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        return f"over {limit:,.0f} million pixels, more than are read: scale it down"
     return str(error).partition("\n")[0] or type(error).__name__
 
 
@@ -126,7 +187,8 @@ def _load(ledger: Path) -> dict[str, State]:
         found = json.loads(ledger.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):  # none yet, or damaged
         return {}
-    return found if isinstance(found, dict) else {}
+    found = found if isinstance(found, dict) else {}
+    return {path: state for path, state in found.items() if isinstance(state, list)}
 
 
 def _save(ledger: Path, sound: Mapping[str, State]) -> None:

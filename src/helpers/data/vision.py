@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from helpers.data import no_class
 from helpers.data.dataset import Dataset, Files, Info, Pixels
-from helpers.data.folder import data_folder
+from helpers.data.folder import class_folders, data_folder
 
 if TYPE_CHECKING:
     from torchvision.datasets import VisionDataset
@@ -108,14 +109,26 @@ def read(name: str, data_root: str) -> Dataset:
         files, labels = source._images, source._labels
     else:
         files, labels = zip(*source, strict=True)
-    return Dataset(
+    ids = [path.relative_to(source.root).as_posix() for path in files]
+    foreign = [_of_no_class(image) for image in ids]
+    whole = Dataset(
         name=name,
-        ids=tuple(path.relative_to(source.root).as_posix() for path in files),
+        ids=tuple(ids),
         labels=labels,
         class_names=names,
         read=Files(tuple(files), upright=False),
+        skipped=tuple(
+            (i, reason) for i, reason in zip(ids, foreign, strict=True) if reason
+        ),
         files=tuple(files),
     )
+    return whole.subset([i for i, reason in enumerate(foreign) if not reason])
+
+
+def _of_no_class(image: str) -> str:
+    """Why a picture is a program's own copy, or "": torchvision takes all it finds."""
+    folders = image.split("/")[:-1]
+    return next(filter(None, (no_class.reason(f, inside=True) for f in folders)), "")
 
 
 def _open(name: str, root: Path) -> "VisionDataset":
@@ -125,10 +138,15 @@ def _open(name: str, root: Path) -> "VisionDataset":
     """
     from torchvision import datasets
 
+    class EuroSAT(datasets.EuroSAT):  # whose classes are all folders there are
+        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+            found = class_folders(Path(directory))
+            return found, {folder: i for i, folder in enumerate(found)}
+
     make: dict[str, Callable] = {
         "cifar10": partial(datasets.CIFAR10, train=False),
         "cifar100": partial(datasets.CIFAR100, train=False),
-        "eurosat": partial(datasets.EuroSAT, loader=Path),
+        "eurosat": partial(EuroSAT, loader=Path),
         "dtd": partial(datasets.DTD, split="test", loader=Path),
         "flowers102": partial(datasets.Flowers102, split="test", loader=Path),
         "food101": partial(datasets.Food101, split="test", loader=Path),
