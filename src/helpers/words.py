@@ -97,6 +97,7 @@ def _is_of_words(sign: str) -> bool:
     return sign.isalnum() or sign == "_" or unicodedata.category(sign)[0] == "M"
 
 
+@lru_cache(maxsize=2**16)
 def with_article(name: str) -> str:
     """ "an apple", "a dog", "a unicorn", "an MRI scan"; "the Moon" as it is."""
     plain = "".join(

@@ -96,10 +96,10 @@ def features(
         for start in range(0, len(templates), group):
             chosen = list(range(start, min(start + group, len(templates))))
             prompts = [
-                _prompt(backbone, templates[i], name, characters)
-                for i in chosen
-                for name in class_names
+                fill(templates[i], c, characters) for i in chosen for c in class_names
             ]
+            if characters:
+                prompts = list(map(Context(backbone).cut, prompts))
             encoded = backbone.encode_texts(prompts)
             yield chosen, encoded.view(len(chosen), len(class_names), -1)
         return
@@ -114,13 +114,6 @@ def features(
         chosen = [i for i in order[:group] if tokens[i][0] == prefix]
         order = order[len(chosen) :]
         yield chosen, _encode(backbone, prefix, [tokens[i][1] for i in chosen])
-
-
-def _prompt(
-    backbone: Backbone, template: str, name: str, characters: int | None
-) -> str:
-    prompt = fill(template, name, characters)
-    return Context(backbone).cut(prompt) if characters else prompt
 
 
 def _shares_prefixes(backbone: Backbone) -> bool:
@@ -153,12 +146,11 @@ class _TokenRows:
 
     def __call__(self, template: str) -> tuple[int, list[list[int]]]:
         slots = SLOT.findall(template)
-        prompts = [
-            _prompt(self.backbone, template, name, self.characters)
-            for name in self.names
-        ]
-        whole = prompts == [fill(template, name) for name in self.names]
-        joined = self.simple and whole and len(slots) == 1
+        prompts = whole = [fill(template, name) for name in self.names]
+        if self.characters:
+            reads = Context(self.backbone)
+            prompts = [reads.cut(prompt[: self.characters]) for prompt in whole]
+        joined = self.simple and prompts == whole and len(slots) == 1
         if not joined or not self.joins.fullmatch(template):
             rows = self.backbone.tokenize(prompts)
             ends = rows.argmax(dim=-1).tolist()

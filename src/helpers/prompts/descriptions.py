@@ -82,7 +82,7 @@ def read(source: str | Path) -> dict[str, dict[str, list[str]]]:
             f"{', '.join(embedded())}"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):

@@ -36,7 +36,7 @@ from helpers import data
 from helpers.files import replacing
 from helpers.models.clip import resolve_device
 from helpers.progress import track
-from helpers.words import with_article
+from helpers.words import composed, with_article
 
 QUESTIONS = (
     "Describe what {a} looks like",
@@ -95,7 +95,7 @@ def main(what: str, arguments: Sequence[str]) -> int:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     given = parser.parse_args(arguments)
     if given.classes:
-        class_names = given.classes.read_text(encoding="utf-8").splitlines()
+        class_names = given.classes.read_text(encoding="utf-8-sig").splitlines()
     else:
         class_names = data.read(given.dataset, given.data_root).class_names
     written = generate(
@@ -124,7 +124,7 @@ def generate(
     The layout is that of `helpers.prompts.descriptions`. Classes that `out` already
     holds are kept; raises ValueError where they were made in another way.
     """
-    names = list(dict.fromkeys(name.strip() for name in class_names if name.strip()))
+    names = list(dict.fromkeys(filter(None, map(composed, class_names))))
     if not names:
         raise ValueError("no class names: give one per line")
     if answers < 1:
