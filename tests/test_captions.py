@@ -221,6 +221,7 @@ def test_class_that_a_text_names():
         "cafe": "",
     }.items():
         assert captions.class_in(text, names) == expected, text
+    assert captions.class_in("cafe\N{COMBINING ACUTE ACCENT}", ["cafe"]) == ""
 
 
 def test_captions_are_restricted_to_words_of_style():
