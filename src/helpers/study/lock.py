@@ -128,7 +128,7 @@ def _is_gone(owner: dict) -> bool:
 
 def _held(path: Path, owner: dict) -> str:
     who = "another run"
-    if owner:
+    if {"pid", "host", "since"} <= owner.keys():
         who = "process {pid} on {host}, running since {since},".format(**owner)
     return (
         f"{who} holds {path.parent}: wait until it has ended or stop it, or give this "
@@ -140,9 +140,10 @@ def _owner(file: IO[str]) -> dict:
     """What the file tells of who has, or had, the lock; empty where it is not told."""
     file.seek(0)
     try:
-        return json.loads(file.read())
+        found = json.loads(file.read())
     except ValueError:
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _tell(file: IO[str], about: dict) -> None:

@@ -237,7 +237,10 @@ class _Client(PapermillNotebookClient):
     def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
         try:
             return super().execute_cell(cell, cell_index, **options)
-        except BaseException:  # papermill marks Ctrl-C and a dead kernel "completed"
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):  # whoever stops us waits
+                self.shutdown_kernel = "immediate"
+            # papermill marks Ctrl-C and a dead kernel "completed"
             self.nb_man.cell_exception(cell, cell_index=cell_index)
             raise
 
