@@ -14,6 +14,7 @@ import sys
 import tempfile
 import textwrap
 import types
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
@@ -30,8 +31,16 @@ from helpers import files, notebook, paths
 from helpers.data import doctor
 from helpers.prompts import descriptions
 from helpers.results import figures, predictions
-from helpers.study import environment, lock, main, parameters, places, runner
-from helpers.study.kernel import Kernel
+from helpers.study import (
+    environment,
+    fingerprints,
+    lock,
+    main,
+    parameters,
+    places,
+    runner,
+)
+from helpers.study.kernel import PlainKernelApp
 
 COMMAND = "import sys; from helpers.study import main; sys.exit(main(sys.argv[1:]))"
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
@@ -649,9 +658,9 @@ def test_a_user_without_home_or_name_runs_a_study():
 
 def test_the_kernel_reads_no_settings_of_the_machine():
     """/etc/ipython and the environment's own, which IPython reads besides profiles."""
-    assert {"load_config_file", "_run_startup_files"} <= set(vars(Kernel))
+    assert {"load_config_file", "_run_startup_files"} <= set(vars(PlainKernelApp))
     for name in ("load_config_file", "_run_startup_files"):
-        assert hasattr(Kernel.__base__, name)
+        assert hasattr(PlainKernelApp.__base__, name)
 
 
 # Signals
@@ -727,7 +736,16 @@ def test_figures_are_drawn_alike_whatever_the_users_settings(tmp_path):
         plt.close(fig)
         return path.read_bytes()
 
-    plain = saved()
+    def shown() -> bytes:
+        """As a notebook displays it, after it was saved."""
+        fig, data = figures.cards([np.zeros((8, 8, 3), np.uint8)], [["a", "b"]])
+        figures.save(tmp_path, "01_cards", fig, data)
+        with warnings.catch_warnings(action="error"):
+            fig.canvas.print_figure(io.BytesIO(), bbox_inches="tight")
+        plt.close(fig)
+        return (tmp_path / "figures/01_cards.png").read_bytes()
+
+    plain, card = saved(), shown()
     odd = {
         "text.usetex": True,
         "savefig.dpi": 33,
@@ -741,6 +759,8 @@ def test_figures_are_drawn_alike_whatever_the_users_settings(tmp_path):
     }
     with mpl.rc_context(odd):
         assert saved() == plain
+    with mpl.rc_context({**odd, "text.usetex": False}):
+        assert shown() == card
         assert mpl.rcParams["lines.linewidth"] == 9, (
             "the user's own figures keep theirs"
         )
@@ -846,3 +866,14 @@ def test_the_package_is_the_command():
     done = subprocess.run(program, capture_output=True, text=True)
     assert done.returncode == 0
     assert "smoke" in done.stdout
+
+
+def test_what_a_chapter_left_is_told_without_a_clock(tmp_path):
+    for name in ("old", "renewed"):
+        figures.save_table(tmp_path, f"01_{name}", pd.DataFrame({"x": [1]}))
+    before = fingerprints.states(tmp_path, "01")
+    for name in ("renewed", "new"):
+        path = figures.save_table(tmp_path, f"01_{name}", pd.DataFrame({"x": [1]}))
+        os.utime(path, (1, 1))  # as with a clock that was set back
+    found = fingerprints.left(tmp_path, "01", before)
+    assert found == ["tables/01_new.csv", "tables/01_renewed.csv"]

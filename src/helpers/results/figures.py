@@ -1183,7 +1183,7 @@ def save(folder: str | Path, name: str, fig: Figure, data: pd.DataFrame) -> Path
     """Write `<folder>/figures/<name>.png` and, beside it, the `.csv` of its numbers."""
     path = _named(Path(folder) / "figures", name, ".png")
     with replacing(path) as temporary, plt.rc_context():
-        use_style()
+        mpl.rcdefaults()  # a user's settings may ask for other sizes and for LaTeX
         # No software version inside: the same figure gives the same bytes.
         fig.savefig(temporary, format="png", metadata={"Software": None})
     write_csv(path.with_suffix(".csv"), data)

@@ -9,7 +9,7 @@ from typing import Any
 from ipykernel.kernelapp import IPKernelApp
 
 
-class Kernel(IPKernelApp):
+class PlainKernelApp(IPKernelApp):
     """Starts alike for everybody."""
 
     def load_config_file(self, *_: Any, **__: Any) -> None:
@@ -20,4 +20,4 @@ class Kernel(IPKernelApp):
 
 
 if __name__ == "__main__":
-    Kernel.launch_instance()
+    PlainKernelApp.launch_instance()

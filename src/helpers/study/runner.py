@@ -102,7 +102,8 @@ def _run(
     outputs: Path,
     tell: Callable[[int], None],
 ) -> resources.Watch:
-    name, since = job.notebook.stem, time.time()
+    name = job.notebook.stem
+    before = fingerprints.states(folder, number_of(name))
     partial = folder / f"{name}.partial.ipynb"
     with (
         _progress(name, _code_cells(job.notebook)) as line,
@@ -128,7 +129,7 @@ def _run(
                     "env": environment.of_kernel(outputs, private),
                 },
             )
-            files = fingerprints.left(folder, number_of(name), since)
+            files = fingerprints.left(folder, number_of(name), before)
             facts = {"run": {**made, "files": files}}
         except PapermillExecutionError as error:
             cause = f"{error.ename}: {error.evalue}".rstrip(": ")
