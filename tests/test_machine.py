@@ -351,6 +351,22 @@ def test_a_folder_that_becomes_unwritable_is_told(tmp_path):
         raise AssertionError("never reached")
 
 
+def test_a_full_folder_for_temporary_files_is_the_one_that_is_named(tmp_path):
+    with (
+        pytest.raises(
+            files.DiskFull, match=r"no room for kernel\.json in /tmp/x: .*TMPDIR"
+        ),
+        files.enough_room(tmp_path / "01_small.partial.ipynb"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x/kernel.json")
+
+
+def test_windows_is_told_of_wsl(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert main(["list"]) == 2
+    assert "WSL 2" in capsys.readouterr().err
+
+
 def test_wrong_permissions_inside_the_block_are_not_called_the_folders(tmp_path):
     with (
         pytest.raises(PermissionError, match="other"),

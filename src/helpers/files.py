@@ -73,10 +73,14 @@ def enough_room(path: Path) -> Iterator[None]:
     except Exception as error:
         if not _says_full(error):
             raise
+        full = path
+        if isinstance(getattr(error, "filename", None), str):
+            elsewhere = Path(error.filename)  # say, a file for temporary use
+            full = path if elsewhere.parent == path.parent else elsewhere
         raise DiskFull(
-            f"no room for {path.name} in {path.parent}: make some there and run again "
+            f"no room for {full.name} in {full.parent}: make some there and run again "
             "(what is finished is kept), or write elsewhere: results with --outputs, "
-            "the cache with STUDY_CACHE"
+            "the cache with STUDY_CACHE, temporary files with TMPDIR"
         ) from error
 
 

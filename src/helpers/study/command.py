@@ -16,6 +16,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     a folder that cannot be written. 3: a kernel did not start. 130: interrupted, 129 or
     143: stopped by SIGHUP or SIGTERM. 141: nobody reads the output.
     """
+    if sys.platform == "win32":
+        environment.complain("the study runs on Linux and macOS: on Windows, use WSL 2")
+        return 2
     with environment.prepared():
         try:
             arguments = _parser().parse_args(argv)

@@ -27,7 +27,7 @@ FOLDERS += ("SENTENCE_TRANSFORMERS_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 # What Python would do of the user's own at every start.
 OTHERS = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT")
 HANDLER = "study.plain"
-GONE = 128 + signal.SIGPIPE  # the exit status where nobody reads what is printed
+GONE = 141  # the exit status where nobody reads what is printed
 
 
 class Stopped(KeyboardInterrupt):
