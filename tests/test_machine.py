@@ -522,6 +522,26 @@ def test_a_lock_of_whom_nothing_is_known_is_left_to_the_user(tmp_path, lockless,
         lock.locked(tmp_path).__enter__()
 
 
+def test_a_lock_taken_over_by_another_at_that_moment_is_given_back(
+    tmp_path, lockless, monkeypatch
+):
+    path, gone = tmp_path / ".lock", lock._is_gone
+    mine = {"host": socket.gethostname(), "process": lock._identity(os.getpid())}
+
+    def slow(owner: dict) -> bool:
+        if gone(owner):
+            path.write_text(json.dumps(mine))
+            return True
+        return False
+
+    monkeypatch.setattr(lock, "_is_gone", slow)
+    path.write_text(json.dumps({"host": socket.gethostname(), "process": [1, -1]}))
+    with pytest.raises(RuntimeError, match="another run holds"):
+        lock.locked(tmp_path).__enter__()
+    assert json.loads(path.read_text()) == mine
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_of_many_at_once_one_has_a_folder_without_locks(tmp_path):
     """From a dead process's lock on."""
     left = {"host": socket.gethostname(), "process": [1, -1]}
