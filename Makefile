@@ -22,7 +22,7 @@ soak: .venv/.ready ## run the long tests, half an hour or more
 	$(BIN)/pytest -m soak
 
 lab: .venv/.ready ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 reference: .venv/.ready ## make outputs/reference/picto and the findings in README.md anew
 	rm -rf .cache/reference

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import struct
+import subprocess
 import textwrap
 import time
 import zlib
@@ -478,6 +479,9 @@ def test_captions_that_are_none_are_made_anew(tmp_path, monkeypatch):
 # Doors
 
 
+ONLY_AS_ROOT = "$(if $(filter 0,$(shell id -u)),--allow-root)"
+
+
 def test_jupyterlab_keeps_its_token_and_to_this_machine():
     opened = r"ServerApp|NotebookApp|IdentityProvider|--ip\b|0\.0\.0\.0|--allow-root"
     files = [paths.ROOT / "Makefile", *paths.ROOT.glob("*.*")]
@@ -486,11 +490,28 @@ def test_jupyterlab_keeps_its_token_and_to_this_machine():
     kinds = ("", ".py", ".yaml", ".yml", ".ipynb", ".json", ".toml", ".md")
     texts = {f: f.read_text() for f in files if f.is_file() and f.suffix in kinds}
     assert len(texts) > 100
+    makefile = texts[paths.ROOT / "Makefile"]
+    texts[paths.ROOT / "Makefile"] = makefile.replace(ONLY_AS_ROOT, "")
     for file, text in texts.items():
         assert not re.search(opened, text), file
         assert "jupyter" not in file.name, file  # no settings of a server
-    lab = re.search("^lab:.*\n((?:\t.*\n)+)", texts[paths.ROOT / "Makefile"], re.M)
-    assert lab[1] == "\t$(BIN)/jupyter lab notebooks\n"
+    lab = re.search("^lab:.*\n((?:\t.*\n)+)", makefile, re.M)
+    assert lab[1] == f"\t$(BIN)/jupyter lab notebooks {ONLY_AS_ROOT}\n"
+
+
+@pytest.mark.parametrize(("user", "option"), [("0", " --allow-root"), ("1000", "")])
+def test_jupyterlab_is_allowed_to_root_where_root_opens_it(tmp_path, user, option):
+    fake = tmp_path / "id"
+    fake.write_text(f"#!/bin/sh\necho {user}\n")
+    fake.chmod(0o755)
+    command = ["make", "-n", "-o", ".venv/.ready", "lab"]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=paths.ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split("\n")[0].rstrip() == (
+        f".venv/bin/jupyter lab notebooks{option}"
+    ), done.stderr
 
 
 def test_kernels_listen_on_this_machine_alone(tmp_path):

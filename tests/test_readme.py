@@ -1,5 +1,6 @@
 """What the README says is so: links, commands, findings, code."""
 
+import itertools
 import re
 
 import pytest
@@ -16,6 +17,7 @@ from helpers.study import command, parameters
 
 README = (ROOT / "README.md").read_text("utf-8")
 REFERENCE = "outputs/reference/picto"
+VARIABLES = ("`STUDY_OUTPUTS`", "`STUDY_CACHE`")
 
 
 def test_links_lead_somewhere():
@@ -74,3 +76,16 @@ def test_the_method_of_the_readme_runs():
 def test_the_model_of_a_data_set_has_what_is_promised():
     assert digits.INFO
     assert digits.read("digits", "").image(0)
+
+
+def test_systems_and_variables_are_named():
+    for word in ("Linux", "macOS on Apple silicon", "WSL 2", *VARIABLES):
+        assert word in README
+
+
+def test_no_paragraph_ends_in_the_middle():
+    prose = re.sub(r"```.*?```", "CODE", README, flags=re.DOTALL)
+    parts = re.split(r"\n\s*\n", prose)
+    for part, following in itertools.pairwise(parts):
+        if part.rstrip().endswith((":", ",", ";")):
+            assert not following.lstrip().startswith("#"), part

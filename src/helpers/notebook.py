@@ -10,17 +10,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
 from matplotlib.figure import Figure
+from matplotlib_inline.config import InlineBackend
 from numpy.typing import ArrayLike
 
 from helpers.data.dataset import Dataset
 from helpers.models.clip import Backbone, resolve_device
-from helpers.paths import OUTPUTS, PARAMS, ROOT
+from helpers.paths import OUTPUTS, PARAMS, ROOT, require_checkout
 from helpers.results import figures, predictions
 from helpers.study.checks import check
 from helpers.study.fingerprints import note
@@ -101,9 +103,11 @@ def start(
 
     The note goes to `provenance.json` in the study's folder, under the chapter's name.
     """
+    require_checkout()
     parameters = {"study": study, "seed": seed, "device": device, **parameters}
     check(parameters, chapter)
     quiet()
+    show_alike()
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  scikit-learn draws from it
     torch.manual_seed(seed)
@@ -140,9 +144,22 @@ def commit(root: Path = ROOT) -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         answer = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    except FileNotFoundError:
+    except OSError:  # no git, or a PATH that cannot be read
         return "unknown"
     return answer.stdout.strip() or "unknown"
+
+
+def show_alike() -> None:
+    """Leave aside the user's settings of how figures and tables look.
+
+    Kernels of `study run` have none; those of JupyterLab and papermill read them.
+    """
+    mpl.rcdefaults()  # leaves the backend
+    pd.reset_option("^display\\.")
+    inline = InlineBackend.instance()
+    inline.figure_formats = {"png"}
+    inline.print_figure_kwargs = {"bbox_inches": "tight"}
+    inline.close_figures = True
 
 
 def quiet() -> None:

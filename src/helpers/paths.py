@@ -1,18 +1,57 @@
 """Where things are. Two environment variables move what a run writes."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 PARAMS = ROOT / "params"
-OUTPUTS = Path(os.environ.get("STUDY_OUTPUTS", ROOT / "outputs")).absolute()
-CACHE = Path(os.environ.get("STUDY_CACHE", ROOT / ".cache")).absolute()
 
 
-def from_root(path: str | Path) -> Path:
-    """A path that a user gave: "~" is the home, relative ones count from the root.
+def located(path: str | Path, base: str | Path) -> Path:
+    """The path that a user means: "~" is the home, relative ones count from `base`.
 
     "~name" of a user that is not there stays as it is.
     """
-    return ROOT / os.path.expanduser(path)
+    return Path(base) / os.path.expanduser(path)
+
+
+def from_root(path: str | Path) -> Path:
+    """A path in a notebook, or in a parameter file of this repository."""
+    return located(path, ROOT)
+
+
+def from_here(path: str | Path) -> Path:
+    """A path on the command line or in an environment variable."""
+    absolute = os.path.isabs(os.path.expanduser(path))
+    return located(path, ROOT if absolute else here())
+
+
+def here() -> Path:
+    """The folder one stands in."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            "the folder you stand in is gone: go to one that is there"
+        ) from None
+
+
+def chosen(variable: str, default: Path, variables: Mapping[str, str]) -> Path:
+    """The folder that an environment variable names; empty is as good as unset."""
+    return from_here(variables.get(variable) or default)
+
+
+def require_checkout() -> None:
+    """RuntimeError where the package was installed without its notebooks."""
+    if not PARAMS.is_dir():
+        raise RuntimeError(
+            f"{Path(__file__).parent} is a copy without notebooks and parameter files: "
+            "clone the repository and install it from there with `pip install -e .` "
+            "(or `make study`)"
+        )
+
+
+OUTPUTS = chosen("STUDY_OUTPUTS", ROOT / "outputs", os.environ)
+CACHE = chosen("STUDY_CACHE", ROOT / ".cache", os.environ)

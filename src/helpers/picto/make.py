@@ -9,6 +9,7 @@ import PIL
 import torch
 
 from helpers.models import embedded
+from helpers.paths import from_here
 from helpers.picto import cards, tokenizer, train
 from helpers.picto import filter as hard_filter
 
@@ -29,7 +30,7 @@ def main(what: str, arguments: list[str]) -> int:
         parser.add_argument("--threads", type=int, help="CPU threads")
     parser.add_argument(
         "--assets",
-        type=Path,
+        type=from_here,
         default=embedded.ASSETS,
         help="folder that gets the result (default: the package's own)",
     )

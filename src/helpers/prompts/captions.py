@@ -29,6 +29,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # KeyBERT's own
 
 from helpers.models import slots
 from helpers.models.clip import Backbone
+from helpers.paths import from_root
 from helpers.words import composed, folded, mentions, spans
 
 PLAIN = "a photo of a {}."
@@ -59,8 +60,9 @@ def sentence_embedder(name: str = SENTENCES):
     """
     from keybert.backend._sentencetransformers import SentenceTransformerBackend
 
+    folder = from_root(name)
     try:
-        return SentenceTransformerBackend(name)
+        return SentenceTransformerBackend(str(folder) if folder.is_dir() else name)
     except Exception as error:  # the hub's client raises many kinds
         size = f" (about {SENTENCES_SIZE})" if name == SENTENCES else ""
         raise FileNotFoundError(

@@ -28,6 +28,7 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from helpers.paths import from_root
 from helpers.words import folded
 
 KINDS = ("sentences", "descriptors")
@@ -75,7 +76,7 @@ def load(
 
 def read(source: str | Path) -> dict[str, dict[str, list[str]]]:
     """All texts of a file: {"sentences" or "descriptors": {class name: texts}}."""
-    path = ASSETS / f"{source}.json" if source in embedded() else Path(source)
+    path = ASSETS / f"{source}.json" if source in embedded() else from_root(source)
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f"no file of texts at {path}: give the path of a JSON file, or one of "

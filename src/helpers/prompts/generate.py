@@ -35,7 +35,9 @@ from transformers import (
 from helpers import data
 from helpers.files import replacing
 from helpers.models.clip import resolve_device
+from helpers.paths import from_here, here
 from helpers.progress import track
+from helpers.study.places import place
 from helpers.words import composed, with_article
 
 QUESTIONS = (
@@ -75,7 +77,10 @@ def main(what: str, arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="study generate texts")
     names = parser.add_mutually_exclusive_group(required=True)
     names.add_argument(
-        "--classes", type=Path, metavar="FILE", help="a file with a class name per line"
+        "--classes",
+        type=from_here,
+        metavar="FILE",
+        help="a file with a class name per line",
     )
     names.add_argument("--dataset", metavar="NAME", help="a data set's class names")
     parser.add_argument(
@@ -87,19 +92,21 @@ def main(what: str, arguments: Sequence[str]) -> int:
         metavar="PATH_OR_ID",
         help="a causal language model: a folder, or its name on the Hugging Face hub",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--out", type=from_here, required=True, metavar="FILE")
     parser.add_argument(
         "--answers", type=int, default=10, help="per question (default: 10)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     given = parser.parse_args(arguments)
+    model = place("model", given.model, here())
+    data_root = given.data_root and str(from_here(given.data_root))
     if given.classes:
         class_names = given.classes.read_text(encoding="utf-8-sig").splitlines()
     else:
-        class_names = data.read(given.dataset, given.data_root).class_names
+        class_names = data.read(given.dataset, data_root).class_names
     written = generate(
-        class_names, given.model, given.out, given.answers, given.seed, given.device
+        class_names, model, given.out, given.answers, given.seed, given.device
     )
     for kind in ("sentences", "descriptors"):
         texts = written[kind]

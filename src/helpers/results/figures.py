@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -59,6 +60,7 @@ METHOD_COLOURS = {
 def _style() -> dict[str, Any]:
     return {
         **sns.axes_style("whitegrid"),
+        "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it; others may be there
         "figure.dpi": 150,
         "figure.constrained_layout.use": True,
         "font.size": 11,
@@ -83,7 +85,9 @@ def _style() -> dict[str, Any]:
 
 
 def use_style() -> None:
-    """Give every later figure of the session the study's look."""
+    """Give every later figure of the session the study's look, and nothing of the
+    user's own settings."""
+    mpl.rcdefaults()  # leaves the backend
     plt.rcParams.update(_style())
 
 
@@ -92,7 +96,8 @@ def _styled(draw: Callable) -> Callable:
 
     @functools.wraps(draw)
     def wrapper(*args, **kwargs):
-        with plt.rc_context(_style()):
+        with plt.rc_context():
+            use_style()
             fig, data = draw(*args, **kwargs)
             fig.draw_without_rendering()  # ticks take the look in force at first draw
             return fig, data
@@ -1177,7 +1182,8 @@ def modality_gap(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 def save(folder: str | Path, name: str, fig: Figure, data: pd.DataFrame) -> Path:
     """Write `<folder>/figures/<name>.png` and, beside it, the `.csv` of its numbers."""
     path = _named(Path(folder) / "figures", name, ".png")
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, plt.rc_context():
+        mpl.rcdefaults()  # a user's settings may ask for other sizes and for LaTeX
         # No software version inside: the same figure gives the same bytes.
         fig.savefig(temporary, format="png", metadata={"Software": None})
     write_csv(path.with_suffix(".csv"), data)

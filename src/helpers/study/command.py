@@ -1,30 +1,39 @@
 """The command line. Heavy imports wait until a command needs them."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from helpers import paths
-from helpers.study import parameters
+from helpers import files, paths
+from helpers.study import environment, parameters, places
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status.
 
-    0: done. 1: a cell failed, or the doctor found something missing. 2: wrong input.
-    130: interrupted.
+    0: done. 1: a cell failed, or the doctor found something missing. 2: wrong input, or
+    a folder that cannot be written. 3: a kernel did not start. 130: interrupted, 129 or
+    143: stopped by SIGHUP or SIGTERM. 141: nobody reads the output.
     """
-    arguments = _parser().parse_args(argv)
-    try:
-        return arguments.command(arguments)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(error, file=sys.stderr)
+    if sys.platform == "win32":
+        environment.complain("the study runs on Linux and macOS: on Windows, use WSL 2")
         return 2
-    except KeyboardInterrupt as stop:
-        print(str(stop) or "interrupted", file=sys.stderr)
-        return 130
+    with environment.prepared():
+        try:
+            arguments = _parser().parse_args(argv)
+            status = arguments.command(arguments)
+            sys.stdout.flush()
+            return status
+        except BrokenPipeError:
+            environment.silence()
+            return environment.GONE
+        except (ValueError, OSError, RuntimeError) as error:
+            environment.complain(str(error))
+            return 2
+        except KeyboardInterrupt as stop:
+            environment.complain(str(stop) or "interrupted")
+            return getattr(stop, "status", 130)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         "--outputs",
-        type=Path,
+        type=_outputs,
         default=paths.OUTPUTS,
         metavar="DIR",
         help="write to DIR/STUDY (default: outputs)",
@@ -96,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument(
         "--outputs",
-        type=Path,
+        type=_outputs,
         default=paths.OUTPUTS,
         metavar="DIR",
         help="read and write DIR/STUDY (default: outputs)",
@@ -127,7 +136,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _outputs(folder: str) -> Path:
+    return paths.from_here(folder) if folder else paths.OUTPUTS
+
+
 def _list(arguments: argparse.Namespace) -> int:
+    paths.require_checkout()
     rows = [("study", "data set", "backbone", "needs")]
     for name in parameters.studies(paths.PARAMS):
         path = parameters.study_file(name, paths.PARAMS)
@@ -147,6 +161,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from helpers.data import doctor
     from helpers.study import resources
 
+    _check_folders(jobs, paths.OUTPUTS)
     report = doctor.diagnose({k: v for job in jobs for k, v in job.parameters.items()})
     resources.check_room(report, jobs, paths.OUTPUTS)
     print(report.text())
@@ -159,13 +174,17 @@ def _run(arguments: argparse.Namespace) -> int:
     from helpers import scale
     from helpers.study import resources, runner
 
-    print(resources.check(jobs, arguments.outputs.absolute()), flush=True)
+    _check_folders(jobs, arguments.outputs)
+    print(resources.check(jobs, arguments.outputs), flush=True)
     try:
         with scale.chosen(arguments.workers, arguments.ray_address):
-            folder = runner.run(jobs, arguments.outputs.absolute(), arguments.again)
+            folder = runner.run(jobs, arguments.outputs, arguments.again)
     except runner.NotebookFailed as failure:
-        print(failure, file=sys.stderr)
+        environment.complain(str(failure))
         return 1
+    except runner.KernelMissing as failure:
+        environment.complain(str(failure))
+        return 3
     print(f"Notebooks, figures, tables and results.csv: {parameters.shown(folder)}")
     return 0
 
@@ -175,26 +194,27 @@ def _site(arguments: argparse.Namespace) -> int:
 
     name = Path(arguments.name)
     study = name.stem if name.suffix in (".yaml", ".yml") else arguments.name
-    index = site.build(arguments.outputs.absolute() / study)
+    index = site.build(arguments.outputs / study)
     print(f"Open {parameters.shown(index)} in a browser")
     return 0
 
 
 def _plan(arguments: argparse.Namespace) -> list[parameters.Job]:
+    paths.require_checkout()
+    overrides = dict(arguments.overrides)
     return parameters.plan(
         arguments.name,
         paths.PARAMS,
         paths.NOTEBOOKS,
         arguments.only,
-        {key: _from_here(key, value) for key, value in arguments.overrides},
+        places.placed(overrides, paths.here()) if overrides else {},
     )
 
 
-def _from_here(key: str, value: str) -> str:
-    """A path on the command line counts from the folder one stands in."""
-    if key != "data_root":
-        return value
-    return str(Path(os.path.expanduser(value)).absolute())
+def _check_folders(jobs: Sequence[parameters.Job], outputs: Path) -> None:
+    """Raise `files.NotWritable` before any work where it could not be saved."""
+    files.check_writable(outputs / jobs[0].parameters["study"])
+    files.check_writable(paths.CACHE)
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -117,14 +117,21 @@ def hashes(made: dict[str, Any]) -> dict[str, str]:
     return {key: fact for key, fact in made.items() if key != "parameters"}
 
 
-def left(folder: Path, number: str, since: float) -> list[str]:
-    """Files that a chapter has written since a time: figures, tables and ledgers."""
+def states(folder: Path, number: str) -> dict[str, tuple]:
+    """What tells the files that a chapter may write from later ones of their names:
+    figures, tables and ledgers. No times are compared: clocks differ, and are set."""
     patterns = f"figures/{number}_*", f"tables/{number}_*", "predictions/**/*.parquet"
     files = [file for pattern in patterns for file in folder.glob(pattern)]
-    names = [
-        f.relative_to(folder).as_posix() for f in files if f.stat().st_mtime >= since
-    ]
-    return sorted(names)
+    return {
+        file.relative_to(folder).as_posix(): (*_state(file), file.stat().st_ino)
+        for file in files
+    }
+
+
+def left(folder: Path, number: str, before: dict[str, tuple]) -> list[str]:
+    """Files that a chapter has written since their states were those."""
+    now = states(folder, number)
+    return sorted(name for name, state in now.items() if before.get(name) != state)
 
 
 def other_parameters(executed: Path, job: Job) -> list[str]:

@@ -16,8 +16,9 @@ from typing import Any
 
 import yaml
 
-from helpers.paths import ROOT
+from helpers.paths import ROOT, from_here
 from helpers.study.checks import NOUNS, check, closest
+from helpers.study.places import base_of, placed
 
 TYPES = {wanted.__name__: wanted for wanted in NOUNS}
 COMMAND_LINE = "the command line"
@@ -41,7 +42,7 @@ def study_file(name: str, params: Path) -> Path:
     """`params/NAME.yaml`, or NAME itself where it is the path of a YAML file."""
     known = studies(params)
     is_path = name.endswith((".yaml", ".yml"))
-    path = Path(name) if is_path else params / f"{name}.yaml"
+    path = from_here(name) if is_path else params / f"{name}.yaml"
     # A name is one of the list's, never a way to a file elsewhere.
     if not (is_path or name in known) or not os.path.isfile(path):
         raise FileNotFoundError(
@@ -123,10 +124,14 @@ def plan(
     ValueError that lists all problems.
     """
     path = study_file(name, params)
-    general = read(path)
+    base = base_of(path)
+    general = placed(read(path), base)
     chapters = {number_of(c.stem): declared(c) for c in notebooks(folder)}
     chosen = _choose(only, folder)
-    special = {file.stem: read(file) for file in path.with_suffix("").glob("*.yaml")}
+    special = {
+        file.stem: placed(read(file), base)
+        for file in path.with_suffix("").glob("*.yaml")
+    }
     layers = _Layers(shown(path), general, special, dict(overrides or {}))
     problems = layers.misfits(path.stem, chapters, [number_of(c.stem) for c in chosen])
     jobs = []

@@ -1,7 +1,7 @@
 """Run notebooks through papermill, each in a fresh kernel of this very interpreter."""
 
 import json
-import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,26 +9,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill import PapermillExecutionError, execute_notebook
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from tqdm import tqdm
-from traitlets import default
 
 from helpers.files import DiskFull, enough_room, replacing
 from helpers.progress import MARK
-from helpers.study import fingerprints, resources
+from helpers.study import environment, fingerprints, resources
 from helpers.study.lock import locked
 from helpers.study.parameters import Job, number_of, shown
 
 ENGINE = "study"
+STARTING = 600  # seconds that a kernel may take: a network's disk may be slow
 
 
 class NotebookFailed(Exception):
     """A cell raised, or the kernel died; the message names notebook, cell and cause."""
+
+
+class KernelMissing(Exception):
+    """No kernel came to answer; the message names the notebook, the cause, the cure."""
 
 
 def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
@@ -43,7 +47,7 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
 
     Raises ValueError before any work where chapters that were finished with other
     parameters would be replaced, and not `again`; RuntimeError where another run is at
-    work in the folder; `files.DiskFull`.
+    work in the folder; `files.DiskFull`; NotebookFailed; KernelMissing.
     """
     folder = outputs / jobs[0].parameters["study"]
     with locked(folder) as tell:
@@ -98,11 +102,13 @@ def _run(
     outputs: Path,
     tell: Callable[[int], None],
 ) -> resources.Watch:
-    name, since = job.notebook.stem, time.time()
+    name = job.notebook.stem
+    before = fingerprints.states(folder, number_of(name))
     partial = folder / f"{name}.partial.ipynb"
     with (
         _progress(name, _code_cells(job.notebook)) as line,
         enough_room(partial),
+        environment.private_folder() as private,
         resources.watched() as seen,
     ):
         facts = {}
@@ -117,9 +123,13 @@ def _run(
                 progress_bar=False,
                 line=line,
                 tell=tell,
-                start={"cwd": str(job.notebook.parent), "env": _environment(outputs)},
+                private=private,
+                start={
+                    "cwd": str(job.notebook.parent),
+                    "env": environment.of_kernel(outputs, private),
+                },
             )
-            files = fingerprints.left(folder, number_of(name), since)
+            files = fingerprints.left(folder, number_of(name), before)
             facts = {"run": {**made, "files": files}}
         except PapermillExecutionError as error:
             cause = f"{error.ename}: {error.evalue}".rstrip(": ")
@@ -131,9 +141,16 @@ def _run(
         except DeadKernelError as error:
             cause = seen.cause or "the kernel died (killed, or out of memory?)"
             raise NotebookFailed(_failure(job, line.n, cause, partial)) from error
+        except KernelMissing as error:
+            raise KernelMissing(
+                f"{job.notebook.name}: its kernel did not start ({error}): see what it "
+                "says above, wait until the machine is less busy, or set up the "
+                "environment anew (make clean, make study)"
+            ) from error
         except KeyboardInterrupt as stop:
-            message = _failure(job, line.n, "interrupted", partial)
-            raise KeyboardInterrupt(message) from stop
+            cause = str(stop) or "interrupted"
+            stop.args = (_failure(job, line.n, cause, partial),)
+            raise
         finally:
             _annotate(partial, facts)
         fingerprints.note(folder, name, {"made_from": fingerprints.hashes(made)})
@@ -148,21 +165,6 @@ def _failure(job: Job, cell: int, cause: str, partial: Path) -> str:
     )
 
 
-def _environment(outputs: Path) -> dict[str, str]:
-    """The kernel's variables: ours, with figures drawn into the notebook.
-
-    OpenMP's threads spin while they wait, which on a busy machine takes the cores from
-    whoever has work: GNU's are told to sleep soon, unless the user has told otherwise.
-    """
-    return {
-        "GOMP_SPINCOUNT": "3000",
-        **os.environ,
-        "STUDY_OUTPUTS": str(outputs.absolute()),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no word about frozen modules
-    }
-
-
 def _code_cells(notebook: Path) -> int:
     """Cells that will run: those with code, and the one papermill puts in."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -171,13 +173,11 @@ def _code_cells(notebook: Path) -> int:
 
 
 def _annotate(notebook: Path, facts: dict[str, Any]) -> None:
-    """Add to the notebook's metadata; drop the machine's paths that papermill notes."""
+    """Add to the notebook's metadata."""
     try:
         content = json.loads(notebook.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):  # papermill did not come to write it
         return
-    for key in ("input_path", "output_path"):
-        content["metadata"].get("papermill", {}).pop(key, None)
     content["metadata"] |= facts
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     with replacing(notebook) as temporary:
@@ -209,14 +209,19 @@ def _progress(name: str, cells: int) -> Iterator[tqdm]:
 
 
 class _OwnKernel(AsyncKernelManager):
-    """Sees no kernelspec folder, and so starts `sys.executable -m ipykernel_launcher`.
+    """Starts `helpers.study.kernel` in this very interpreter.
 
-    A kernelspec "python3" that the user has installed may start any other interpreter.
+    A kernelspec "python3" that the user has installed may start any other one.
     """
 
-    @default("kernel_spec_manager")
-    def _no_folders(self) -> KernelSpecManager:
-        return KernelSpecManager(parent=self, kernel_dirs=[])
+    kernel_spec = KernelSpec(
+        argv=[
+            *(sys.executable, "-P", "-Xfrozen_modules=off"),
+            *("-m", "helpers.study.kernel", "-f", "{connection_file}"),
+        ],
+        display_name="Python 3",
+        language="python",
+    )
 
 
 class _Client(PapermillNotebookClient):
@@ -224,10 +229,19 @@ class _Client(PapermillNotebookClient):
 
     line: tqdm
 
+    def start_new_kernel_client(self, **options: Any) -> Any:
+        try:
+            return super().start_new_kernel_client(**options)
+        except RuntimeError as error:  # nbclient has no kinds of its own
+            raise KernelMissing(str(error)) from error
+
     def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
         try:
             return super().execute_cell(cell, cell_index, **options)
-        except BaseException:  # papermill marks Ctrl-C and a dead kernel "completed"
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):  # whoever stops us waits
+                self.shutdown_kernel = "immediate"
+            # papermill marks Ctrl-C and a dead kernel "completed"
             self.nb_man.cell_exception(cell, cell_index=cell_index)
             raise
 
@@ -240,12 +254,19 @@ class _Client(PapermillNotebookClient):
 
 class _Engine(NBClientEngine):
     @classmethod
+    def execute_notebook(cls, nb: Any, *rest: Any, **options: Any) -> Any:
+        for key in ("input_path", "output_path"):  # paths of this machine
+            nb.metadata.papermill.pop(key, None)
+        return super().execute_notebook(nb, *rest, **options)
+
+    @classmethod
     def execute_managed_notebook(
         cls,
         nb_man: Any,
         kernel_name: str,
         line: tqdm,
         tell: Callable[[int], None],
+        private: Path,
         start: dict,
         **_: Any,
     ) -> None:
@@ -259,10 +280,13 @@ class _Engine(NBClientEngine):
             nb_man,
             kernel_name=kernel_name,
             kernel_manager_class=_OwnKernel,
+            startup_timeout=STARTING,
             iopub_timeout=60,  # the default, 4 s, is short on a busy machine
             on_cell_execute=next_cell,
         )
         client.line = line
+        client.km = client.create_kernel_manager()
+        client.km.connection_file = str(private / "kernel.json")
         client.execute(**start)
 
 

@@ -1,0 +1,205 @@
+"""What surrounds a run: streams, home, signals, and the variables of its kernels.
+
+A user's machine may lack a home, a terminal or an encoding; its settings of matplotlib,
+IPython and Python must not change what a study draws and saves.
+"""
+
+import codecs
+import importlib.util
+import os
+import signal
+import sys
+import tempfile
+import threading
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from helpers import paths
+
+PLAIN = {"✓": "+", "✗": "x", "…": "...", "–": "-", "—": "-", "→": "->", "×": "x"}
+PLAIN |= {"‘": "'", "’": "'", "“": '"', "”": '"', "·": "-", "−": "-", "≥": ">="}
+# Variables of other programs that name files: a kernel stands in another folder.
+FOLDERS = ("HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TORCH_HOME")
+FOLDERS += ("SENTENCE_TRANSFORMERS_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
+# What Python would do of the user's own at every start.
+OTHERS = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT")
+HANDLER = "study.plain"
+GONE = 141  # the exit status where nobody reads what is printed
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the run to end; `status` is the exit status that tells of it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(number).name}")
+        self.status = 128 + number
+
+
+@contextmanager
+def prepared() -> Iterator[None]:
+    """For the block: streams that take any text, a home, signals that end it well."""
+    _open_streams()
+    _find_home()
+    os.environ["MATPLOTLIBRC"] = _plain_matplotlib()
+    with _ended_by_signals():
+        yield
+
+
+def silence() -> None:
+    """Print nowhere: whoever read the output has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())
+
+
+def of_kernel(outputs: Path, private: Path) -> dict[str, str]:
+    """The variables of a kernel that writes to `outputs`: ours, without the settings
+    that change what it saves, and with figures drawn into the notebook.
+
+    `private` is a folder for what it writes of its own accord.
+
+    OpenMP's threads spin while they wait, which on a busy machine takes the cores from
+    whoever has work: GNU's are told to sleep soon, unless the user has told otherwise.
+    """
+    kept = {name: value for name, value in os.environ.items() if name not in OTHERS}
+    return {
+        "GOMP_SPINCOUNT": "3000",
+        **kept,
+        **{
+            name: str(paths.from_here(kept[name])) for name in FOLDERS if kept.get(name)
+        },
+        **_matplotlib_folder(),
+        "TMPDIR": tempfile.gettempdir(),
+        "PYTHONPATH": _search_path(kept.get("PYTHONPATH", "")),
+        "STUDY_OUTPUTS": str(paths.from_here(outputs)),
+        "STUDY_CACHE": str(paths.CACHE),
+        "IPYTHONDIR": str(private),
+        "JUPYTER_RUNTIME_DIR": str(private),
+        "MATPLOTLIBRC": _plain_matplotlib(),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no word about frozen modules
+    }
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for a kernel's own files, which nobody else may read.
+
+    It lies in the cache where no folder for temporary files can be written.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        tempfile.tempdir = str(paths.CACHE)
+    with tempfile.TemporaryDirectory(
+        prefix="study-", ignore_cleanup_errors=True
+    ) as folder:
+        yield Path(folder)
+
+
+def _search_path(given: str) -> str:
+    """PYTHONPATH, this package first: another one may be called "helpers", too."""
+    source = Path(__file__).parents[2]
+    others = [str(paths.from_here(part)) for part in given.split(os.pathsep) if part]
+    return os.pathsep.join([str(source), *others])
+
+
+def _plain_matplotlib() -> str:
+    """Matplotlib's own settings file, for which it leaves the user's aside."""
+    (folder,) = importlib.util.find_spec("matplotlib").submodule_search_locations
+    return str(Path(folder) / "mpl-data" / "matplotlibrc")
+
+
+def _matplotlib_folder() -> Mapping[str, str]:
+    """Where matplotlib keeps its list of fonts, if it cannot at its usual places."""
+    named = [os.environ.get(f"XDG_{kind}_HOME") for kind in ("CONFIG", "CACHE")]
+    usual = [os.environ.get("MPLCONFIGDIR"), *named, "~/.config", "~/.cache"]
+    if all(_may_write(paths.from_here(folder)) for folder in usual if folder):
+        return {}
+    return {"MPLCONFIGDIR": str(paths.CACHE / "matplotlib")}
+
+
+def _may_write(folder: Path) -> bool:
+    """Whether files can be made in the folder, or in the parent that it is to get."""
+    there = next(f for f in (folder, *folder.parents) if os.path.exists(f))
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _find_home() -> None:
+    """Name a home and a user where neither a variable nor the system does."""
+    for name in ("HOME", "TMPDIR"):
+        if not os.environ.get(name):
+            os.environ.pop(name, None)  # empty is as good as unset
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = str(paths.CACHE / "home")
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER")):
+        import getpass
+
+        try:
+            getpass.getuser()
+        except (KeyError, OSError):
+            os.environ["USER"] = f"user{os.getuid()}"
+
+
+def _open_streams() -> None:
+    """Streams that are closed lead nowhere; the others take every character."""
+    codecs.register_error(HANDLER, _in_plain_letters)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115
+            setattr(sys, name, nowhere)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=HANDLER)
+
+
+def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+    """What stands for characters that the stream's encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    wanted = error.object[error.start : error.end]
+    return "".join(map(_plain, wanted)), error.end
+
+
+def _plain(character: str) -> str:
+    if character in PLAIN:
+        return PLAIN[character]
+    parts = unicodedata.normalize("NFKD", character)
+    return "".join(part for part in parts if part.isascii()) or "?"
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `Stopped`, once, unless they are ignored (nohup)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
+    taken = [n for n, handler in before.items() if handler == signal.SIG_DFL]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for one in taken:
+            signal.signal(one, signal.SIG_IGN)  # what follows must come to its end
+        raise Stopped(number)
+
+    for number in taken:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, before[number])
+
+
+def complain(text: str) -> None:
+    """Say it on stderr, if anybody is there to read."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
