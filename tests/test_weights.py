@@ -286,7 +286,8 @@ def open_clip_folder(folder: Path, model: nn.Module, **changes) -> Path:
 def test_folders_of_open_clip_are_its_own(tmp_path, prefix):
     folder = open_clip_folder(tmp_path / "mine", ours())
     save_file({"x": torch.zeros(1)}, folder / "another.safetensors")
-    loaded = clip.load("tiny-quickgelu", f"{prefix}{folder}", "cpu")
+    with pytest.warns(UserWarning, match="using tiny-quickgelu instead"):
+        loaded = clip.load("tiny", f"{prefix}{folder}", "cpu")
     expected = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     assert_same(loaded, expected[0].eval())
     picture = Image.effect_noise((50, 40), 90).convert("RGB")
@@ -367,6 +368,17 @@ def test_checkpoints_of_trainings_are_unwrapped(tmp_path, wrap, old):
     assert_same(clip.load("tiny-quickgelu", str(path), "cpu"), ours())
 
 
+def test_counters_of_old_batch_norms_may_be_missing(tmp_path):
+    model = clip.load("picto-rn", "picto", "cpu")
+    state = model.model.state_dict()
+    kept = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    assert len(kept) < len(state)
+    torch.save(kept, tmp_path / "old.pt")
+    again = clip.load("picto-rn", str(tmp_path / "old.pt"), "cpu")
+    images = pixels(model.image_size)
+    assert torch.equal(again.encode_images(images), model.encode_images(images))
+
+
 # Refusals: a line each, the same from the checks, the doctor and the loader
 
 
@@ -422,8 +434,8 @@ def _lost_shard(folder: Path) -> Path:
 
 
 def _adapter(folder: Path) -> Path:
-    (folder / "adapter_config.json").write_text("{}")
-    save_file({"q.lora_A.weight": torch.ones(2)}, folder / "a.safetensors")
+    name = "base_model.model.vision_model.q_proj.lora_A.weight"
+    save_file({name: torch.ones(2)}, folder / "adapter_model.safetensors")
     return folder
 
 
@@ -442,6 +454,12 @@ def _other_resampling(folder: Path) -> Path:
     hugging_face().save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text('{"resample": 1}')
     return folder
+
+
+def _bare_config(folder: Path) -> Path:
+    open_clip_folder(folder / "mine", ours())
+    (folder / "mine" / "open_clip_config.json").write_text(json.dumps(TINY))
+    return folder / "mine"
 
 
 def _other_heads(folder: Path) -> Path:
@@ -486,7 +504,7 @@ REFUSED = {
         lambda folder: Path(
             shutil.make_archive(str(folder / "w"), "zip", _full(folder))
         ),
-        "archive without tensors",
+        "a zip archive without torch's tensors",
     ),
     "objects": (
         _saved(lambda: {"state_dict": ours().state_dict(), "s": Settings()}, "w.ckpt"),
@@ -533,6 +551,7 @@ REFUSED = {
     "a lost shard": (_lost_shard, "shards that are not there: .*model-00001-of"),
     "other heads": (_changed("num_attention_heads", 4), r"\(4, 2\) attention heads"),
     "other heads of open_clip": (_other_heads, "vision_cfg has head_width 16"),
+    "bare config": (_bare_config, "has no model_cfg"),
     "other resampling": (_other_resampling, "resample 1: open_clip resizes"),
     "other activation": (_changed("hidden_act", "gelu"), "hidden_act is gelu and"),
     "no page": (lambda folder: "hf-hub:me", "no page of the hub"),

@@ -126,8 +126,6 @@ def read(weights: str, plan: bool = False) -> Weights:
     file = _file_in(path) if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"no weights file at {file}")
-    if file.suffix in SUFFIXES and file.with_name("adapter_config.json").is_file():
-        raise ValueError(f"{file} is {PARTS['lora_']}")
     kind, tensors = "state dict", {}
     parts = _parts(file)
     for part in parts:
@@ -322,8 +320,11 @@ def _parts(file: Path) -> list[Path]:
 
 def _content(file: Path) -> tuple[str, Any]:
     """The kind of a file and what torch or safetensors read in it; nothing is run."""
-    with file.open("rb") as opened:
-        head = opened.read(512)
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(512)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     fault = _no_weights(head)
     if fault:
         raise ValueError(f"{file} {fault}")
@@ -334,10 +335,7 @@ def _content(file: Path) -> tuple[str, Any]:
     try:
         return "state dict", load_file(file)
     except Exception as error:
-        size = int.from_bytes(head[:8], "little")
         told = "damaged or cut short" if head[8:9] == b"{" else "no weights file"
-        if head[8:9] == b"{" and size > file.stat().st_size:
-            told = "cut short"
         raise ValueError(f"{file} is {told} ({error}): download it again") from error
 
 
@@ -365,7 +363,7 @@ def _zipped(file: Path) -> tuple[str, Any]:
             f"{file} is damaged or cut short ({error}): download it again"
         ) from error
     if not any(name.endswith("data.pkl") for name in names):
-        raise ValueError(f"{file} is an archive without tensors: unpack it first")
+        raise ValueError(f"{file} is a zip archive without torch's tensors")
     if not any(name.endswith("constants.pkl") for name in names):
         return "state dict", _unpickled(file)
     with file.open("rb") as opened:
@@ -499,8 +497,11 @@ def _transformers_config(file: Path, state: Mapping[str, Tensor]) -> dict[str, A
 
 def _open_clip_config(file: Path) -> dict[str, Any]:
     """What open_clip's folder says besides its tensors."""
-    config = _json(file.with_name(OPEN_CLIP))
-    model, told = config.get("model_cfg", config), config.get("preprocess_cfg", {})
+    path = file.with_name(OPEN_CLIP)
+    config = _json(path)
+    model, told = config.get("model_cfg"), config.get("preprocess_cfg", {})
+    if not isinstance(model, dict):
+        raise ValueError(f"{path} has no model_cfg, the architecture's settings")
     return {
         "quick_gelu": bool(model.get("quick_gelu", False)),
         "config": model,
