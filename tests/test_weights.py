@@ -433,6 +433,11 @@ def _lost_shard(folder: Path) -> Path:
     return folder
 
 
+def _cached_page(folder: Path) -> Path:
+    snapshot(folder, "me/mine", lambda place: open_clip_folder(place, ours()))
+    return folder / "models--me--mine"
+
+
 def _adapter(folder: Path) -> Path:
     name = "base_model.model.vision_model.q_proj.lora_A.weight"
     save_file({name: torch.ones(2)}, folder / "adapter_model.safetensors")
@@ -547,6 +552,7 @@ REFUSED = {
     ),
     "nothing": (_folder("readme.txt"), "holds no weights"),
     "pipeline": (_folder("model_index.json"), "diffusion pipeline, no CLIP"),
+    "cached page": (_cached_page, "write hf-hub:me/mine$"),
     "a shard": (_shard, r"one of \d+ shards: give the folder"),
     "a lost shard": (_lost_shard, "shards that are not there: .*model-00001-of"),
     "other heads": (_changed("num_attention_heads", 4), r"\(4, 2\) attention heads"),

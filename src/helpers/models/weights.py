@@ -285,6 +285,9 @@ def _file_in(folder: Path) -> Path:
     """The file of weights in a folder, or the index of its shards."""
     if (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is a diffusion pipeline, no CLIP")
+    if (folder / "snapshots").is_dir():
+        page = folder.name.removeprefix("models--").replace("--", "/")
+        raise ValueError(f"{folder} is a page in the hub's cache: write {PAGE}{page}")
     for name in KNOWN:
         if (folder / name).is_file():
             return folder / name
