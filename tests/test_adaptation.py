@@ -63,6 +63,7 @@ def test_ledgers_hold_what_the_methods_say(run, model, dataset, text):
     methods = {
         "vote": adaptation.in_feature_space(vote.confident_vote),
         "tpt": adaptation.by_tuning(tpt.tpt, steps=2),
+        "zero_shot": adaptation.as_it_is,
     }
     ledgers = adaptation.evaluate(run, model, dataset, text, methods, RECIPE, COUNT)
     views = bank.view_features(model, dataset, RECIPE, COUNT)
@@ -70,6 +71,7 @@ def test_ledgers_hold_what_the_methods_say(run, model, dataset, text):
     expected = [
         vote.confident_vote(views, text.class_features, text.logit_scale),
         tpt.tpt(views, *side, steps=2),
+        text.logit_scale * views[:, 0].float() @ text.class_features.T,
     ]
     for name, ledger, logits in zip(methods, ledgers, expected, strict=True):
         assert ledger.attrs["method"] == f"{name}-{RECIPE}"

@@ -1,10 +1,13 @@
 """Features on disk: found again, made again where damaged, resumed after a kill."""
 
 import multiprocessing
+import os
 from collections import namedtuple
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import lookalikes
 import numpy as np
 import open_clip
 import pytest
@@ -16,6 +19,7 @@ from helpers import bank
 from helpers import views as recipes
 from helpers.bank import keys, shards
 from helpers.bank import views as view_bank
+from helpers.data import read
 from helpers.data.dataset import Dataset
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip
@@ -85,6 +89,29 @@ def test_other_data_or_weights_miss(counting):
     bank.image_features(model, pictures(4, "other"))
     bank.image_features(clip.load("picto-rn", "random", "cpu", seed=1), pictures(4))
     assert len(encoded) == 12
+
+
+@pytest.mark.parametrize("change", ["time", "size", "name"])
+def test_a_file_that_changed_is_another_picture(counting, tmp_path, change):
+    """Also one edited in place, with as many bytes as before."""
+    model, encoded = counting
+    root = lookalikes.photos(tmp_path / "mine", {"a": 2, "b": 1})
+    features = [bank.image_features, partial(bank.view_features, count=2)]
+    for make in features:
+        make(model, read("folder", str(root)))
+        make(model, read("folder", str(root)))
+    assert len(encoded) == 3 + 3 * 2
+    file = sorted(root.rglob("*.jpg"))[0]
+    status = file.stat()
+    if change == "size":
+        file.write_bytes(file.read_bytes() + b"\0")
+    if change == "name":
+        file = file.rename(file.with_name("renamed.jpg"))
+    later = status.st_mtime_ns + 1000 * (change == "time")
+    os.utime(file, ns=(later, later))
+    for make in features:
+        make(model, read("folder", str(root)))
+    assert len(encoded) == 2 * (3 + 3 * 2)
 
 
 def test_a_killed_run_loses_one_shard(counting):

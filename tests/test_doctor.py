@@ -294,11 +294,16 @@ def test_weights_files_must_exist(tmp_path):
     file = tmp_path / "mine.safetensors"
     report, local = check_weights("RN50-quickgelu", str(file))
     assert not local
-    assert "no such weights" in report.text()
+    assert "choose one of" in report.text()
     file.write_bytes(b"x" * 2_000_000)
     report, local = check_weights("RN50-quickgelu", str(file))
+    assert not local
+    assert f"{file} is no weights file" in report.text()
+    own = embedded.weights_file("picto-rn")
+    report, local = check_weights("picto-rn", str(own))
     assert local
-    assert "2 MB" in report.text()
+    size = f"{own.stat().st_size / 1e6:,.0f} MB"
+    assert f"state dict: {own}, {size}" in found(report, f"picto-rn, {own}", "✓")
 
 
 def test_unknown_backbone_is_an_error():

@@ -347,6 +347,19 @@ def test_teacher_moves_by_norms_alone(vit, photos, weight):
     assert not torch.equal(live[0], live[2])
 
 
+def test_the_teachers_classifier_stays_while_the_students_learns(vit, photos, weight):
+    """Where norms train too, which is the default."""
+    fast = {"learning_rate": 0.05, "batch": N, "prompts": 0}
+    after_one = run(vit, weight, photos, epochs=1, **fast).model
+    features = F.normalize(after_one.tower(photos.images, prompted=False), dim=-1)
+    frozen, moved = (features @ w.T for w in (weight, after_one.weight))
+    assert not torch.equal(frozen.argmax(dim=-1), moved.argmax(dim=-1))
+    taught = run(vit, weight, photos, epochs=2, **fast).labels[1]
+    assert torch.equal(taught, frozen.argmax(dim=-1))
+    live = run(vit, weight, photos, epochs=2, stop_gradient=False, **fast).labels[1]
+    assert torch.equal(live, moved.argmax(dim=-1))
+
+
 def test_labels_made_once_are_those_of_every_batch(vit, photos, weight):
     """Norms that train with a rate of 0 take the other path to the same labels."""
     slow = {"prompts": 2, "epochs": 1, "batch": 5, "learning_rate": 0.0}

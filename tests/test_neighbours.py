@@ -1,5 +1,6 @@
 """LaFTer's neighbours: other ways to tune without labels."""
 
+import inspect
 import math
 from functools import partial
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torchvision.transforms.functional import to_pil_image
 
 from helpers.methods import coop, drml, rlcf, selection, tap, tent, tpt
@@ -15,10 +17,10 @@ from helpers.methods import training as loop
 from helpers.methods.clip_adapter import Adapter, clip_adapter
 from helpers.methods.clip_pr import clip_pr, divergence
 from helpers.methods.fixmatch import fixmatch, masked_cross_entropy
-from helpers.methods.lafter import text_classifier
+from helpers.methods.lafter import lafter, text_classifier
 from helpers.methods.lora import lora
 from helpers.methods.training import NO_LABEL, Student
-from helpers.methods.upl import confident_images, upl
+from helpers.methods.upl import Prompted, confident_images, upl
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip
 from helpers.models.visual import ImageTower, norm_affines
@@ -136,6 +138,22 @@ def test_upl_draws_views_by_seed_and_refuses_other_images():
     assert not torch.equal(one.model.context, other.model.context)
     with pytest.raises(ValueError, match="8 images, but logits of 7"):
         upl(views, logits[:7], text_tower, SCALE, start)
+
+
+def test_upl_draws_other_views_in_every_epoch(monkeypatch):
+    views = torch.arange(5.0).view(1, 5, 1).expand(8, 5, D)  # a view tells its number
+    seen = []
+
+    def forward(self, features):
+        seen.append(features[:, 0].tolist())
+        return normal(len(features), C) + self.context.sum()
+
+    monkeypatch.setattr(Prompted, "forward", forward)
+    start = coop.random_start(2, 4)
+    upl(views, normal(8, C), text_tower, SCALE, start, epochs=4, batch=8)
+    epochs = {tuple(sorted(numbers)) for numbers in seen[-4:]}
+    assert len(epochs) == 4
+    assert {number for epoch in epochs for number in epoch} == {0, 1, 2, 3, 4}
 
 
 # CLIP-PR
@@ -256,6 +274,25 @@ def test_means_of_images_come_from_the_pool_alone():
     assert torch.allclose(plain.logits(test), expected, atol=1e-6)
     bare = drml.transfer(texts, labels, C, pool, centre=False, epochs=1)
     assert torch.equal(bare.logits(test), test @ bare.weight.T + bare.bias)
+
+
+def test_texts_are_centred_by_their_own_mean():
+    texts, labels = around(unit(C, D, seed=2), 4, 0.1)
+    made = drml.transfer(texts, labels, C, unit(20, D, seed=3), epochs=3)
+    moved = F.normalize(texts - texts.mean(dim=0), dim=-1)
+    bare = drml.transfer(moved, labels, C, texts, centre=False, epochs=3)
+    assert torch.allclose(made.weight, bare.weight, atol=1e-6)
+    assert torch.allclose(made.bias, bare.bias, atol=1e-6)
+
+
+def test_transfer_starts_from_its_seed():
+    texts, labels = around(unit(C, D, seed=2), 4, 0.1)
+    starts = [
+        drml.transfer(texts, labels, C, texts, epochs=0, seed=seed)
+        for seed in (1, 1, 2)
+    ]
+    assert torch.equal(starts[0].weight, starts[1].weight)
+    assert not torch.equal(starts[0].weight, starts[2].weight)
 
 
 def test_noise_and_missing_texts_in_transfer():
@@ -388,6 +425,13 @@ def test_fixmatch_teaches_where_the_teacher_is_sure(vit, make, photos, classes):
     assert {n for n, q in made.model.named_parameters() if q.requires_grad} == norms
     with pytest.raises(ValueError, match=r"threshold 95 is no probability"):
         fixmatch(make, classes, vit.logit_scale, photos, threshold=95)
+
+
+def test_a_teacher_exactly_as_sure_as_the_threshold_teaches(make, photos, classes):
+    even = torch.zeros(N, 2)
+    settings = {"teacher": even, "threshold": 0.5, "epochs": 1, "batch": N}
+    made = fixmatch(make, classes, SCALE, photos, **settings)
+    assert (made.labels == 0).all()
 
 
 def test_threshold_never_fires_on_cosines(make, photos, classes):
@@ -567,6 +611,38 @@ def test_encoder_form_forgets_each_image(vit, make, photos, classes):
     assert all(p.requires_grad for p in tower.parameters())
 
 
+def test_encoder_form_against_literal_steps(vit, make, photos, classes):
+    """Each image with an AdamW of its own, so large a decay that it shows."""
+    rows, scale = torch.arange(2), vit.logit_scale
+    views = torch.stack([photos.views(rows, e, 0) for e in range(10)], dim=1)
+    theirs, reward_classes = unit(2, 10, 7), unit(C, 7, seed=2)
+    settings = {"learning_rate": 1e-3, "weight_decay": 20.0}
+    judge = {"reward_views": theirs, "reward_class_features": reward_classes}
+    made = rlcf.encoder(
+        make, classes, scale, views=views, **judge, rho=0.2, steps=2, **settings
+    )
+    for i in range(2):
+        student = Student(make(whole=True), classes, scale)
+        tuned = [p for p in student.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(tuned, 1e-3, weight_decay=20.0)
+        entropies = selection.entropy(loop.logits(student, views[i]))
+        chosen = entropies.argsort()[:2]
+        rewards = 2.5 * (theirs[i, chosen] @ reward_classes.T).clamp(min=0)
+        for _ in range(2):
+            log_p = student(views[i][chosen]).log_softmax(dim=-1)
+            top = log_p.topk(3).indices
+            reward = rewards.gather(1, top)
+            advantage = reward - reward.mean(dim=1, keepdim=True)
+            optimizer.zero_grad()
+            (advantage * -log_p.gather(1, top)).mean().backward()
+            optimizer.step()
+        literal = loop.logits(student, views[i][:1])[0]
+        assert torch.allclose(made[i], literal, atol=1e-3), i
+    asked = inspect.signature(rlcf.encoder).parameters
+    assert asked["weight_decay"].default == 5e-4
+    assert asked["learning_rate"].default == 1e-5
+
+
 def test_two_models_average_probabilities():
     one, other = 3 * normal(5, C), 3 * normal(5, C, seed=2)
     made = rlcf.two_models(one, other).exp()
@@ -576,6 +652,52 @@ def test_two_models_average_probabilities():
 
 
 # The one loop
+
+
+OPTIMIZERS = {  # of the papers' codes: (weight decay, momentum) of each group
+    "upl": ("SGD", {(5e-4, 0.9)}),
+    "clip_pr": ("Adam", {(3e-4, None)}),
+    "fixmatch": ("AdamW", {(0.01, None), (0.0, None)}),
+    "adapter": ("AdamW", {(0.01, None)}),
+    "lora": ("AdamW", {(0.01, None)}),
+}
+
+
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_neighbours_decay_as_their_codes_do(method, vit, make, photos, classes):
+    images, logits = unit(N, D), SCALE * normal(N, C, seed=3)
+    labels, scale = logits.argmax(dim=-1), vit.logit_scale
+    start, once = coop.random_start(2, 4), {"epochs": 2, "batch": N}
+    runs = {
+        "upl": partial(upl, images, logits, text_tower, SCALE, start),
+        "clip_pr": partial(clip_pr, images, logits),
+        "fixmatch": partial(fixmatch, make, classes, scale, photos),
+        "adapter": partial(clip_adapter, images, labels, unit(C, D), SCALE),
+        "lora": partial(lora, make, classes, scale, photos, labels),
+    }
+    seen = []
+    hook = register_optimizer_step_pre_hook(lambda used, *_: seen.append(used))
+    try:
+        runs[method](**once)
+    finally:
+        hook.remove()
+    groups = seen[0].param_groups
+    found = {(group["weight_decay"], group.get("momentum")) for group in groups}
+    assert (type(seen[0]).__name__, found) == OPTIMIZERS[method]
+
+
+@pytest.mark.parametrize("method", [lora, fixmatch, lafter])
+def test_towers_are_drawn_from_the_seed(method, vit, make, photos, classes):
+    asked = []
+
+    def tower(**options):
+        asked.append(options["seed"])
+        return make(**options)
+
+    given = {lora: (torch.arange(N) % C,)}.get(method, ())
+    given = (classes, photos) if method is lafter else (classes, SCALE, photos, *given)
+    method(tower, *given, epochs=1, batch=N, seed=7)
+    assert asked == [7]
 
 
 @pytest.mark.parametrize("method", ["upl", "clip_pr", "fixmatch", "adapter", "lora"])

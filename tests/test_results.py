@@ -14,7 +14,7 @@ from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from helpers.results import compare, lean, metrics, predictions, published
+from helpers.results import compare, lean, metrics, predictions, published, synthesis
 
 # Probabilities 3/4 and 1/4: every metric of these logits can be worked out by hand.
 THREE_TO_ONE = np.log([[3.0, 1.0], [3.0, 1.0], [1.0, 3.0], [1.0, 3.0]])
@@ -134,6 +134,24 @@ def test_width_bins_are_closed_on_the_right():
     half = np.log([[0.5, 0.5]])
     bins = metrics.reliability_bins(half, [0], bins=2)
     assert bins["count"].tolist() == [1, 0]
+
+
+def test_a_confidence_at_an_edge_counts_below_it_in_every_chapter():
+    edges = np.linspace(0, 1, 16)
+    confidence = edges[[3, 3, 9, 9, 12, 15]] + [0, -0.01, 0, 0.01, 0, 0]
+    hits = np.array([True, False, False, True, True, False])
+    expected = 0.0
+    for low, high in pairwise(edges):
+        inside = (low < confidence) & (confidence <= high)
+        expected += abs((hits - confidence)[inside].sum()) / len(hits)
+    images = pd.DataFrame({"confidence": confidence, "hit": hits, "nll": 0.0})
+    assert synthesis.calibration(images)["ece"] == pytest.approx(expected)
+    ids = [str(i) for i in range(len(hits))]
+    ledger = pd.DataFrame(
+        {"image_id": ids, "label": 1, "prediction": hits * 1, "confidence": confidence}
+    )
+    found = compare.paired_calibration(ledger, ledger, resamples=3)
+    assert found["ece"] == found["baseline_ece"] == pytest.approx(expected)
 
 
 def test_metrics_do_not_depend_on_the_order_of_images():

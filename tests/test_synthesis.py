@@ -256,6 +256,43 @@ def test_figures_show_the_main_recipe_and_one_backbone(tmp_path):
     assert set(rows.loc[rows["name"] == "vote of views", "backbone"]) == {"b"}
 
 
+def test_of_several_seeds_figures_and_sentences_take_the_lowest(tmp_path):
+    ids = names(0, 40)
+    ledger(tmp_path, "zero_shot_photo", ids, names(0, 10))
+    for seed, right in ((2, 15), (1, 25), (3, 35)):
+        ledger(tmp_path, "lafter", ids, names(0, right), seed=seed)
+    scores = synthesis.load(tmp_path)
+    rows = synthesis.headline(synthesis.leaderboard(scores))
+    assert rows.set_index("name").loc["LaFTer", ["seed", "top1"]].tolist() == [1, 0.625]
+    table = findings.pooled(scores, "b", "lafter", ["zero_shot_photo"])
+    assert table["difference"].tolist() == pytest.approx([0.375, 0.375])
+
+
+def test_the_first_of_equal_baselines_is_taken(tmp_path):
+    for name, right in (("zero_shot_sample", 3), ("zero_shot", 4), ("caption", 5)):
+        ledger(tmp_path, name, names(0, 10), names(0, right))
+    scores, one = synthesis.load(tmp_path), synthesis.BASELINES[synthesis.ONE]
+    assert one.index("zero_shot") < one.index("zero_shot_sample")
+    place = Key("d", "b", "caption")
+    first = Key("d", "b", "zero_shot")
+    assert synthesis.baseline(scores, place, one) is scores[first]
+    assert synthesis.widest(scores, place, one) == first
+
+
+def test_the_data_set_that_is_hardest_is_told(tmp_path):
+    for dataset, right in (("d", 8), ("e", 2), ("f", 5)):
+        ledger(
+            tmp_path, "zero_shot_photo", names(0, 10), names(0, right), dataset=dataset
+        )
+        ledger(tmp_path, "ensemble_80", names(0, 10), names(0, right), dataset=dataset)
+    scores = synthesis.load(tmp_path)
+    decided = findings.decisions(scores, synthesis.leaderboard(scores))
+    answer = findings.findings(scores, decided, "d", ["b"])["answer"][0]
+    assert answer.startswith("One prompt is right on 80.0% [")
+    assert "] of d, 20.0% [" in answer
+    assert "] of e. " in answer
+
+
 def test_missing_chapters_are_named(made):
     assert synthesis.missing(synthesis.load(made)) == ["02b", "03", "04"]
 
@@ -277,6 +314,20 @@ def test_the_frontier_is_what_nothing_dominates():
     assert synthesis.on_the_frontier(seconds, gain).tolist() == expected
     alone = synthesis.on_the_frontier(pd.Series([1.0]), pd.Series([-1.0]))
     assert alone.tolist() == [True]
+
+
+def test_no_method_is_priced_below_one_prompt_of_its_backbone(made):
+    everything = names(0, 60)
+    ledger(made, "autoclip_80", everything, names(0, 40), seconds=0.001)
+    ledger(made, "zero_shot_photo", everything, names(0, 9), backbone="c", seconds=0.3)
+    ledger(made, "upl", everything, names(0, 40), backbone="c", seconds=0.02)
+    board = synthesis.leaderboard(synthesis.load(made))
+    plain = board[board["method"] == "zero_shot_photo"]
+    rows = synthesis.headline(board, ["b", "c"])
+    table = synthesis.priced(rows, plain, "d").set_index("name")
+    told = table.loc[["", "AutoCLIP", "UPL", "vote of views"], "seconds"]
+    assert told.tolist() == [0.01, 0.01, 0.3, 0.1]
+    assert table.loc["AutoCLIP", "seconds_per_image"] == 0.001
 
 
 def test_the_figure_holds_the_frontier_of_the_image_alone(made):
@@ -363,6 +414,24 @@ def test_a_decision_is_made_on_one_half_and_measured_on_the_other(tmp_path):
     assert row["n"] == len(halves[0][1])
     assert table.loc["unlabelled images like them", "use"] == "nothing more"
     assert "labelled images" not in table.index  # no such method was run
+
+
+def test_the_half_that_chose_has_no_say_in_what_to_expect(tmp_path):
+    """A vote that is always right on the one half, half the time on the other."""
+    ids = names(0, 400)
+    first, second = map(
+        list, (h.index for h in findings.halved(pd.DataFrame(index=ids)))
+    )
+    ledger(tmp_path, "zero_shot_photo", ids, ids[::4])
+    ledger(tmp_path, "ensemble_80", ids, ids[::4])
+    ledger(tmp_path, "vote-crops", ids, [*first, *second[::2]], seconds=0.1)
+    scores = synthesis.load(tmp_path)
+    table = findings.decisions(scores, synthesis.leaderboard(scores))
+    row = table.set_index("have").loc["the image alone"]
+    assert (row["use"], row["n"]) == ("vote-crops", len(second))
+    gained = (len(second[::2]) - len(set(second) & set(ids[::4]))) / len(second)
+    assert row["expect"] == pytest.approx(gained)
+    assert gained < 0.4
 
 
 def test_without_a_sure_gain_the_plain_prompt_is_advised(tmp_path):

@@ -6,7 +6,6 @@ names, goes to outputs/STUDY/doctor/: the quickest check of labels is to look.
 """
 
 import csv
-import logging
 import math
 import os
 import re
@@ -297,6 +296,7 @@ def check_weights(report: Report, backbone: str, weights: str) -> bool:
     import open_clip
 
     from helpers.models import clip, embedded
+    from helpers.models import weights as files
 
     topic = f"{backbone}, {weights}"
     if backbone not in clip.names():
@@ -319,19 +319,29 @@ def check_weights(report: Report, backbone: str, weights: str) -> bool:
         return True
     config = open_clip.get_pretrained_cfg(name, weights)
     if config:
-        return _check_download(report, topic, config, weight_bytes(name))
-    if clip.is_weights_file(weights):
-        file = clip.weights_path(weights)
-        size = file.stat().st_size
-        report.add(topic, GOOD, f"{file}, {size / 1e6:,.0f} MB")
-        return True
-    report.add(
-        topic,
-        BAD,
-        f"no such weights: choose one of {', '.join(clip.weight_choices(name))}, or "
-        f"the path of an existing {' or '.join(clip.SUFFIXES)} file",
-    )
-    return False
+        there = _check_download(report, topic, config, weight_bytes(name))
+        near = files.nearby(name, weights)
+        if near and not there:
+            report.add(topic, NOTE, near)
+        return there
+    if not files.is_on_disk(weights):
+        report.add(topic, BAD, files.accepted(clip.weight_choices(name), weights))
+        return False
+    try:
+        found = files.check(weights, name)
+    except (ValueError, FileNotFoundError) as error:
+        report.add(topic, BAD, str(error))
+        return False
+    if found is None:
+        size = _gigabytes(weight_bytes(name))
+        report.add(topic, NOTE, f"not on this machine: the run downloads about {size}")
+        return False
+    size = sum(part.stat().st_size for part in found.files)
+    report.add(topic, GOOD, f"{found.kind}: {found.path}, {size / 1e6:,.0f} MB")
+    if files.variant(name, found.quick_gelu) != name:
+        used = files.variant(name, found.quick_gelu)
+        report.add(topic, NOTE, f"these weights are those of {used}, which is used")
+    return True
 
 
 def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
@@ -381,16 +391,9 @@ def check_world(report: Report) -> None:
 
 def weight_bytes(backbone: str) -> int:
     """Size of an open_clip model's parameters in float32; nothing is allocated."""
-    import open_clip
-    import torch
+    from helpers.models.weights import outline
 
-    logging.disable(logging.WARNING)  # that no weights are loaded is the point
-    try:
-        with torch.device("meta"):
-            model = open_clip.create_model(backbone, device="meta")
-    finally:
-        logging.disable(logging.NOTSET)
-    return sum(4 * parameter.numel() for parameter in model.parameters())
+    return sum(4 * parameter.numel() for parameter in outline(backbone).parameters())
 
 
 def _check_download(

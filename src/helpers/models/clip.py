@@ -7,9 +7,9 @@ tune weights take `backbone.model` and say so.
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from helpers.models import embedded, fast
+from helpers.models import weights as files
 from helpers.paths import from_root
 
 DTYPES = {
@@ -30,7 +31,7 @@ DTYPES = {
     "float16": torch.float16,
 }
 TEXT_BATCH = 256
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+ON_DISK = "on disk"
 
 
 def names() -> list[str]:
@@ -40,7 +41,7 @@ def names() -> list[str]:
 
 
 def weight_choices(name: str) -> list[str]:
-    """What `weights` may be for this architecture, besides the path of a file."""
+    """What `weights` may be for this architecture, besides what `files.read` reads."""
     tags = open_clip.list_pretrained_tags_by_model(name)
     own = [embedded.TAG] if name in embedded.names() else []
     return [*own, *tags, "random"]
@@ -177,10 +178,10 @@ def load(
 ) -> Backbone:
     """Load an open_clip architecture with weights.
 
-    `weights`: a tag of open_clip ("openai"), the path of a .safetensors file or of a
-    .pt state dict (read with `weights_only=True`), "picto" for the embedded models, or
-    "random" for an untrained model of the true architecture (drawn from `seed`).
-    Relative paths count from the repository's root.
+    `weights`: a tag of open_clip ("openai"), "picto" for the embedded models, "random"
+    for an untrained model of the true architecture (drawn from `seed`), or a file, a
+    folder or a page of the hub that `helpers.models.weights` reads. Relative paths
+    count from the repository's root.
     """
     embedded.register()
     if name not in open_clip.list_models():
@@ -188,34 +189,37 @@ def load(
         raise ValueError(
             f"unknown backbone {name!r}; did you mean {close}? "
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists all"
+            + files.as_weights(name)
         )
+    source = _source(name, weights)
+    found = files.read(weights) if source == ON_DISK else None
     chosen = with_quick_gelu(name, weights)
+    if found:
+        chosen = files.variant(name, found.quick_gelu)
     if chosen != name:
+        kind = "QuickGELU" if chosen.endswith("-quickgelu") else "GELU"
         warnings.warn(
-            f"{weights!r} weights of {name} were trained with QuickGELU: "
+            f"{weights!r} weights of {name} were trained with {kind}: "
             f"using {chosen} instead",
             stacklevel=2,
         )
     where = resolve_device(device)
     check_precision(precision, where)
-    source = _source(chosen, weights)
     variant = f"{chosen}-quickgelu"
-    if is_weights_file(weights) and variant in open_clip.list_models():
+    if found and found.quick_gelu is None and variant in open_clip.list_models():
         warnings.warn(
             f"{chosen} is built with GELU; if {weights} was trained with QuickGELU, as "
             f"OpenAI's were, name the backbone {variant}",
             stacklevel=2,
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            model, _, preprocess = open_clip.create_model_and_transforms(
-                chosen, pretrained=source, pretrained_image=False, weights_only=True
-            )
-            options = embedded.tokenizer_options(chosen)
-            tokenizer = open_clip.get_tokenizer(chosen, **options)
-        except Exception as error:
-            raise RuntimeError(_load_failure(chosen, weights, source, error)) from error
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, preprocess, tokenizer = _built(chosen, source, found)
+    except Exception as error:
+        raise RuntimeError(_load_failure(chosen, weights, error)) from error
+    if found:
+        files.fill(model, chosen, found)
     model = model.to(where, memory_format=torch.channels_last).eval()
     model.requires_grad_(False)
     size = model.visual.image_size
@@ -232,6 +236,22 @@ def load(
         fingerprint=fingerprint(model),
         logit_scale=float(model.logit_scale.exp()),
     )
+
+
+def _built(name: str, source: str | None, found: files.Weights | None) -> tuple:
+    """Model, preprocessing and tokenizer; `found` weights are still to be filled in."""
+    with files.quiet() if found else nullcontext():
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            name,
+            pretrained=None if found else source,
+            pretrained_image=False,
+            pretrained_text=False,
+            weights_only=True,
+            **(found.preprocess if found else {}),
+        )
+    options = embedded.tokenizer_options(name)
+    tokenizer = open_clip.get_tokenizer(files.tokenizer_source(name, found), **options)
+    return model, preprocess, tokenizer
 
 
 def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -265,15 +285,13 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def with_quick_gelu(name: str, weights: str) -> str:
-    """The architecture that these weights were trained with.
+    """The architecture that the weights of this tag were trained with.
 
     OpenAI's weights need QuickGELU; open_clip builds the plain name with GELU and only
     warns, which silently costs accuracy.
     """
     config = open_clip.get_pretrained_cfg(name, weights) or {}
-    variant = f"{name}-quickgelu"
-    known = variant in open_clip.list_models()
-    return variant if config.get("quick_gelu") and known else name
+    return files.variant(name, config.get("quick_gelu") or None)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -318,44 +336,31 @@ def weights_path(weights: str) -> Path:
     return from_root(weights)
 
 
-def is_weights_file(weights: str) -> bool:
-    """Whether `weights` names a file that is there and of a kind that `load` reads."""
-    path = weights_path(weights)
-    return path.suffix in SUFFIXES and os.path.isfile(path)
-
-
 def _source(name: str, weights: str) -> str | None:
-    """What open_clip takes as `pretrained`: a tag, a file, or None for random."""
+    """What open_clip takes as `pretrained`: a tag, a file, None for random weights.
+
+    `ON_DISK` where the weights are not open_clip's to find.
+    """
     if weights == "random":
         return None
     if weights == embedded.TAG:
         return str(embedded.weights_file(name))
     if open_clip.get_pretrained_cfg(name, weights):
         return weights
-    path = weights_path(weights)
-    if path.suffix in SUFFIXES:
-        if not path.is_file():
-            raise FileNotFoundError(f"no weights file at {path}")
-        return str(path)
-    choices = ", ".join(weight_choices(name))
-    raise ValueError(
-        f"unknown weights {weights!r} for {name}: choose one of {choices}, "
-        f"or give the path of a {' or '.join(SUFFIXES[:2])} file"
-    )
+    if files.is_on_disk(weights):
+        return ON_DISK
+    if Path(weights).suffix in files.SUFFIXES:
+        raise FileNotFoundError(f"no weights file at {weights_path(weights)}")
+    choices = files.accepted(weight_choices(name), weights)
+    raise ValueError(f"unknown weights {weights!r} for {name}: {choices}")
 
 
-def _load_failure(name: str, weights: str, source: str | None, error: Exception) -> str:
-    if source and Path(source).is_file():
-        return (
-            f"cannot load {source} as {name}: {error}. The file must hold the state "
-            "dict of this architecture (safetensors, or torch.save of a state dict; "
-            "TorchScript archives such as OpenAI's own .pt files are not read: use "
-            "weights 'openai')"
-        )
+def _load_failure(name: str, weights: str, error: Exception) -> str:
+    first = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
-        f"cannot get the weights {weights!r} or the tokenizer of {name}: {error}. "
+        f"cannot get the weights {weights!r} or the tokenizer of {name}: {first}. "
         "Without a network, download the weights elsewhere and give the file's path as "
-        f"`weights`, with {name} as `backbone`"
+        f"`weights`, with {name} as `backbone`. {files.nearby(name, weights)}"
     )
 
 

@@ -14,9 +14,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 
-from helpers.results import predictions
-
-BINS = 15  # of confidence, as everywhere
+from helpers.results import metrics, predictions
 
 
 def _wins_and_losses(hits_a: ArrayLike, hits_b: ArrayLike) -> tuple[int, int, int]:
@@ -83,14 +81,14 @@ def paired_calibration(
         ValueError: two ledgers that are not about the same images.
     """
     a, b = a.set_index("image_id"), b.set_index("image_id")
-    gaps = [_gaps(a), _gaps(_aligned(b, a, "calibration"))]
+    pair = [_calibrated(a), _calibrated(_aligned(b, a, "calibration"))]
     rng, draws = np.random.default_rng(seed), []
     for _ in range(resamples):
-        weights = np.bincount(rng.integers(len(a), size=len(a)), minlength=len(a))
-        draws.append([np.abs(weights @ gap).sum() for gap in gaps])
-    one, other = np.array(draws).T / len(a)
+        drawn = np.bincount(rng.integers(len(a), size=len(a)), minlength=len(a))
+        draws.append([metrics.calibration_error(*images, drawn) for images in pair])
+    one, other = np.array(draws).T
     low, high = np.quantile(one - other, [0.025, 0.975])
-    errors = [float(np.abs(gap.sum(axis=0)).sum() / len(a)) for gap in gaps]
+    errors = [metrics.calibration_error(*images) for images in pair]
     return {
         "ece": errors[0],
         "baseline_ece": errors[1],
@@ -100,12 +98,11 @@ def paired_calibration(
     }
 
 
-def _gaps(ledger: pd.DataFrame) -> np.ndarray:
-    """Hit minus confidence of each image, in the column of its bin: [N, 15]."""
+def _calibrated(ledger: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Confidence, hit and bin of each image: [N]."""
     confidence = ledger["confidence"].to_numpy(float)
-    member = np.digitize(confidence, np.linspace(0, 1, BINS + 1)[1:-1], right=True)
-    gap = (ledger["prediction"] == ledger["label"]).to_numpy(float) - confidence
-    return np.where(member[:, None] == np.arange(BINS), gap[:, None], 0.0)
+    hits = (ledger["prediction"] == ledger["label"]).to_numpy()
+    return confidence, hits, metrics.confidence_bin(confidence)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:

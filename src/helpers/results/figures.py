@@ -471,7 +471,7 @@ def reliability_diagram(
         ax.remove()
     for (top, bottom), (label, table) in zip(panels, tables.items(), strict=False):
         _reliability_panel(top, bottom, table[table["count"] > 0])
-        error = 100 * metrics.calibration_error(table)
+        error = 100 * metrics.table_calibration_error(table)
         top.set_title(f"{textwrap.fill(label, 24)}\nECE {error:.1f} %".strip())
     keys = [Patch(fc=ACCURACY), Patch(fill=False, ec=VERMILION, hatch="////")]
     fig.legend(

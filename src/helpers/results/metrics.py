@@ -16,6 +16,7 @@ from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
 
 BINNINGS = ("width", "mass")
+BINS = 15  # of confidence
 BLOCK = 4096  # images scored at once
 
 
@@ -122,7 +123,7 @@ def entropy(logits: ArrayLike) -> np.ndarray:
 
 
 def reliability_bins(
-    logits: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "width"
+    logits: ArrayLike, labels: ArrayLike, bins: int = BINS, binning: str = "width"
 ) -> pd.DataFrame:
     """Confidence against accuracy, bin by bin.
 
@@ -148,7 +149,7 @@ def _bins(images: pd.DataFrame, bins: int, binning: str) -> pd.DataFrame:
     confidence, hit = images["confidence"].to_numpy(), images["hit"].to_numpy(float)
     edges = np.linspace(0, 1, bins + 1)
     if binning == "width":
-        member = np.digitize(confidence, edges[1:-1], right=True)
+        member = confidence_bin(confidence, bins)
     else:
         bins = min(bins, len(images))
         order = np.argsort(confidence)
@@ -175,20 +176,38 @@ def _bins(images: pd.DataFrame, bins: int, binning: str) -> pd.DataFrame:
     return table.reset_index(drop=True)[columns]
 
 
-def calibration_error(bins: pd.DataFrame) -> float:
-    """Expected calibration error of a table of `reliability_bins`."""
-    gap = (bins["accuracy"] - bins["confidence"]).abs()
-    return float((gap * bins["count"]).sum() / bins["count"].sum())
+def confidence_bin(confidence: ArrayLike, bins: int = BINS) -> np.ndarray:
+    """Which interval of equal width, closed on the right, a confidence lies in: [N]."""
+    return np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+
+
+def calibration_error(
+    confidence: ArrayLike, accuracy: ArrayLike, bins: ArrayLike, count: ArrayLike = 1
+) -> float:
+    """Mean gap between confidence and accuracy over bins (Guo et al. 2017, eq. 3).
+
+    Args:
+        confidence, accuracy: [N], of images (accuracy is 0 or 1), or means of groups.
+        bins: integers [N] from 0 on, the bin of each.
+        count: [N], images in each group; in a resample, how often each was drawn.
+    """
+    gap = np.asarray(accuracy, float) - np.asarray(confidence, float)
+    count = np.broadcast_to(count, gap.shape)
+    return float(np.abs(np.bincount(bins, count * gap)).sum() / count.sum())
+
+
+def table_calibration_error(table: pd.DataFrame) -> float:
+    """`calibration_error` of a table of `reliability_bins`."""
+    filled = table[table["count"] > 0]
+    means = filled["confidence"], filled["accuracy"]
+    return calibration_error(*means, np.arange(len(filled)), filled["count"])
 
 
 def expected_calibration_error(
-    logits: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "width"
+    logits: ArrayLike, labels: ArrayLike, bins: int = BINS, binning: str = "width"
 ) -> float:
-    """Mean absolute gap between confidence and accuracy (Guo et al. 2017, eq. 3).
-
-    `binning` is `width` or `mass`, see `reliability_bins`.
-    """
-    return calibration_error(reliability_bins(logits, labels, bins, binning))
+    """`calibration_error` of logits; `binning` as in `reliability_bins`."""
+    return table_calibration_error(reliability_bins(logits, labels, bins, binning))
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -240,8 +259,8 @@ def summary(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         "ci_low": low,
         "ci_high": high,
         "top5": float((images["rank"] < 5).mean()),
-        "ece": calibration_error(_bins(images, 15, "width")),
-        "ece_mass": calibration_error(_bins(images, 15, "mass")),
+        "ece": table_calibration_error(_bins(images, BINS, "width")),
+        "ece_mass": table_calibration_error(_bins(images, BINS, "mass")),
         "nll": float(images["nll"].mean()),
         "brier": float(images["brier"].mean()),
         "entropy": float(images["entropy"].mean()),

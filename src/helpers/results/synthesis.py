@@ -275,10 +275,9 @@ def difference(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, float]:
 
 def calibration(images: pd.DataFrame) -> dict[str, float]:
     """ece (bins of equal width, as in `metrics`) and nll (nats) of per-image scores."""
-    sure, hits = images["confidence"].to_numpy(), images["hit"].to_numpy()
-    edges = np.linspace(0, 1, compare.BINS + 1)[1:-1]
-    gaps = np.bincount(np.digitize(sure, edges, right=True), hits - sure)
-    return {"ece": np.abs(gaps).sum() / len(images), "nll": images["nll"].mean()}
+    sure = images["confidence"]
+    ece = metrics.calibration_error(sure, images["hit"], metrics.confidence_bin(sure))
+    return {"ece": ece, "nll": images["nll"].mean()}
 
 
 def leaderboard(scores: Scores, datasets: Sequence[str] = ()) -> pd.DataFrame:

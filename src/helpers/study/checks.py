@@ -162,8 +162,9 @@ def _shifts(value: list, parameters: Mapping[str, Any]) -> str:
 
 def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.models import clip
+    from helpers.models import weights as files
 
-    return _one_of(value, clip.names())
+    return _one_of(value, clip.names()) + files.as_weights(value)
 
 
 def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:
@@ -180,17 +181,17 @@ def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:
 
 def _weights(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.models import clip
+    from helpers.models import weights as files
 
     backbone = parameters.get("backbone")
     if backbone not in clip.names():
         return ""  # the backbone's own rule says so
     choices = clip.weight_choices(backbone)
-    if value in choices or clip.is_weights_file(value):
+    if value in choices:
         return ""
-    return (
-        f"accepted for {backbone}: {', '.join(choices)}, "
-        "or the path of a .safetensors or .pt file"
-    )
+    if files.is_on_disk(value):
+        return _refusal(files.check, value, backbone)
+    return f"accepted for {backbone}: {files.accepted(choices, value)}"
 
 
 def _device(value: str, parameters: Mapping[str, Any]) -> str:
@@ -391,7 +392,7 @@ def _noise_shares(value: list, parameters: Mapping[str, Any]) -> str:
 def _refusal(function: Callable, *arguments: Any) -> str:
     try:
         function(*arguments)
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         return str(error)
     return ""
 

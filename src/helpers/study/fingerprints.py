@@ -74,7 +74,7 @@ def data(parameters: dict[str, Any]) -> str:
     named = []
     root = parameters.get("data_root", "")
     for value in _texts(v for key, v in parameters.items() if key != "data_root"):
-        path = from_root(value)
+        path = from_root(value.removeprefix("local-dir:"))
         if value in sets.names() and not value.startswith("picto"):
             found = sets.read(value, root)
             named.append([value, found.fingerprint, *map(_state, found.files)])

@@ -1,0 +1,607 @@
+"""Weights that people have on disk: what kind of file it is, and its tensors.
+
+Read are, without running anything that stands in a file:
+
+- state dicts of open_clip and of OpenAI's code, as safetensors or by torch.save, in a
+  training checkpoint too
+- OpenAI's own downloads (~/.cache/clip). They are TorchScript archives, which carry
+  code: only those with a published SHA-256 are opened
+- a Hugging Face CLIPModel: its folder or its file, whole or in shards
+- open_clip's folders (`local-dir:FOLDER`) and pages of the hub (`hf-hub:OWNER/NAME`)
+
+Everything else is refused in one line that says what it is and what to do.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+from open_clip.pretrained import get_pretrained_url, list_pretrained_models_by_tag
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from helpers.paths import from_root
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+FOLDER, PAGE = "local-dir:", "hf-hub:"  # open_clip's prefixes
+HUB = r"[\w.-]+/[\w.-]+"
+KNOWN = (  # files of weights, the first that a folder has is read
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's number: open_clip's name
+OPENAI = "OpenAI's archive"
+NUMBERS = ("input_resolution", "context_length", "vocab_size")  # that it has besides
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+RENAMED = {  # Hugging Face's names -> OpenAI's, replaced in this order
+    "text_model.embeddings.token_embedding": "token_embedding",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.encoder.layers": "transformer.resblocks",
+    "text_model.final_layer_norm": "ln_final",
+    "text_projection.weight": "text_projection",
+    "vision_model.embeddings.class_embedding": "visual.class_embedding",
+    "vision_model.embeddings.patch_embedding": "visual.conv1",
+    "vision_model.embeddings.position_embedding.weight": "visual.positional_embedding",
+    "vision_model.encoder.layers": "visual.transformer.resblocks",
+    "vision_model.pre_layrnorm": "visual.ln_pre",
+    "vision_model.post_layernorm": "visual.ln_post",
+    "visual_projection.weight": "visual.proj",
+    "self_attn": "attn",
+    "layer_norm": "ln_",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+PARTS = {  # what a file holds that has a tensor of such a name, but no whole CLIP
+    "prompt_learner.": "CoOp's learned prompt: give it as coop_file or cocoop_file",
+    "lora_": "a LoRA adapter: merge it into its model and save that",
+    "vision_model.": "the image tower of a Hugging Face model alone",
+    "text_model.": "the text tower of a Hugging Face model alone",
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What was found: tensors in open_clip's names, and what their folder says.
+
+    `quick_gelu` and `heads` (of the image and the text tower) are None where nothing
+    says so; `preprocess` are open_clip's keyword arguments for the image's way in.
+    """
+
+    kind: str
+    files: list[Path]
+    state: dict[str, Tensor]
+    quick_gelu: bool | None = None
+    heads: tuple[int, int] | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)  # open_clip's, of the model
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> Path:
+        """The file, or the folder of its shards."""
+        return self.files[0] if len(self.files) == 1 else self.files[0].parent
+
+
+def is_on_disk(weights: str) -> bool:
+    """Whether `weights` names a file or folder that is there, or a page of the hub."""
+    if weights.startswith((FOLDER, PAGE)):
+        return True
+    return bool(weights) and os.path.exists(from_root(weights))
+
+
+def is_downloaded(weights: str) -> bool:
+    """Whether reading these weights needs no network."""
+    return not weights.startswith(PAGE) or _cached(_page(weights)) is not None
+
+
+def read(weights: str, plan: bool = False) -> Weights:
+    """The weights that a file, a folder or a page of the hub holds.
+
+    With `plan` tensors are on the meta device: names and shapes, nothing is copied.
+    Raises ValueError or FileNotFoundError with one line: what it is, and the cure.
+    """
+    if weights.startswith(PAGE):
+        path = _fetch(_page(weights))
+    else:
+        path = from_root(weights.removeprefix(FOLDER))
+    file = _file_in(path) if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"no weights file at {file}")
+    kind, tensors = "state dict", {}
+    parts = _parts(file)
+    for part in parts:
+        kind, content = _content(part)
+        tensors |= _tensors(part, content, plan)
+    state = _whole(file, tensors)
+    if kind == OPENAI:
+        return Weights(kind, parts, state, quick_gelu=True)
+    if any(key.startswith("text_model.") for key in state):
+        told = _transformers_config(file, state)
+        return Weights(
+            "Hugging Face CLIPModel", parts, _from_transformers(state), **told
+        )
+    if file.with_name(OPEN_CLIP).is_file():
+        return Weights("open_clip's folder", parts, state, **_open_clip_config(file))
+    return Weights(kind, parts, state)
+
+
+def fill(model: nn.Module, name: str, found: Weights) -> None:
+    """Give an open_clip model these weights.
+
+    Raises ValueError with one line where names, shapes or settings are not the model's.
+    """
+    state = convert_state_dict(model, dict(found.state))
+    if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
+        state = convert_to_custom_text_state_dict(state)
+    own = model.state_dict()
+    for key in ("logit_scale", "logit_bias"):  # a number, or a list of one
+        if key in state and key in own and state[key].numel() == own[key].numel():
+            state[key] = state[key].reshape(own[key].shape)
+    if "logit_bias" in own and "logit_bias" not in state:
+        state["logit_bias"] = torch.zeros_like(own["logit_bias"])
+    state.pop("text.transformer.embeddings.position_ids", None)
+    wrong = _difference(own, state) or _setting(model, name, found)
+    if wrong:
+        fitting = _fitting(found)
+        cure = f"; its shapes are those of {fitting}" if fitting else ""
+        raise ValueError(f"{found.path} ({found.kind}) is no {name}: {wrong}{cure}")
+    if not any(tensor.is_meta for tensor in state.values()):
+        model.load_state_dict(state)
+
+
+def check(weights: str, name: str) -> Weights | None:
+    """Read names and shapes only and see that they are this architecture's.
+
+    None for a page of the hub that is still to be downloaded. A text tower of
+    transformers is not looked into, since its plan may be on the hub. Raises as `read`
+    and `fill`.
+    """
+    from huggingface_hub import constants
+
+    if not constants.HF_HUB_OFFLINE and not is_downloaded(weights):
+        return None
+    found = read(weights, plan=True)
+    name = variant(name, found.quick_gelu)
+    if "hf_model_name" not in open_clip.get_model_config(name)["text_cfg"]:
+        fill(outline(name), name, found)
+    return found
+
+
+def variant(name: str, quick_gelu: bool | None) -> str:
+    """The architecture's name with or without QuickGELU, where open_clip has both."""
+    plain = name.removesuffix("-quickgelu")
+    wanted = {True: f"{plain}-quickgelu", False: plain}.get(quick_gelu, name)
+    return wanted if wanted in open_clip.list_models() else name
+
+
+def accepted(choices: Sequence[str], given: str) -> str:
+    """What `weights` may be, with a guess where a page of the hub may be meant."""
+    page = f"; did you mean {PAGE}{given}?" if re.fullmatch(HUB, given) else ""
+    return (
+        f"choose one of {', '.join(choices)}, a file ({', '.join(SUFFIXES)}), a folder "
+        f"of open_clip or Hugging Face, or {PAGE}OWNER/NAME{page}"
+    )
+
+
+def as_weights(backbone: str) -> str:
+    """What to write where somebody gives open_clip's name of a folder or page as one
+    of an architecture; "" elsewhere."""
+    if not backbone.startswith((FOLDER, PAGE)):
+        return ""
+    try:
+        name = _fitting(read(backbone, plan=True))
+    except (ValueError, FileNotFoundError) as error:
+        return f"; {error}"
+    return f"; write weights {backbone} and backbone {name or 'its architecture'}"
+
+
+def nearby(name: str, weights: str) -> str:
+    """A hint to OpenAI's own file in the folder where its code puts it; else ""."""
+    plain = name.removesuffix("-quickgelu")
+    file = Path("~/.cache/clip").expanduser() / f"{plain.replace('336', '336px')}.pt"
+    if weights != "openai" or not file.is_file():
+        return ""
+    return f"OpenAI's own file is here: give {file} as `weights`"
+
+
+def tokenizer_source(name: str, found: Weights | None) -> str:
+    """Where open_clip finds the tokenizer: with the weights, or by the model's name."""
+    return f"{FOLDER}{found.files[0].parent}" if found and found.config else name
+
+
+@cache
+def published() -> dict[str, str]:
+    """SHA-256 -> architecture, of the files that OpenAI published."""
+    names = list_pretrained_models_by_tag("openai")
+    urls = {name: get_pretrained_url(name, "openai") for name in names}
+    return {u.split("/")[-2]: n for n, u in urls.items() if "-quickgelu" not in n}
+
+
+def _page(weights: str) -> str:
+    page = weights.removeprefix(PAGE)
+    if not re.fullmatch(HUB, page):
+        raise ValueError(f"{weights!r} is no page of the hub: {PAGE}OWNER/NAME")
+    return page
+
+
+def _cached(page: str) -> Path | None:
+    """The folder of a page's snapshot in the hub's cache, if it has weights."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = (try_to_load_from_cache(page, name) for name in KNOWN)
+    return next((Path(path).parent for path in found if isinstance(path, str)), None)
+
+
+def _fetch(page: str) -> Path:
+    """The folder that holds a page's weights and settings, downloaded if need be."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    def fetched(name: str) -> Path | None:
+        try:
+            return Path(hf_hub_download(page, name))
+        except EntryNotFoundError:  # the page lacks it, or there is no network
+            return None
+        except (HfHubHTTPError, OSError) as error:
+            first = str(error).strip().splitlines()[0]
+            raise ValueError(f"cannot fetch {PAGE}{page}: {first}") from error
+
+    file = next((path for path in map(fetched, KNOWN) if path), None)
+    if file is None:
+        offline = " and HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+        raise FileNotFoundError(
+            f"{PAGE}{page}: no weights in the hub's cache {constants.HF_HUB_CACHE}"
+            f"{offline}, or the page has none: where there is a network, "
+            f"`hf download {page}` fetches it"
+        )
+    beside = (OPEN_CLIP, TRANSFORMERS, *PROCESSORS)
+    if file.name.endswith(".index.json"):
+        beside += tuple(set(_json(file)["weight_map"].values()))
+    for name in beside:
+        fetched(name)
+    return file.parent
+
+
+def _file_in(folder: Path) -> Path:
+    """The file of weights in a folder, or the index of its shards."""
+    if (folder / "model_index.json").is_file():
+        raise ValueError(f"{folder} is a diffusion pipeline, no CLIP")
+    if (folder / "snapshots").is_dir():
+        page = folder.name.removeprefix("models--").replace("--", "/")
+        raise ValueError(f"{folder} is a page in the hub's cache: write {PAGE}{page}")
+    for name in KNOWN:
+        if (folder / name).is_file():
+            return folder / name
+    found = sorted(f.name for f in folder.iterdir() if f.suffix in SUFFIXES)
+    if len(found) == 1:
+        return folder / found[0]
+    if found:
+        raise ValueError(
+            f"{folder} holds several files of weights: name one of {', '.join(found)}"
+        )
+    raise FileNotFoundError(f"{folder} holds no weights ({', '.join(SUFFIXES)})")
+
+
+def _parts(file: Path) -> list[Path]:
+    """The shards of an index, or the file itself."""
+    if file.suffix != ".json":
+        shard = re.search(r"-\d{5}-of-(\d{5})\.\w+$", file.name)
+        if shard and int(shard[1]) > 1:
+            raise ValueError(
+                f"{file} is one of {int(shard[1])} shards: give the folder, "
+                "with the .index.json that names them"
+            )
+        return [file]
+    names = sorted(set(_json(file).get("weight_map", {}).values()))
+    parts = [file.with_name(Path(name).name) for name in names]
+    missing = [part.name for part in parts if not part.is_file()]
+    if not parts:
+        raise ValueError(f"{file} is no index of shards: give the folder")
+    if missing:
+        raise FileNotFoundError(f"{file} names shards that are not there: {missing}")
+    return parts
+
+
+def _content(file: Path) -> tuple[str, Any]:
+    """The kind of a file and what torch or safetensors read in it; nothing is run."""
+    try:
+        with file.open("rb") as opened:
+            head = opened.read(512)
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    fault = _no_weights(head)
+    if fault:
+        raise ValueError(f"{file} {fault}")
+    if head.startswith(b"PK"):
+        return _zipped(file)
+    if head.startswith(b"\x80"):  # torch.save before 1.6
+        return "state dict", _unpickled(file)
+    try:
+        return "state dict", load_file(file)
+    except Exception as error:
+        told = "damaged or cut short" if head[8:9] == b"{" else "no weights file"
+        raise ValueError(f"{file} is {told} ({error}): download it again") from error
+
+
+def _no_weights(head: bytes) -> str:
+    """What a file is that begins like this, if it cannot be weights."""
+    start = head.lstrip().lower()
+    if not head:
+        return "is empty: download it again"
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "is a web page: download the file itself, not the page about it"
+    if start.startswith((b"\x1f\x8b", b"\xfd7zxz", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")):
+        return "is compressed: unpack it first"
+    return ""
+
+
+def _zipped(file: Path) -> tuple[str, Any]:
+    """What torch.save wrote, or an archive of TorchScript."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(
+            f"{file} is damaged or cut short ({error}): download it again"
+        ) from error
+    if not any(name.endswith("data.pkl") for name in names):
+        raise ValueError(f"{file} is a zip archive without torch's tensors")
+    if not any(name.endswith("constants.pkl") for name in names):
+        return "state dict", _unpickled(file)
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    if digest in published():
+        return OPENAI, torch.jit.load(file, map_location="cpu").state_dict()
+    raise ValueError(
+        f"{file} is a TorchScript archive, which runs code when it is opened, and its "
+        f"SHA-256 {digest[:12]}… is none that OpenAI published; where you trust it, "
+        f'make a state dict: python -c "import torch; torch.save(torch.jit.load('
+        f"{str(file)!r}, 'cpu').state_dict(), {_converted(file)!r})\""
+    )
+
+
+def _unpickled(file: Path) -> Any:
+    try:
+        try:
+            return torch.load(file, "cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # not a zip: before torch 1.6
+            return torch.load(file, "cpu", weights_only=True)
+    except Exception as error:
+        objects = re.search(r"GLOBAL (\S+)", str(error))
+        if "Weights only load failed" not in str(error):
+            first = str(error).strip().splitlines()[0][:200]
+            raise ValueError(
+                f"{file} is damaged or no weights file: {first}"
+            ) from error
+        named = f" ({objects[1]})" if objects else ""
+        raise ValueError(
+            f"{file} holds Python objects besides tensors{named}, and unpickling them "
+            "would run code; where you trust it, save its tensors alone: python -c "
+            f"\"import torch; c = torch.load({str(file)!r}, 'cpu', "
+            f"weights_only=False); torch.save(c.get('state_dict', c), "
+            f'{_converted(file)!r})"'
+        ) from error
+
+
+def _converted(file: Path) -> str:
+    return str(file.with_name(f"{file.stem}-state.pt"))
+
+
+def _tensors(file: Path, content: Any, plan: bool) -> dict[str, Tensor]:
+    """The named tensors of a state dict, or of a checkpoint that holds one."""
+    for key in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{file} holds a {type(content).__name__}, no state dict")
+    return {
+        key: value.to("meta") if plan else value
+        for key, value in content.items()
+        if isinstance(key, str) and isinstance(value, Tensor)
+    }
+
+
+def _whole(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a CLIP, without what a wrapper puts before their names.
+
+    DistributedDataParallel puts "module." there, torch.compile "_orig_mod.", and
+    trainers the name of their attribute.
+    """
+    scales = [key for key in tensors if re.search(r"(^|\.)logit_scale$", key)]
+    if not scales:
+        some = ", ".join(list(tensors)[:3]) or "none"
+        other = f"{len(tensors)} other tensors ({some})"
+        known = (what for part, what in PARTS.items() if part in " ".join(tensors))
+        raise ValueError(f"{file} holds no whole CLIP: {next(known, other)}")
+    prefix = min(scales, key=len).removesuffix("logit_scale")
+    return {
+        key.removeprefix(prefix): value
+        for key, value in tensors.items()
+        if key.startswith(prefix) and key not in NUMBERS
+    }
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds no JSON object")
+    return content
+
+
+def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a Hugging Face CLIPModel in OpenAI's names and shapes."""
+    named = {}
+    for key, value in state.items():
+        for old, new in RENAMED.items():
+            key = key.replace(old, new)
+        if key in ("text_projection", "visual.proj"):
+            value = value.T
+        if not key.endswith("position_ids"):
+            named[key] = value
+    for key in [k for k in named if ".attn.q_proj." in k]:
+        parts = [named.pop(key.replace("q_proj", f"{i}_proj"), None) for i in "qkv"]
+        if all(part is not None for part in parts):
+            named[key.replace("q_proj.", "in_proj_")] = torch.cat(parts)
+    return named
+
+
+def _transformers_config(file: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What the folder of a CLIPModel says besides its tensors."""
+    path = file.with_name(TRANSFORMERS)
+    config = _json(path) if path.is_file() else {}
+    kind = config.get("model_type", "siglip" if "logit_bias" in state else "clip")
+    if kind != "clip":
+        raise ValueError(
+            f"{file} is a Hugging Face model of type {kind}, of which only clip is "
+            f"converted: take open_clip's version, a tag or {PAGE}timm/NAME"
+        )
+    if not config:
+        return {}
+    sees, reads = config.get("vision_config") or {}, config.get("text_config") or {}
+    acts = {part.get("hidden_act", "quick_gelu") for part in (sees, reads)}
+    if acts not in ({"quick_gelu"}, {"gelu"}):
+        raise ValueError(
+            f"{path}: hidden_act is {' and '.join(sorted(acts))}; open_clip's towers "
+            "have both quick_gelu or both gelu"
+        )
+    return {
+        "quick_gelu": acts == {"quick_gelu"},
+        "heads": (
+            sees.get("num_attention_heads", 12),
+            reads.get("num_attention_heads", 8),
+        ),
+        "preprocess": _preprocess(file),
+    }
+
+
+def _open_clip_config(file: Path) -> dict[str, Any]:
+    """What open_clip's folder says besides its tensors."""
+    path = file.with_name(OPEN_CLIP)
+    config = _json(path)
+    model, told = config.get("model_cfg"), config.get("preprocess_cfg", {})
+    if not isinstance(model, dict):
+        raise ValueError(f"{path} has no model_cfg, the architecture's settings")
+    return {
+        "quick_gelu": bool(model.get("quick_gelu", False)),
+        "config": model,
+        "preprocess": {
+            f"image_{key}": _plain(told.get(key))
+            for key in ("mean", "std", "interpolation", "resize_mode")
+        },
+    }
+
+
+def _preprocess(file: Path) -> dict[str, Any]:
+    """open_clip's arguments for what the CLIPImageProcessor of the folder does."""
+    processors = (file.with_name(name) for name in PROCESSORS)
+    path = next((path for path in processors if path.is_file()), None)
+    told = _json(path) if path else {}
+    told = told.get("image_processor", told)
+    resample = told.get("resample", 3)
+    if resample not in INTERPOLATIONS:
+        known = " or ".join(f"{k} ({name})" for k, name in INTERPOLATIONS.items())
+        raise ValueError(f"{path}: resample {resample}: open_clip resizes by {known}")
+    return {
+        "image_mean": _plain(told.get("image_mean")),
+        "image_std": _plain(told.get("image_std")),
+        "image_interpolation": INTERPOLATIONS[resample],
+        "image_resize_mode": None if told.get("do_center_crop", True) else "squash",
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Lists as tuples, as open_clip writes them: they are part of the bank's key."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """How two sets of tensors differ, in a few words; "" if they do not."""
+    both = [key for key in own if key in state]
+    other = [k for k in both if own[k].shape != state[k].shape]
+    counted = [k for k in own if not k.endswith("num_batches_tracked")]
+    told = [
+        f"{key} is {list(state[key].shape)} instead of {list(own[key].shape)}"
+        for key in other[:2]
+    ]
+    told += [f"{len(other) - 2} more differ in shape"] if len(other) > 2 else []
+    missing = [k for k in counted if k not in state]
+    extra = [k for k in state if k not in own]
+    told += [f"{len(missing)} tensors are missing ({missing[0]})"] if missing else []
+    told += [f"{len(extra)} are of no use here ({extra[0]})"] if extra else []
+    return ", ".join(told)
+
+
+def _setting(model: nn.Module, name: str, found: Weights) -> str:
+    """What no tensor shows, but a folder's config says otherwise than the model's."""
+    if found.heads:
+        towers = (model.visual.transformer, getattr(model, "text", model).transformer)
+        own = tuple(tower.resblocks[0].attn.num_heads for tower in towers)
+        if own != found.heads:
+            return f"its towers have {found.heads} attention heads instead of {own}"
+    here = open_clip.get_model_config(name)
+    quick_gelu = bool(here.get("quick_gelu", False))
+    if found.quick_gelu not in (None, quick_gelu):
+        return f"its quick_gelu is {found.quick_gelu} instead of {quick_gelu}"
+    for part in ("vision_cfg", "text_cfg"):
+        other = found.config.get(part, {})
+        for key, value in here[part].items():
+            told = other.get(key, value)
+            if told != value and not key.startswith("hf_") and "pretrained" not in key:
+                return f"its {part} has {key} {told!r} instead of {value!r}"
+    return ""
+
+
+def _fitting(found: Weights) -> str:
+    """The architecture of open_clip whose tensors these are, or ""."""
+    width = getattr(found.state.get("text_projection"), "shape", [0])[-1]
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        others = config["vision_cfg"].keys() | config["text_cfg"].keys()
+        if config["embed_dim"] != width or others & {
+            "timm_model_name",
+            "hf_model_name",
+        }:
+            continue
+        if not _difference(outline(name).state_dict(), found.state):
+            return name
+    return ""
+
+
+def outline(name: str) -> nn.Module:
+    """An open_clip model without memory for its tensors."""
+    with quiet(), torch.device("meta"):
+        return open_clip.create_model(name, device="meta", pretrained_text=False)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without open_clip's warning that a model has no weights: that is the point."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
