@@ -55,8 +55,13 @@ def data_folder(data_root: str) -> Path:
     return from_root(data_root or "data")
 
 
+def own_name(data_root: str) -> str:
+    """The folder's name, as files may be called after it; "folder" where it has none."""
+    return _file_name(data_folder(data_root).resolve().name) or "folder"
+
+
 def read(name: str, data_root: str) -> Dataset:
-    """The pictures under `data_root`, named after the folder."""
+    """The pictures under `data_root`; `helpers.data.read` names them."""
     if not data_root:
         raise ValueError(
             "data set 'folder' needs data_root, the folder of class folders"
@@ -84,7 +89,7 @@ def read(name: str, data_root: str) -> Dataset:
     filled = set(listing.labels.tolist())
     empty = [folder for i, folder in enumerate(folders) if i not in filled]
     return Dataset(
-        name=_file_name(root.resolve().name) or name,
+        name=name,
         ids=listing.ids,
         labels=listing.labels,
         class_names=names,

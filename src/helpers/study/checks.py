@@ -169,9 +169,12 @@ def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
 def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:
     if not value:
         return ""
-    if value == parameters.get("backbone"):
-        return 'accepted: another one than backbone, or "" for none'
+    from helpers.models import clip
+
     weights = parameters.get("weights", "")
+    first = clip.with_quick_gelu(parameters.get("backbone", ""), weights)
+    if first == clip.with_quick_gelu(value, weights):
+        return 'accepted: another one than backbone, or "" for none'
     fault = _backbone(value, parameters)
     if fault or _weights(weights, parameters):
         return fault  # the weights' own rule says what they lack
@@ -463,6 +466,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "unlabelled": (str, _dataset_or_none),
     "pool_images": (int, _images),
     "test_images": (int, _images),
+    "transductive": (bool, _anything),
     "seeds": (int, _between(1, 100)),
     "text_noise": (float, _between(0, math.inf)),
     "text_steps": (int, _between(1, math.inf)),
