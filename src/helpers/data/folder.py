@@ -79,6 +79,11 @@ def read(name: str, data_root: str) -> Dataset:
             f"{root} has no class folders: put the pictures of each class into a "
             f"folder of their own, {root.name}/<class name>/"
         )
+    if len(folders) < 2:
+        raise ValueError(
+            f"{root} has one class folder, {folders[0]}, but telling classes apart "
+            "takes at least two: add a folder with pictures of something else"
+        )
     names = class_names(root, folders)
     listing = listed(root, folders)
     if not listing.files:

@@ -187,6 +187,7 @@ def _plan(arguments: argparse.Namespace) -> list[parameters.Job]:
         paths.NOTEBOOKS,
         arguments.only,
         {key: _from_here(key, value) for key, value in arguments.overrides},
+        tell=print,
     )
 
 
