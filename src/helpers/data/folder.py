@@ -56,7 +56,7 @@ def data_folder(data_root: str) -> Path:
 
 
 def own_name(data_root: str) -> str:
-    """The folder's name, as files may be called after it; "folder" where it has none."""
+    """The folder's name as files may be called after it, "folder" where it has none."""
     return _file_name(data_folder(data_root).resolve().name) or "folder"
 
 
