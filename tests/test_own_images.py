@@ -134,10 +134,13 @@ def _run(job: parameters.Job, folder: Path) -> str:
 @pytest.fixture
 def quick_gelu(monkeypatch):
     """CLIPs that load under another name than they are asked for, as OpenAI's RN50."""
-    load = clip.load
+    load, plain = clip.load, clip.with_quick_gelu
 
     def renamed(name: str, *options: object, **more: object) -> clip.Backbone:
-        return replace(load(name, *options, **more), name=f"{name}-quickgelu")
+        with pytest.MonkeyPatch.context() as loading:
+            loading.setattr(clip, "with_quick_gelu", plain)
+            found = load(name, *options, **more)
+        return replace(found, name=f"{name}-quickgelu")
 
     monkeypatch.setattr(clip, "load", renamed)
     monkeypatch.setattr(clip, "with_quick_gelu", lambda name, _: f"{name}-quickgelu")
