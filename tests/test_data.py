@@ -486,7 +486,7 @@ def test_folders_of_systems_and_programs_are_no_classes_and_told(tmp_path):
         ({}, "no class folders"),
         ({"@eaDir": 1, "lost+found": 1}, "no class folders"),
         ({".git": 1, "__MACOSX": 1}, "no class folders"),
-        ({"only": 3}, "1 class, but .* at least two"),
+        ({"only": 3}, "one class folder, only, but .* at least two"),
         ({"a": [], "b": []}, "no pictures in the class folders"),
     ],
 )
@@ -494,6 +494,27 @@ def test_folders_without_classes_or_pictures(tmp_path, classes, message):
     root = lookalikes.photos(tmp_path, classes)
     with pytest.raises(ValueError, match=message):
         data.read("folder", str(root))
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("Fotos Köln 2023", "Fotos Köln 2023"),
+        ("folder", "folder"),
+        ("Picto-A", "Picto-A folder"),  # else its results would be those of picto-a
+        ("...", "folder"),
+    ],
+)
+def test_results_call_a_folder_by_its_own_name(tmp_path, folder, name):
+    root = str(lookalikes.photos(tmp_path / folder, {"a": 1, "b": 1}))
+    assert data.called("folder", root) == name
+    assert data.read("folder", root).name == name
+    assert data.load("folder", root, images=2).subset([0]).name == name
+
+
+@pytest.mark.parametrize("name", ["picto-a", "digits"])
+def test_other_data_sets_are_called_by_their_parameter(name):
+    assert data.called(name, "anywhere") == name == data.read(name).name
 
 
 def test_missing_data_root_is_named(tmp_path):

@@ -24,7 +24,7 @@ from helpers.models import clip
 from helpers.models.visual import ImageTower, norm_affines, tuned_share
 from helpers.picto import splits
 from helpers.views import strong
-from helpers.views.pool import Pool, held_out, pool, protocol
+from helpers.views.pool import Pool, held_out, pool, protocol, twins
 
 C, N, SIDE = 6, 12, 64
 FIGURES = ["loss", "agreement", "labelled", "effective_classes", "student_norm"]
@@ -663,6 +663,8 @@ def test_overlap_is_refused_unless_transductive(photos):
     renamed = Pool(tuple("abcdefghijkl"), photos.images, photos.strong)
     with pytest.raises(ValueError, match="12 of 12"):
         protocol(renamed, photos)
+    assert twins(renamed, photos) == dict(zip(renamed.ids, photos.ids, strict=True))
+    assert twins(others, photos) == {}
 
 
 def test_held_out_follows_ids():

@@ -17,6 +17,7 @@ from helpers.models import clip
 from helpers.models.visual import ImageTower
 from helpers.results import figures
 from helpers.study import check, main
+from helpers.views.pool import pool
 
 FAST = {
     "pool_images": 2,
@@ -104,13 +105,57 @@ def test_halves_share_nothing_and_read_no_label(vit):
     assert len(whole.seen) + len(whole.test) == 64
 
 
-def test_a_pool_of_its_own_must_not_hold_test_images(vit):
+def test_tested_images_are_left_out_of_a_pool_of_its_own_and_named(vit):
     dataset, photos = (data.load(k, images=64) for k in ("picto", "picto-unlabelled"))
     cut = self_training.halves(vit, dataset, photos, pool_images=5)
     assert cut.seen.name == "picto-unlabelled"
     assert cut.name == "picto"
-    with pytest.raises(ValueError, match="32 of 32 test images are in the unlabelled"):
-        self_training.halves(vit, dataset, dataset)
+    assert cut.twins == {}
+    cut = self_training.halves(vit, dataset, dataset)
+    assert (len(cut.seen), cut.protocol) == (32, "inductive")
+    assert cut.twins == {name: name for name in cut.test.ids}
+    assert cut.seen.ids == cut.pool.ids
+    assert not {*cut.seen.ids} & {*cut.test.ids}
+
+
+def doubled(tmp_path, copies: int) -> data.Dataset:
+    """Photographs of which the first comes so many times under another name."""
+    root = tmp_path / "photos"
+    for seed, name in enumerate(["a/1", "a/2", "b/1", "b/2", "b/3"]):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        picture(root / f"{name}.png", seed)
+    for copy in range(copies):
+        picture(root / f"a/copy{copy}.png", 0)
+    return data.load("folder", str(root))
+
+
+def test_twins_of_tested_images_leave_the_pool(vit, tmp_path):
+    """Whatever the seed puts where, the copies never stand on both sides."""
+    dataset = doubled(tmp_path, 3)
+    same, found = {"a/1.png", "a/copy0.png", "a/copy1.png", "a/copy2.png"}, 0
+    for seed in range(3):
+        cut = self_training.halves(vit, dataset, seed=seed)
+        assert cut.protocol == "inductive"
+        assert not (same & {*cut.seen.ids} and same & {*cut.test.ids})
+        assert {*cut.twins} | {*cut.twins.values()} <= same
+        assert len(cut.seen) + len(cut.twins) + len(cut.test) == len(dataset)
+        assert cut.pool.key == pool(cut.seen, vit.crop, vit.image_size).key
+        found += len(cut.twins)
+        kept = self_training.halves(vit, dataset, seed=seed, transductive=True)
+        assert kept.seen.ids == dataset.ids
+        assert (kept.protocol, kept.twins) == ("transductive", {})
+        assert kept.test.ids == cut.test.ids
+    assert found
+
+
+def test_a_single_image_or_copies_of_it_are_learned_from_and_say_so(vit, tmp_path):
+    dataset = doubled(tmp_path, 1)
+    copies = [dataset.ids.index(f"a/{name}.png") for name in ("1", "copy0")]
+    for positions in (copies[:1], copies):
+        cut = self_training.halves(vit, dataset.subset(positions))
+        assert cut.protocol == "transductive"
+        assert cut.seen.ids == cut.test.ids == cut.pool.ids
+        assert len(cut.twins) == 1
 
 
 def test_few_are_a_part_of_more():

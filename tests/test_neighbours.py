@@ -536,6 +536,8 @@ def test_reward_loss_against_a_literal_loop():
             literal[b] += sum(-a * log_p[c] for a, c in terms) / 12
     found = rlcf.reward_loss(made, scores, samples=3)
     assert torch.allclose(found.double(), literal, atol=1e-6)
+    two = made[..., :2], scores[..., :2]  # of fewer classes than samples, all
+    assert torch.equal(rlcf.reward_loss(*two, 3), rlcf.reward_loss(*two, 2))
 
 
 def test_rewards_are_clip_scores():

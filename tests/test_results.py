@@ -258,6 +258,7 @@ def test_bootstrap_interval_agrees_with_resampling():
     low, high = metrics.bootstrap_interval(hits, level=0.5)
     assert expected[0] < low < 0.4 < high < expected[1]
     assert metrics.bootstrap_interval([True] * 9) == (1, 1)
+    assert metrics.bootstrap_interval([True] * 2) == (0, 1)  # they tell nothing
     with pytest.raises(ValueError, match="non-empty"):
         metrics.bootstrap_interval([])
 
@@ -536,6 +537,19 @@ def test_paired_difference_by_hand_and_by_resampling():
 def test_pairs_must_match():
     with pytest.raises(ValueError, match="one length"):
         compare.paired_difference([True], [True, False])
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_image_or_two_tell_no_interval(n):
+    """Resamples of one win are all alike: their interval would be sure of a gain."""
+    found = compare.paired_difference([True] * n, [False] * n)
+    assert (found["difference"], found["ci_low"], found["ci_high"]) == (1, -1, 1)
+    assert compare.paired_difference([True] * 3, [False] * 3)["ci_low"] == 1
+    ledger = pd.DataFrame({"image_id": list("ab"[:n]), "label": 0, "prediction": 0})
+    ledger["confidence"] = 0.9
+    other = ledger.assign(confidence=0.6)
+    found = compare.paired_calibration(ledger, other)
+    assert (found["ci_low"], found["ci_high"]) == (-1, 1)
     with pytest.raises(ValueError, match="at least 1"):
         compare.mcnemar([], [])
 

@@ -242,8 +242,31 @@ def test_key_of_another_notebook_is_refused_where_it_would_have_no_effect(world)
     write_notebook(world, "01_one")
     write_notebook(world, "02_two", declares=CELL + "views: int = 8")
     assert plan(world, views="4")[0].injected == {"study": "tiny"}
-    with pytest.raises(ValueError, match="the command line: views is no parameter"):
+    whose = "views is a parameter of chapter 02, not of chapter 01"
+    with pytest.raises(ValueError, match=f"^the command line: {whose}$"):
         plan(world, "tiny", "01", views="4")
+    write_params(world, "tiny/01.yaml", "views: 4")
+    with pytest.raises(ValueError, match=f"tiny/01.yaml: {whose}$"):
+        plan(world)
+
+
+def test_a_chapter_that_does_not_fit_is_left_out_and_told(world, capsys):
+    path = write_notebook(world, "01_one", declares=CELL + 'kind: str = "picto"')
+    book = nbformat.read(path, as_version=4)
+    book.metadata["study"] = {"kind": "picto*"}
+    nbformat.write(book, path)
+    write_notebook(world, "02_two")
+    assert len(plan(world, kind="picto-a")) == 2
+    told = []
+    options = [world.params, world.notebooks, (), {"kind": "folder"}]
+    (job,) = parameters.plan("tiny", *options, tell=told.append)
+    assert job.notebook.stem == "02_two"
+    assert told == ["01_one is left out: it is for studies with kind picto*"]
+    with pytest.raises(ValueError, match="01_one is left out"):
+        plan(world, "tiny", "01", kind="folder")
+    arguments = ["run", "tiny", "--only", "01", "-p", "kind", "x"]
+    assert main([*arguments, "--outputs", str(world.outputs)]) == 2
+    assert "01_one is left out" in capsys.readouterr().err
 
 
 def test_copied_notebook_of_the_same_number_is_refused(world):
@@ -276,6 +299,22 @@ def test_parameters_cell_that_cannot_be_read_is_named(world, cell, message):
 
 
 # What the repository ships
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fits"),
+    [
+        ({"shifts": "[]", "focus": "picto", "close_sets": "[picto]"}, True),
+        ({"dataset": "folder", "data_root": "x", "truth": "false"}, False),
+    ],
+)
+def test_chapter_00_is_for_picto(overrides, fits):
+    given = {"view_sets": "[]", "focus": "folder", "close_sets": "[folder]"}
+    options = [paths.PARAMS, paths.NOTEBOOKS, (), given | {"shifts": "[]"} | overrides]
+    told = []
+    jobs = parameters.plan("picto", *options, tell=told.append)
+    assert (jobs[0].notebook.stem == "00_picto_world") == fits
+    assert bool(told) != fits
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -4,6 +4,7 @@ import logging
 import os
 import platform
 import random
+import re
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -45,14 +46,19 @@ class Run:
     def figure(self, name: str, fig: Figure, data: pd.DataFrame) -> None:
         """Show a figure, and save it beside the numbers it was drawn from, as
         `figures/NN_name`."""
-        figures.save(self.folder, f"{number_of(self.chapter)}_{name}", fig, data)
+        figures.save(self.folder, self._file(name), fig, data)
         display(fig)
         plt.close(fig)
 
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
         """Save a table as `tables/NN_name.csv`; returned so that the cell shows it."""
-        figures.save_table(self.folder, f"{number_of(self.chapter)}_{name}", frame)
+        figures.save_table(self.folder, self._file(name), frame)
         return frame
+
+    def _file(self, name: str) -> str:
+        """`NN_name`, whatever signs the name of a data set or backbone brings along."""
+        plain = re.sub(r"[^\w-]", "_", name)
+        return f"{number_of(self.chapter)}_{plain}"
 
     def predictions(
         self,

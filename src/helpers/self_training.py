@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from helpers.notebook import Run
 from helpers.paths import CACHE
 from helpers.progress import track
 from helpers.results import predictions
-from helpers.views.pool import Pool, held_out, pool, protocol
+from helpers.views.pool import Pool, held_out, pool, protocol, twins
 
 VERSION = 1  # of what training computes: raise it, and kept runs are made anew
 
@@ -39,6 +39,7 @@ class Halves:
     pool: Pool  # the pictures of `seen`
     tested: Pool  # the pictures of `test`
     protocol: str  # "inductive": they share no picture
+    twins: Mapping[str, str] = field(default_factory=dict)  # left out of the pool
 
     @property
     def name(self) -> str:
@@ -53,17 +54,30 @@ def halves(
     pool_images: int = 0,
     test_images: int = 0,
     seed: int = 0,
+    transductive: bool = False,
 ) -> Halves:
     """Cut a data set in two by the hash of its ids; no label has a say.
 
     `unlabelled` takes the place of the half that is seen. Of either half so many
-    pictures are kept, 0 for all. ValueError where the two share a picture.
+    pictures are kept, 0 for all. Pictures of the pool that are tested, too, are left
+    out of it and named in `twins`, each with the id that is tested. If that leaves
+    none, as with a single image, the pool is what is tested, and the protocol says so.
+
+    `transductive`: nothing is left out, and what is seen is the whole data set.
     """
-    seen, test = (dataset.subset(rows) for rows in held_out(dataset.ids, 0.5, seed))
+    cut = held_out(dataset.ids, 0.5, seed) if len(dataset) > 1 else ([0], [0])
+    seen, test = (dataset.subset(rows) for rows in cut)
+    seen = dataset if transductive else seen
     seen = few(seen if unlabelled is None else unlabelled, pool_images, seed)
     test = few(test, test_images, seed)
-    pools = [pool(part, backbone.crop, backbone.image_size) for part in (seen, test)]
-    return Halves(seen, test, *pools, protocol(*pools))
+    both = [pool(part, backbone.crop, backbone.image_size) for part in (seen, test)]
+    same = {} if transductive else twins(*both)
+    if len(same) == len(seen):
+        seen, both[0] = test, both[1]
+    elif same:
+        seen = seen.subset([i for i, name in enumerate(seen.ids) if name not in same])
+        both[0] = pool(seen, backbone.crop, backbone.image_size)
+    return Halves(seen, test, *both, protocol(*both, transductive=True), same)
 
 
 def few(dataset: Dataset, count: int, seed: int = 0) -> Dataset:

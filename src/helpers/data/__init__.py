@@ -8,6 +8,7 @@ means `data/` in the repository, relative paths count from the repository's root
 """
 
 import difflib
+from dataclasses import replace
 
 from helpers.data import digits, embedded, folder, imagenet, vision
 from helpers.data.dataset import Dataset, Info, UnreadableImage
@@ -23,6 +24,7 @@ __all__ = [
     "Dataset",
     "Info",
     "UnreadableImage",
+    "called",
     "describe",
     "load",
     "names",
@@ -42,9 +44,23 @@ def describe(name: str) -> Info:
     return READERS[_checked(name)].INFO[name]
 
 
+def called(name: str, data_root: str = "") -> str:
+    """What results call a data set: by its name, or by that of the user's folder.
+
+    The one place that decides it: `read(name, data_root).name` is the same. A folder
+    that happens to be called like another data set is told from it.
+    """
+    if name != "folder":
+        return name
+    own = folder.own_name(data_root)
+    taken = own != name and own.casefold() in READERS
+    return f"{own} folder" if taken else own
+
+
 def read(name: str, data_root: str = "") -> Dataset:
     """The whole data set as it lies on disk; no picture is opened."""
-    return READERS[_checked(name)].read(name, data_root)
+    found = READERS[_checked(name)].read(name, data_root)
+    return replace(found, name=called(name, data_root))
 
 
 def load(name: str, data_root: str = "", images: int = 0, seed: int = 0) -> Dataset:

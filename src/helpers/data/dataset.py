@@ -41,7 +41,8 @@ class Info:
 class Dataset:
     """Labelled pictures in a fixed order.
 
-    `ids` are unique and define the order; `labels` int64 [N] index `class_names`;
+    `name` is what results call the set, see `helpers.data.called`. `ids` are unique and
+    define the order; `labels` int64 [N] index `class_names`;
     `read(i)` gives picture i as a PIL image of any mode and size. `templates` names the
     usual prompt templates (a key of `helpers.prompts.templates.TEMPLATES`). `facts` has
     a row per id where more than the label is known. `skipped` lists, with the reason,

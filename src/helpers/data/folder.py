@@ -60,8 +60,13 @@ def data_folder(data_root: str) -> Path:
     return from_root(data_root or "data")
 
 
+def own_name(data_root: str) -> str:
+    """The folder's name as files may be called after it, "folder" where it has none."""
+    return _file_name(data_folder(data_root).resolve().name) or "folder"
+
+
 def read(name: str, data_root: str) -> Dataset:
-    """The pictures under `data_root`, named after the folder."""
+    """The pictures under `data_root`; `helpers.data.read` names them."""
     if not data_root:
         raise ValueError(
             "data set 'folder' needs data_root, the folder of class folders"
@@ -79,6 +84,11 @@ def read(name: str, data_root: str) -> Dataset:
             f"{root} has no class folders: put the pictures of each class into a "
             f"folder of their own, {root.name}/<class name>/"
         )
+    if len(folders) < 2:
+        raise ValueError(
+            f"{root} has one class folder, {folders[0]}, but telling classes apart "
+            "takes at least two: add a folder with pictures of something else"
+        )
     names = class_names(root, folders)
     listing = listed(root, folders)
     if not listing.files:
@@ -89,7 +99,7 @@ def read(name: str, data_root: str) -> Dataset:
     filled = set(listing.labels.tolist())
     empty = [folder for i, folder in enumerate(folders) if i not in filled]
     return Dataset(
-        name=_file_name(root.resolve().name) or name,
+        name=name,
         ids=listing.ids,
         labels=listing.labels,
         class_names=names,

@@ -127,8 +127,11 @@ def clip_scores(views: Tensor, class_features: Tensor) -> Tensor:
 
 
 def reward_loss(made: Tensor, scores: Tensor, samples: int) -> Tensor:
-    """The loss [b] of logits [b, K, C] with rewards [b, K, C] of all classes."""
-    top = made.detach().topk(samples, dim=-1).indices
+    """The loss [b] of logits [b, K, C] with rewards [b, K, C] of all classes.
+
+    Of fewer classes than `samples`, all count.
+    """
+    top = made.detach().topk(min(samples, made.shape[-1]), dim=-1).indices
     rewards = scores.gather(-1, top)
     centred = rewards - rewards.mean(dim=-1, keepdim=True)
     return -(centred * made.log_softmax(dim=-1).gather(-1, top)).mean(dim=(1, 2))

@@ -48,6 +48,7 @@ def paired_difference(
 
     An image contributes +1 (win), 0 or -1 (loss). Resampling images with replacement
     draws the numbers of the three from a multinomial law, which is how it is done here.
+    Fewer than `metrics.FEWEST` images tell nothing: their interval is -1 to 1.
 
     Returns:
         difference, ci_low, ci_high (95 %, fractions), wins, losses, and p of `mcnemar`.
@@ -56,6 +57,8 @@ def paired_difference(
     shares = np.array([wins, losses, n - wins - losses]) / n
     draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
     low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
+    if n < metrics.FEWEST:
+        low, high = -1.0, 1.0
     return {
         "difference": (wins - losses) / n,
         "ci_low": float(low),
@@ -72,7 +75,8 @@ def paired_calibration(
     """Calibration error of ledger `a` minus that of `b`, with a bootstrap interval.
 
     The errors have 15 bins of equal width (`metrics.reliability_bins`); images are
-    resampled with replacement, the same for both ledgers.
+    resampled with replacement, the same for both ledgers. Fewer than `metrics.FEWEST`
+    images tell nothing: their interval is -1 to 1.
 
     Returns:
         ece, baseline_ece, difference, ci_low, ci_high (95 %, fractions).
@@ -88,6 +92,8 @@ def paired_calibration(
         draws.append([metrics.calibration_error(*images, drawn) for images in pair])
     one, other = np.array(draws).T
     low, high = np.quantile(one - other, [0.025, 0.975])
+    if len(a) < metrics.FEWEST:
+        low, high = -1.0, 1.0
     errors = [metrics.calibration_error(*images) for images in pair]
     return {
         "ece": errors[0],

@@ -100,7 +100,7 @@ def readable(decided: pd.DataFrame) -> pd.DataFrame:
     told = [_expected(row) if row["n"] > 0 else "" for _, row in decided.iterrows()]
     table = decided[["dataset", "sure", "agree", "have", "use"]].copy()
     table["expect"] = pd.Series(told, decided.index, dtype=object)
-    table["over"] = decided["over"].fillna("")
+    table["over"] = decided["over"].astype(object).fillna("")
     table["n"] = decided["n"]
     return table.assign(ms=1000 * decided["seconds_per_image"])
 

@@ -18,6 +18,7 @@ from statsmodels.stats.proportion import proportion_confint
 BINNINGS = ("width", "mass")
 BINS = 15  # of confidence
 BLOCK = 4096  # images scored at once
+FEWEST = 3  # images that tell an interval: of fewer, resamples are mostly all alike
 
 
 def as_array(values: ArrayLike) -> np.ndarray:
@@ -232,7 +233,8 @@ def bootstrap_interval(hits: ArrayLike, level: float = 0.95) -> tuple[float, flo
 
     The hits in a resample of n images follow a binomial law, so that its quantiles
     are what infinitely many resamples give. Without any hit, or any miss, every
-    resample is alike and the interval has no width.
+    resample is alike and the interval has no width. Fewer than `FEWEST` images tell
+    nothing: theirs goes from 0 to 1.
 
     Args:
         hits: booleans [N].
@@ -241,6 +243,8 @@ def bootstrap_interval(hits: ArrayLike, level: float = 0.95) -> tuple[float, flo
     hits = as_array(hits)
     if hits.ndim != 1 or hits.size == 0 or not np.isin(hits, (0, 1)).all():
         raise ValueError("hits must be a non-empty sequence of booleans")
+    if hits.size < FEWEST:
+        return 0.0, 1.0
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
     low, high = binom.ppf(tails, hits.size, hits.mean()) / hits.size
     return float(low), float(high)

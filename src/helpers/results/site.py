@@ -15,7 +15,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from helpers.results import site_cells, synthesis
+from helpers.results import published, site_cells, synthesis
 from helpers.results.site_cells import Chapter
 from helpers.study.parameters import number_of
 
@@ -279,6 +279,8 @@ def _accuracies(results: pd.DataFrame) -> tuple[Markup, str]:
 
 def _gains(board: pd.DataFrame, backbones: Sequence[str]) -> tuple[Markup, str]:
     """What the methods of the figures gain over one prompt, by what they need."""
+    known = {published.key(name): name for name in board["backbone"]}
+    backbones = [known.get(published.key(name), name) for name in backbones]
     rows = synthesis.headline(board.fillna({"name": ""}), backbones)
     if rows.empty:
         return Markup(), ""

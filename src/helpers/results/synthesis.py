@@ -543,7 +543,8 @@ def tempered(folder: str | Path, rows: pd.DataFrame, first: str) -> pd.DataFrame
             about = (row["backbone"], row["method"], row["seed"])
             if about not in fitted:
                 known = read(row, first)
-                fitted[about] = len(known) and metrics.fit_temperature(
+                enough = len(known) >= metrics.FEWEST
+                fitted[about] = enough and metrics.fit_temperature(
                     predictions.logits(known), known["label"]
                 )
             if fitted[about]:

@@ -170,9 +170,12 @@ def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
 def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:
     if not value:
         return ""
-    if value == parameters.get("backbone"):
-        return 'accepted: another one than backbone, or "" for none'
+    from helpers.models import clip
+
     weights = parameters.get("weights", "")
+    first = clip.with_quick_gelu(parameters.get("backbone", ""), weights)
+    if first == clip.with_quick_gelu(value, weights):
+        return 'accepted: another one than backbone, or "" for none'
     fault = _backbone(value, parameters)
     if fault or _weights(weights, parameters):
         return fault  # the weights' own rule says what they lack
@@ -222,7 +225,12 @@ def _prompt_sets(value: list, parameters: Mapping[str, Any]) -> str:
 
 
 def _closer(value: str, parameters: Mapping[str, Any]) -> str:
-    return _one_of(value, map(str, parameters.get("prompt_sets", [])))
+    from helpers.prompts.templates import TEMPLATES
+
+    fault = _one_of(value, map(str, parameters.get("prompt_sets", [])))
+    if fault or len(TEMPLATES.get(value, "ab")) > 1:
+        return fault
+    return "accepted: a set of two templates or more, to weigh against each other"
 
 
 def _texts(value: str, parameters: Mapping[str, Any]) -> str:
@@ -243,6 +251,13 @@ def _shares(value: list, parameters: Mapping[str, Any]) -> str:
 
 def _share(value: float, parameters: Mapping[str, Any]) -> str:
     return "" if 0 < value <= 1 else "accepted: a number in (0, 1]"
+
+
+def _view_share(value: float, parameters: Mapping[str, Any]) -> str:
+    views = parameters.get("view_count", 0)
+    if views > 1 and 0 < value <= 1 and int(value * views) == 0:
+        return f"accepted: a number from 1/{views}, one view of {views}, to 1"
+    return _share(value, parameters)
 
 
 def _aggregation(value: str, parameters: Mapping[str, Any]) -> str:
@@ -420,7 +435,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "draws": (int, _between(1, math.inf)),
     "view_recipe": (str, _views),
     "view_count": (int, _view_count),
-    "view_share": (float, _share),
+    "view_share": (float, _view_share),
     "view_images": (int, _images),
     "view_sets": (list, _view_sets),
     "repeats": (int, _between(2, math.inf)),
@@ -464,6 +479,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "unlabelled": (str, _dataset_or_none),
     "pool_images": (int, _images),
     "test_images": (int, _images),
+    "transductive": (bool, _anything),
     "seeds": (int, _between(1, 100)),
     "text_noise": (float, _between(0, math.inf)),
     "text_steps": (int, _between(1, math.inf)),

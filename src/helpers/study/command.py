@@ -208,6 +208,7 @@ def _plan(arguments: argparse.Namespace) -> list[parameters.Job]:
         paths.NOTEBOOKS,
         arguments.only,
         places.placed(overrides, paths.here()) if overrides else {},
+        tell=print,
     )
 
 

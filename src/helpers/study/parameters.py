@@ -8,8 +8,9 @@ import ast
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -116,12 +117,14 @@ def plan(
     folder: Path,
     only: Sequence[str] = (),
     overrides: Mapping[str, str] | None = None,
+    tell: Callable[[str], object] = lambda line: None,
 ) -> list[Job]:
     """The jobs of a study, every value checked.
 
     Parameter files lie in `params`, notebooks in `folder`; `only` keeps the notebooks
-    of these numbers ("01"); `overrides` are texts from the command line. Raises one
-    ValueError that lists all problems.
+    of these numbers ("01"); `overrides` are texts from the command line. A notebook
+    that is not meant for the study is left out, and `tell` is given a line about it.
+    Raises one ValueError that lists all problems.
     """
     path = study_file(name, params)
     base = base_of(path)
@@ -134,7 +137,7 @@ def plan(
     }
     layers = _Layers(shown(path), general, special, dict(overrides or {}))
     problems = layers.misfits(path.stem, chapters, [number_of(c.stem) for c in chosen])
-    jobs = []
+    jobs, left_out = [], []
     for chapter in chosen:
         keys = chapters[number_of(chapter.stem)]
         job, sources = layers.job(chapter, keys)
@@ -143,22 +146,32 @@ def plan(
             check(job.parameters, sources, types)
         except ValueError as error:
             problems += str(error).splitlines()
-        if only or suits(job):
+        if lacks := unsuited(job):
+            left_out.append(f"{chapter.stem} is left out: {lacks}")
+        else:
             jobs.append(job)
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
+    if not jobs:
+        raise ValueError("\n".join(left_out))
+    for line in left_out:
+        tell(line)
     return jobs
 
 
-def suits(job: Job) -> bool:
-    """Whether the notebook is meant for the study.
+def unsuited(job: Job) -> str:
+    """Why the notebook is not meant for the study, "" where it is.
 
-    A notebook's metadata may name values that a study must have to need it, such as
-    `"study": {"weights": "picto"}`.
+    A notebook's metadata may name values that a study must have, or patterns of them,
+    such as `"study": {"dataset": "picto*"}`.
     """
     content = json.loads(job.notebook.read_text(encoding="utf-8"))
     needed = content["metadata"].get("study", {})
-    return all(job.parameters.get(key) == value for key, value in needed.items())
+    given = {key: str(job.parameters.get(key)) for key in needed}
+    if all(fnmatchcase(given[key], pattern) for key, pattern in needed.items()):
+        return ""
+    told = [f"{key} {pattern}" for key, pattern in needed.items()]
+    return f"it is for studies with {' and '.join(told)}"
 
 
 def shown(path: Path) -> str:
@@ -184,8 +197,7 @@ class _Layers:
                 f"{self.file}: study is {self.general.get('study')!r}; accepted: "
                 f"{stem}, the file's own name, which names the outputs folder too"
             )
-        known = {key for keys in chapters.values() for key in keys}
-        problems += _unknown(self.file, self.general, known)
+        problems += _unknown(self.file, self.general, chapters, chapters)
         for number, values in self.special.items():
             where = self.special_file(number)
             if number not in chapters:
@@ -194,9 +206,8 @@ class _Layers:
                     f"{', '.join(chapters)}"
                 )
             else:
-                problems += _unknown(where, values, chapters[number])
-        taken = {key for number in chosen for key in chapters[number]}
-        return problems + _unknown(COMMAND_LINE, self.overrides, taken)
+                problems += _unknown(where, values, [number], chapters)
+        return problems + _unknown(COMMAND_LINE, self.overrides, chosen, chapters)
 
     def job(
         self, chapter: Path, keys: Mapping[str, tuple[type, Any]]
@@ -235,13 +246,37 @@ def _choose(only: Sequence[str], folder: Path) -> list[Path]:
     return [path for number, path in found.items() if not only or number in only]
 
 
-def _unknown(where: str, keys: Iterable[str], known: Iterable[str]) -> list[str]:
-    return [
-        f"{where}: {key} is no parameter{closest(key, known)}; "
-        f"accepted: {', '.join(sorted(known))}"
-        for key in keys
-        if key not in known
-    ]
+def _unknown(
+    where: str,
+    keys: Iterable[str],
+    chosen: Iterable[str],
+    chapters: Mapping[str, Iterable[str]],
+) -> list[str]:
+    """Of keys that stand somewhere for chosen chapters, those that none of them takes.
+
+    `chapters`: number -> the keys it declares.
+    """
+    chosen = list(chosen)
+    known = sorted({key for number in chosen for key in chapters[number]})
+    every = {key for own in chapters.values() for key in own}
+    problems = []
+    for key in (key for key in keys if key not in known):
+        owners = [number for number, own in chapters.items() if key in own]
+        if owners:
+            problems.append(
+                f"{where}: {key} is a parameter of {_chapters(owners)}, "
+                f"not of {_chapters(chosen)}"
+            )
+        else:
+            problems.append(
+                f"{where}: {key} is no parameter{closest(key, every)}; "
+                f"accepted: {', '.join(known)}"
+            )
+    return problems
+
+
+def _chapters(numbers: Sequence[str]) -> str:
+    return f"chapter{'s' * (len(numbers) > 1)} {', '.join(numbers)}"
 
 
 def _parse(text: str, wanted: type) -> Any:

@@ -115,18 +115,28 @@ def held_out(
     return np.sort(order[count:]), np.sort(order[:count])
 
 
+def twins(pool: Pool, test: Pool) -> dict[str, str]:
+    """Ids of a pool whose pictures are tested, too, and the id each has there.
+
+    The same picture is one of the same id or of the same pixels.
+    """
+    tested = {_hash(image): i for i, image in zip(test.ids, test.images, strict=True)}
+    own = {*test.ids}
+    found = {}
+    for name, image in zip(pool.ids, pool.images, strict=True):
+        twin = name if name in own else tested.get(_hash(image))
+        if twin is not None:
+            found[name] = twin
+    return found
+
+
 def protocol(pool: Pool, test: Pool, transductive: bool = False) -> str:
     """ "inductive" or "transductive", what a table says of a run.
 
     ValueError where pool and test set share pictures, by id or by pixels, unless
     `transductive` allows it.
     """
-    seen = {*pool.ids} | {_hash(image) for image in pool.images}
-    shared = [
-        name
-        for name, image in zip(test.ids, test.images, strict=True)
-        if name in seen or _hash(image) in seen
-    ]
+    shared = list(twins(test, pool))
     if not shared:
         return "inductive"
     if not transductive:

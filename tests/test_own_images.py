@@ -1,0 +1,226 @@
+"""The whole of `my_images` on folders as people have them: few, many, named anyhow.
+
+Chapters run cell by cell in this process, which spares the start of a kernel for each;
+`make soak` runs them as a user would.
+"""
+
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import skimage
+import sklearn
+from IPython.core.displayhook import DisplayHook
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from PIL import Image
+from traitlets.config import Config
+
+from helpers import paths
+from helpers.models import clip
+from helpers.results import site
+from helpers.study import check, parameters
+
+PRECISION = "float32"  # of the study of twelve classes
+OURS = {"backbone": "picto-vit", "second_backbone": "picto-rn", "weights": "picto"}
+OURS |= {"captioner": "picto-captioner", "embeddings": "clip"}
+OURS |= {"diffusion": "picto-diffusion", "diffusion_steps": 1, "device": "cpu"}
+FAST = {"view_images": 20, "view_count": 10, "dev_images": 4, "view_counts": [10]}
+FAST |= {"fractions": [0.1, 0.5], "step_counts": [1], "learning_rates": [0.005]}
+FAST |= {"augmentations": ["preaugment", "augmix"], "strength": 0.35}
+FAST |= {"strengths": [0.35], "shares": [0.0, 1.0], "beams": 1, "part_images": 4}
+FAST |= {"noise_shares": [0.0, 1.0], "template_counts": [4], "draws": 1, "repeats": 2}
+FAST |= {"text_steps": 5, "seeds": 1, "visual_prompts": 2, "epochs": 2, "batch": 16}
+FAST |= {"long_epochs": 2, "prompt_counts": [0, 2], "feature_epochs": 2}
+FAST |= {"episodic_images": 2}
+
+SKIMAGE = Path(skimage.__file__).parent / "data"
+SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
+PHOTOGRAPHS = [SKIMAGE / "astronaut.png", SKIMAGE / "coffee.png", SKIMAGE / "horse.png"]
+PHOTOGRAPHS += [SKIMAGE / "chelsea.png", SKIMAGE / "rocket.jpg", SKIMAGE / "coins.png"]
+PHOTOGRAPHS += [SKLEARN / "flower.jpg", SKLEARN / "china.jpg"]
+THREE = {"Hund": 3, "Straßenbahn": 2, "sports_car": 2}
+TWELVE = ["dog", "cat", "car", "house", "tree", "Äpfel", "Brücke", "boat", "horse"]
+TWELVE = dict.fromkeys([*TWELVE, "rocket", "coffee", "flower"], 5)
+
+
+def photographs(root: Path, classes: dict[str, int]) -> Path:
+    """A class-per-folder directory of small photographs and parts of them, no twins."""
+    whole = [Image.open(file).convert("RGB") for file in PHOTOGRAPHS]
+    rng, number = np.random.default_rng(0), 0
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            image = whole[number % len(whole)]
+            if number >= len(whole):
+                side = int(min(image.size) * rng.uniform(0.4, 0.8))
+                x, y = (int(rng.integers(length - side)) for length in image.size)
+                image = image.crop((x, y, x + side, y + side))
+            image.resize((64, 64)).save(root / name / f"Bild {i}.jpg")
+            number += 1
+    return root
+
+
+class _Shown(DisplayHook):
+    """Keeps what the last line of a cell shows, as a kernel would send it."""
+
+    def write_format_data(self, format_dict: dict, md_dict: dict | None = None) -> None:
+        self.shell.shown.append(format_dict)
+
+    def write_output_prompt(self) -> None:
+        pass
+
+
+class _Shell(InteractiveShell):
+    displayhook_class = _Shown
+
+    def run(self, code: str) -> tuple[bool, list]:
+        """Run a cell: whether it came to its end, and its outputs."""
+        self.shown: list[dict] = []
+        with capture_output() as seen:
+            done = self.run_cell(code, store_history=False).success
+        shown = [*(rich.data for rich in seen.outputs), *self.shown]
+        stream = nbformat.v4.new_output("stream", text=seen.stdout + seen.stderr)
+        rich = [nbformat.v4.new_output("display_data", data=d) for d in shown]
+        return done, [stream, *rich]
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path, monkeypatch):
+    """A shell of its own, which reads and writes nobody's profile and history."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    yield
+    _Shell.clear_instance()
+
+
+def run(study: str, root: Path, **given: object) -> str:
+    """Run all chapters of `my_images` as a study of this name; what they showed."""
+    given = {"study": study, "data_root": str(root), **OURS, **FAST, **given}
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in given.items()}
+    jobs = parameters.plan("my_images", paths.PARAMS, paths.NOTEBOOKS, (), texts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        warnings.simplefilter("error", UserWarning)
+        return "\n".join(_run(job, paths.OUTPUTS / study) for job in jobs)
+
+
+def _run(job: parameters.Job, folder: Path) -> str:
+    _Shell.clear_instance()
+    shell = _Shell.instance(config=Config({"HistoryManager": {"enabled": False}}))
+    shell.display_formatter.active_types = ["text/plain", "text/html"]
+    book, said = nbformat.read(job.notebook, as_version=4), ""
+    for number, cell in enumerate(c for c in book.cells if c.cell_type == "code"):
+        done, cell.outputs = shell.run(cell.source)
+        cell.execution_count = number + 1
+        if "parameters" in cell.metadata.get("tags", []):
+            shell.push(job.injected)
+        text = cell.outputs[0]["text"]
+        assert done, f"{job.notebook.stem}:\n{cell.source}\n{text[-3000:]}"
+        assert "Traceback" not in text, f"{job.notebook.stem}:\n{cell.source}\n{text}"
+        shown = [out["data"].get("text/html", "") for out in cell.outputs[1:]]
+        said += text + " ".join(shown)
+    plt.close("all")
+    folder.mkdir(parents=True, exist_ok=True)
+    nbformat.write(book, folder / job.notebook.name)
+    return said
+
+
+@pytest.fixture
+def quick_gelu(monkeypatch):
+    """CLIPs that load under another name than they are asked for, as OpenAI's RN50."""
+    load, plain = clip.load, clip.with_quick_gelu
+
+    def renamed(name: str, *options: object, **more: object) -> clip.Backbone:
+        with pytest.MonkeyPatch.context() as loading:
+            loading.setattr(clip, "with_quick_gelu", plain)
+            found = load(name, *options, **more)
+        return replace(found, name=f"{name}-quickgelu")
+
+    monkeypatch.setattr(clip, "load", renamed)
+    monkeypatch.setattr(clip, "with_quick_gelu", lambda name, _: f"{name}-quickgelu")
+
+
+def test_three_classes_of_seven_photographs_under_names_of_their_own(
+    tmp_path, quick_gelu
+):
+    root = photographs(tmp_path / "Fotos Köln 2023", THREE)
+    said = run("own_three", root)
+    folder = paths.OUTPUTS / "own_three"
+    results = pd.read_csv(folder / "results.csv")
+    assert set(results["dataset"]) == {root.name}
+    loaded = ["picto-vit-quickgelu", "picto-rn-quickgelu"]
+    assert set(results["backbone"]) == set(loaded)
+    methods = {"ensemble_80", "tpt-preaugment", "caption", "autoclip_80", "lafter"}
+    assert methods | {"vote-both", "rlcf_prompt"} <= set(results["method"])
+    assert f"One prompt: {_accuracy(results):.1%} on {root.name}" in said
+    page = site.build(folder).read_text(encoding="utf-8")
+    assert root.name in page
+    assert f"With {loaded[0]} unless another is named" in page
+    assert f"{root.name} with {', '.join(loaded)}" in said  # the first is the first
+    assert (folder / "tables" / "03_captions_Fotos_Köln_2023.csv").is_file()
+    board = pd.read_csv(folder / "tables" / "06_leaderboard.csv")
+    assert board["gain"].notna().any()
+
+
+def _accuracy(results: pd.DataFrame) -> float:
+    rows = results.set_index(["backbone", "method"])
+    return rows["top1"]["picto-vit-quickgelu", "zero_shot_photo"]
+
+
+@pytest.mark.soak
+def test_twelve_classes_of_sixty_photographs(tmp_path):
+    """The folder is the pool, the sweeps' set and the few-shot set as well."""
+    root = photographs(tmp_path / "Zwölf Klassen", TWELVE)
+    everything = dict.fromkeys(["unlabelled", "dev", "few_shot"], "folder")
+    few = {"few_shot_images": 24, "few_shot_views": 2, "coop_epochs": 2}
+    few |= {"cocoop_epochs": 2, "cocoop_images": 12}
+    said = run("own_twelve", root, precision=PRECISION, **everything, **few)
+    folder = paths.OUTPUTS / "own_twelve"
+    results = pd.read_csv(folder / "results.csv")
+    assert set(results["dataset"]) == {root.name}
+    assert {"tpt_coop-preaugment", "lafter"} <= set(results["method"])
+    assert "30 of the pool are tested" in said
+    assert root.name in site.build(folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("classes", [{"a": 1, "b": 0}, {"a": 1, "b": 1}])
+def test_one_image_or_two_claim_nothing(classes, tmp_path):
+    study = f"own_{sum(classes.values())}"
+    said = run(study, photographs(tmp_path / "so few", classes))
+    assert "no T from so few images" in said
+    folder = paths.OUTPUTS / study
+    answers = pd.read_csv(folder / "tables" / "06_findings.csv")["answer"]
+    assert len(answers) > 4
+    claims = answers.str.contains(r"\b(?:gains|loses) against|surely better|worse on")
+    assert not claims.any(), answers[claims].tolist()
+    settings = pd.read_csv(folder / "results.csv").set_index("method")["settings"]
+    protocol = json.loads(settings["lafter"])["protocol"]
+    assert protocol == ("inductive" if classes["b"] else "transductive")
+    assert "nan points" not in said
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"view_count": 2, "view_share": 0.25}, "a number from 1/2, one view of 2"),
+        ({"prompt_sets": ["photo"], "closer": "photo"}, "two templates or more"),
+        ({"transductive": "yes"}, "true or false"),
+    ],
+)
+def test_settings_that_leave_nothing_are_refused_before_the_work(given, fault):
+    with pytest.raises(ValueError, match=fault):
+        check(given, "x")
+
+
+def test_a_clip_is_not_compared_with_itself_under_another_name():
+    names = {"backbone": "RN50", "second_backbone": "RN50-quickgelu"}
+    with pytest.raises(ValueError, match="another one than backbone"):
+        check({**names, "weights": "openai"}, "x")
+    check({**names, "weights": "random"}, "x")
