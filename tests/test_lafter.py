@@ -621,6 +621,21 @@ def test_strong_views_depend_on_seed_epoch_and_id_alone(photos):
     assert not torch.equal(photos.views(torch.tensor([7]), 1, 1)[0], views[7])
 
 
+@pytest.mark.parametrize(("most", "read"), [(2**28, 1), (0, 2)])
+def test_pictures_stay_in_memory_once_they_are_looked_at(most, read, monkeypatch):
+    """A pool that is tested and not trained on holds no full pictures."""
+    monkeypatch.setattr("helpers.views.pool.KEPT_PIXELS", most)
+    dataset, reads = data_of("picto"), []
+    image = dataset.image
+    counted = replace(dataset)
+    object.__setattr__(counted, "image", lambda i: reads.append(i) or image(i))
+    made = pool(counted, crop, SIDE)
+    assert reads == [*range(N)]
+    first = made.views(torch.tensor([7]), 0, 0)
+    assert torch.equal(made.views(torch.tensor([7]), 0, 0), first)
+    assert len(reads) == N + read
+
+
 def test_strong_view_is_the_recipe():
     """Grey in a fifth, flipped in half, jittered in four fifths, always blurred."""
     edge = np.zeros((64, 64, 3), np.uint8)
