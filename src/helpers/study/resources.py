@@ -1,10 +1,10 @@
 """What a study takes of memory and disk: told before it runs, watched while it does.
 
 Before: `estimate` reckons a chapter's peak from its parameters, without loading weights
-or opening pictures (but for the headers of a few). It errs, to either side: chapter 05,
-the largest, was measured with models of true size (tests/benchmarks/memory.py), and is
-told within a quarter. So a run is refused only where `SURE` of the estimate will not
-fit, and is watched in any case.
+or opening pictures (but for the headers of a few). It errs, to either side; what
+tests/benchmarks/memory.csv has, peaks of models of true size, is told within a quarter.
+So a run is refused only where `SURE` of the estimate will not fit, and is watched in
+any case.
 
 During: `watched` looks every second at the kernel and at what the machine has left, and
 interrupts the kernel before the machine starts to swap, or kills what is killing it.
