@@ -1,5 +1,6 @@
 """LaFTer, what it tunes, what it may see, and the loop that trains it."""
 
+import gc
 import math
 import warnings
 from dataclasses import replace
@@ -266,8 +267,35 @@ def test_resnets_have_norms_but_no_prompts(resnet, photos, weight):
 def test_towers_refuse_what_cannot_be_tuned(vit):
     with pytest.raises(ValueError, match="0 or more"):
         ImageTower(vit, prompts=-1)
-    with pytest.raises(ValueError, match="gradients underflow in float16"):
-        ImageTower(replace(vit, precision="float16"))
+
+
+def test_towers_of_float16_are_tuned_in_float32(vit, photos):
+    half = ImageTower(replace(vit, precision="float16"), norms=True)
+    assert torch.equal(half(photos.images), ImageTower(vit)(photos.images))
+    rough = ImageTower(replace(vit, precision="bfloat16"))(photos.images)
+    assert not torch.allclose(rough, half(photos.images), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "parts", [{"norms": True}, {"prompts": 2}, {"lora_rank": 2}, {"whole": True}]
+)
+def test_towers_copy_what_trains_and_share_the_rest(vit, photos, parts):
+    """As many students as there are trainings stay in memory."""
+    before = clip.fingerprint(vit.model)
+    tower = ImageTower(vit, **parts)
+    ours = {p.data_ptr() for p in vit.model.parameters()}
+    shared = [p for p in tower.parameters() if p.data_ptr() in ours]
+    trains = [p for p in tower.parameters() if p.requires_grad]
+    assert len(shared) + len(trains) == len([*tower.parameters()])
+    assert not any(p.requires_grad for p in shared)
+    assert not {b.data_ptr() for b in tower.buffers()} & {
+        b.data_ptr() for b in vit.model.buffers()
+    }
+    optimizer = torch.optim.SGD(trains, lr=1.0)
+    tower(photos.images[:2]).sum().backward()
+    optimizer.step()
+    assert clip.fingerprint(vit.model) == before
+    assert not any(p.requires_grad for p in vit.model.parameters())
 
 
 # The second stage
@@ -577,6 +605,8 @@ def test_memory_is_estimated_before_the_start(monkeypatch, vit, photos, weight):
     holder = nn.ParameterList([w])
     kept = training.graph_bytes(holder, lambda: (x @ w).relu())
     assert kept == 4 * (100 * 50 + 100 * 50)  # x, and what the rectifier let through
+    objects = gc.get_objects()
+    assert not [o for o in objects if type(o) is Tensor and o.grad_fn is not None]
     monkeypatch.setattr(training, "_free_bytes", lambda device: 10e6)
     with pytest.raises(MemoryError, match=r"batches of 12 need about 0\.\d GB") as told:
         run(vit, weight, photos, batch=12)
@@ -602,6 +632,21 @@ def test_strong_views_depend_on_seed_epoch_and_id_alone(photos):
     assert torch.equal(alone[0], views[7])
     assert not torch.equal(photos.views(torch.tensor([7]), 2, 0)[0], views[7])
     assert not torch.equal(photos.views(torch.tensor([7]), 1, 1)[0], views[7])
+
+
+@pytest.mark.parametrize(("most", "read"), [(2**28, 1), (0, 2)])
+def test_pictures_stay_in_memory_once_they_are_looked_at(most, read, monkeypatch):
+    """A pool that is tested and not trained on holds no full pictures."""
+    monkeypatch.setattr("helpers.views.pool.KEPT_PIXELS", most)
+    dataset, reads = data_of("picto"), []
+    image = dataset.image
+    counted = replace(dataset)
+    object.__setattr__(counted, "image", lambda i: reads.append(i) or image(i))
+    made = pool(counted, crop, SIDE)
+    assert reads == [*range(N)]
+    first = made.views(torch.tensor([7]), 0, 0)
+    assert torch.equal(made.views(torch.tensor([7]), 0, 0), first)
+    assert len(reads) == N + read
 
 
 def test_strong_view_is_the_recipe():

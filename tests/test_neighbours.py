@@ -3,13 +3,16 @@
 import inspect
 import math
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.checkpoint import checkpoint
 from torchvision.transforms.functional import to_pil_image
 
 from helpers.methods import coop, drml, rlcf, selection, tap, tent, tpt
@@ -734,3 +737,99 @@ def test_neighbours_log_and_resume_alike(method, tmp_path, vit, make, photos, cl
         whole.model.parameters(), resumed.model.parameters(), strict=True
     ):
         assert torch.equal(one, other)
+
+
+# Memory
+
+
+@pytest.fixture
+def watched(vit):
+    """Image towers that note how many images at once have had a graph."""
+
+    class Watched(ImageTower):
+        graphs: ClassVar[list[int]] = []
+
+        def forward(self, images: Tensor, prompted: bool = True) -> Tensor:
+            if torch.is_grad_enabled():
+                self.graphs.append(len(images))
+            return super().forward(images, prompted)
+
+    return Watched
+
+
+IMAGE_METHODS = ["lafter", "fixmatch", "lora", "tent", "tent_reset"]
+IMAGE_METHODS += ["marginal", "encoder"]
+
+
+@pytest.mark.parametrize("method", IMAGE_METHODS)
+def test_batches_in_parts_give_the_results_of_whole_ones(
+    method, watched, vit, photos, classes, monkeypatch
+):
+    make, scale, rows = partial(watched, vit), vit.logit_scale, torch.arange(2)
+    views = torch.stack([photos.views(rows, e, 0) for e in range(5)], dim=1)
+    sgd = {"optimizer": partial(torch.optim.SGD, lr=1e-2)}
+    trains = {"epochs": 2, "batch": 5}
+    labels = torch.arange(N) % C
+    side, theirs = (make, classes, scale), (unit(2, 5, 7), unit(C, 7, seed=2))
+    calls = {
+        "lafter": partial(lafter, make, classes, photos, prompts=2, **trains),
+        "fixmatch": partial(fixmatch, *side, photos, threshold=0.3, **trains),
+        "lora": partial(lora, *side, photos, labels, **trains),
+        "tent": partial(tent.tent, *side, photos.images, batch=5, **sgd),
+        "tent_reset": partial(
+            tent.tent, *side, photos.images, batch=5, steps=3, reset=True, **sgd
+        ),
+        "marginal": partial(tent.marginal, *side, views, steps=3, **sgd),
+        "encoder": partial(rlcf.encoder, *side, views, *theirs, rho=1.0),
+    }
+
+    def run() -> tuple[Tensor, pd.DataFrame]:
+        made = calls[method]()
+        if isinstance(made, Tensor):
+            return made, pd.DataFrame()
+        return loop.logits(made.model, photos.images), made.log.drop(columns="seconds")
+
+    whole, log = run()
+    assert max(watched.graphs) == 5
+    watched.graphs.clear()
+    student = Student(ImageTower(vit, norms=True), classes)
+    one = loop.graph_bytes(student, lambda: student(photos.images[:1]))
+    monkeypatch.setattr(loop, "GRAPHS", 2.5 * loop.HEADROOM * one)
+    parted, parted_log = run()
+    assert {*watched.graphs} <= {1, 2}
+    assert torch.allclose(parted, whole, atol=2e-3)
+    assert not torch.equal(parted, whole)  # rounding tells that they took another way
+    pd.testing.assert_frame_equal(parted_log, log, rtol=1e-3)
+
+
+def test_batch_statistics_are_those_of_whole_batches_in_less_memory(
+    photos, monkeypatch
+):
+    backbone = clip.load("picto-rn", "picto", device="cpu")
+    make, classes = partial(ImageTower, backbone), unit(C, backbone.embed_dim)
+    call = partial(tent.tent, make, classes, 30.0, photos.images, 5, batch_norm=True)
+    whole = call()
+    kept = []
+    for recompute in (False, True):
+        student = Student(make(norms=True), classes, 30.0)
+        tent._use_batch_statistics(student, recompute)
+        kept.append(loop.graph_bytes(student, partial(student, photos.images)))
+    assert kept[1] < 0.5 * kept[0]
+    monkeypatch.setattr(loop, "GRAPHS", kept[0] / 4)
+    recomputed = []
+    monkeypatch.setattr(
+        tent, "checkpoint", lambda *a, **k: recomputed.append(1) or checkpoint(*a, **k)
+    )
+    assert torch.allclose(call(), whole, atol=1e-3)
+    assert recomputed
+
+
+def test_looks_without_graph_take_few_large_images_at_once():
+    seen = []
+    model = nn.Linear(3, 2)
+    model.forward = lambda images: seen.append(len(images)) or images.flatten(1)[:, :2]
+    for side, at_once in ((64, 100), (224, 8), (2000, 1)):
+        seen.clear()
+        loop.logits(model, torch.zeros(1, 3, side, side).expand(120, -1, -1, -1))
+        assert max(seen) == at_once
+        assert sum(seen) == 120

@@ -177,6 +177,32 @@ def test_lower_precision_stays_inside_the_tower(picto):
     assert tpt(views, tower.features, SCALE, tower.context).isfinite().all()
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_the_jacobian_in_lower_precision_is_near_the_exact_one(picto, precision):
+    exact = PromptTower(picto, NAMES)
+    half = PromptTower(dataclasses.replace(picto, precision=precision), NAMES)
+    expected, found = (tower.jacobian(tower.context) for tower in (exact, half))
+    assert found.dtype == torch.float32
+    assert not torch.equal(found, expected)
+    assert (found - expected).norm() < 0.02 * expected.norm()
+
+
+def test_gradients_of_sure_images_do_not_underflow_in_float16(picto):
+    half = dataclasses.replace(picto, precision="float16")
+    gradients = []
+    for backbone in (picto, half):
+        tower = PromptTower(backbone, NAMES)
+        start = tower.context.repeat(2, 1, 1).requires_grad_()
+        size = torch.tensor([1.0, 1e-9])[:, None, None]  # of an unsure, a sure image
+        onto = size * tower.features(start).detach().flip(1)
+        gradients += torch.autograd.grad(tower.features(start), start, onto)
+    exact, found = gradients
+    error = (found - exact).flatten(1).norm(dim=1) / exact.flatten(1).norm(dim=1)
+    assert error.max() < 0.02
+    none = torch.zeros(2, len(NAMES), tower.embed_dim)
+    assert not torch.autograd.grad(tower.features(start), start, none)[0].any()
+
+
 @pytest.mark.parametrize("contexts", [1, 5])
 def test_memory_is_told_beforehand(picto, contexts):
     tower = PromptTower(picto, NAMES)

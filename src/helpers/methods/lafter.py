@@ -168,8 +168,9 @@ def lafter(
         "smoothing": smoothing,
     }
     optimizer = torch.optim.AdamW(parameters, learning_rate)
+    how = {"additive": True, **loop}
     return train(
-        student, optimizer, step, len(pool), epochs, batch, seed, settings, **loop
+        student, optimizer, step, len(pool), epochs, batch, seed, settings, **how
     )
 
 

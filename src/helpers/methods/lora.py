@@ -65,6 +65,7 @@ def lora(
         "smoothing": smoothing,
     }
     optimizer = torch.optim.AdamW(decay_groups(student, weight_decay), learning_rate)
+    how = {"additive": True, **loop}
     return train(
-        student, optimizer, step, len(pool), epochs, batch, seed, settings, **loop
+        student, optimizer, step, len(pool), epochs, batch, seed, settings, **how
     )

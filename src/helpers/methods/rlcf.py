@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.methods import selection, tpt
-from helpers.methods.training import Student, logits
+from helpers.methods.training import Student, images_at_once, logits
 from helpers.methods.zero_shot import zero_shot
 
 CLIP_SCORE = 2.5
@@ -99,7 +99,7 @@ def encoder(
     student = Student(make_tower(whole=True), class_features, logit_scale)
     parameters = [p for p in student.parameters() if p.requires_grad]
     start = [p.detach().clone() for p in parameters]
-    found = []
+    found, at_once = [], 0
     for of_image, theirs in progress(zip(views, reward_views, strict=True)):
         _check_pair(of_image[None], theirs[None])
         keep = selection.keep_count(len(of_image), rho)
@@ -109,10 +109,14 @@ def encoder(
         before = logits(student, of_image)
         (chosen,) = selection.confident(before[None], keep)
         scores = clip_scores(theirs[chosen], reward_class_features)
+        trusted = of_image[chosen.to(of_image.device)]
+        at_once = at_once or images_at_once(student, trusted)
+        parts = [*zip(trusted.split(at_once), scores.split(at_once), strict=True)]
         for _ in range(steps):
             optimizer.zero_grad()
-            made = student(of_image[chosen])
-            reward_loss(made[None], scores[None], samples).mean().backward()
+            for part, rewards in parts:
+                loss = reward_loss(student(part)[None], rewards[None], samples).mean()
+                (len(part) / keep * loss).backward()
             optimizer.step()
         found.append(logits(student, of_image[:1]))
         with torch.no_grad():

@@ -24,15 +24,22 @@ sharpen what it predicts already.
 
 For ResNets the paper takes the statistics of the batch in BatchNorm (`batch_norm`);
 CLIP's running ones are the default.
+
+Memory: the graph of a large tower is 0.1 GB an image. Where a batch's is too much (see
+`training.fitting`), images go through in parts whose gradients are added, which is the
+same to rounding. Statistics of a batch need all of it, so that blocks are then computed
+once more on the way back instead of kept.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
+from open_clip.modified_resnet import Bottleneck
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from helpers.methods import selection
-from helpers.methods.training import Student, logits
+from helpers.methods.training import Student, images_at_once, logits
 
 
 def sgd(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -70,19 +77,20 @@ def tent(
     `make_tower`: as in `lafter.lafter`; `class_features` [C, D].
     """
     student = _student(make_tower, class_features, logit_scale)
+    first = images[:batch]
+    at_once = images_at_once(student, first)
     if batch_norm:
-        for part in student.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.train()
+        _use_batch_statistics(student, recompute=at_once < len(first))
+        at_once = batch
     tuned = _Norms(student, optimizer)
     found = []
     for part in progress(images.split(batch)):
         if reset:
             tuned.reset()
         for _ in range(steps):
-            before = student(part)
-            tuned.step(selection.entropy(before).mean())
-        found.append(logits(student, part, len(part)) if reset else before.detach())
+            before: list[Tensor] = []
+            tuned.step(_entropies(student, part, at_once, before))
+        found += [logits(student, part, at_once)] if reset else before
     return torch.cat(found)
 
 
@@ -103,16 +111,15 @@ def marginal(
     """
     student = _student(make_tower, class_features, logit_scale)
     tuned = _Norms(student, optimizer)
-    found = []
+    found, at_once = [], 0
     for of_image in progress(views):
         tuned.reset()
         keep = selection.keep_count(len(of_image), rho)
-        for step in range(steps):
-            made = student(of_image)[None]
-            if step == 0:
-                chosen = selection.confident(made.detach(), keep)
-            trusted = selection.take(made, chosen)
-            tuned.step(selection.marginal_entropy(trusted).mean())
+        (chosen,) = selection.confident(logits(student, of_image)[None], keep)
+        trusted = of_image[chosen.to(of_image.device)]
+        at_once = at_once or images_at_once(student, trusted)
+        for _ in range(steps):
+            tuned.step(_marginal_entropies(student, trusted, at_once))
         found.append(logits(student, of_image[:1]))
     return torch.cat(found)
 
@@ -130,11 +137,13 @@ class _Norms:
         self._make = optimizer
         self._optimizer = optimizer(self._parameters)
 
-    def step(self, loss: Tensor) -> None:
-        if not loss.isfinite():
-            raise ValueError(f"the entropy became {loss.item()}: a rate too high?")
+    def step(self, losses: Iterable[Tensor]) -> None:
+        """One step down the sum of the losses, each made when the last one is done."""
         self._optimizer.zero_grad()
-        loss.backward()
+        for loss in losses:
+            if not loss.isfinite():
+                raise ValueError(f"the entropy became {loss.item()}: a rate too high?")
+            loss.backward()
         self._optimizer.step()
 
     @torch.no_grad()
@@ -142,6 +151,56 @@ class _Norms:
         for parameter, start in zip(self._parameters, self._start, strict=True):
             parameter.copy_(start)
         self._optimizer = self._make(self._parameters)
+
+
+def _entropies(
+    student: Student, images: Tensor, at_once: int, made: list[Tensor]
+) -> Iterator[Tensor]:
+    """Losses that add up to the mean entropy; logits go into `made` on the way."""
+    for part in images.split(at_once):
+        logits = student(part)
+        made.append(logits.detach())
+        yield len(part) / len(images) * selection.entropy(logits).mean()
+
+
+def _marginal_entropies(
+    student: Student, views: Tensor, at_once: int
+) -> Iterator[Tensor]:
+    """Losses whose gradients add up to that of the views' marginal entropy.
+
+    It is no mean over views: in parts, the views go through once without graph, which
+    tells what each one's logits weigh in the gradient.
+    """
+    if len(views) <= at_once:
+        yield selection.marginal_entropy(student(views)[None]).mean()
+        return
+    made = logits(student, views, at_once).requires_grad_()
+    loss = selection.marginal_entropy(made[None]).mean()
+    (weights,) = torch.autograd.grad(loss, made)
+    for part, of_part in zip(views.split(at_once), weights.split(at_once), strict=True):
+        yield (of_part * student(part)).sum()
+
+
+def _use_batch_statistics(student: Student, recompute: bool) -> None:
+    """Let BatchNorm normalise by the batch; `recompute` keeps no block's graph."""
+    for part in student.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.train()
+        if isinstance(part, nn.Sequential) and recompute:
+            for name, block in part.named_children():
+                if isinstance(block, Bottleneck):
+                    setattr(part, name, _Recomputed(block))
+
+
+class _Recomputed(nn.Module):
+    """A block whose inside is computed once more when its gradient is wanted."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.block, x, use_reentrant=False)
 
 
 def _student(

@@ -11,6 +11,8 @@ all: order, log, memory estimate, checkpoint, and an eye on collapse.
   classes over an epoch, exp(H(h)) is their effective number. Where it falls below half
   of an earlier epoch's, or is still below half of the first labels' in the fourth epoch
   and not growing, the loop warns once, and goes on.
+- Where a loss is a mean over images, a batch whose graphs would take too much memory
+  goes through in parts whose gradients are added: the same step, to rounding.
 - A checkpoint after each epoch holds what trains, the optimiser and the log; the same
   call goes on where a killed one stood, and ends with the same numbers.
 """
@@ -20,7 +22,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -39,6 +41,10 @@ PATIENCE = 3  # epochs that a network from scratch has to find the classes
 GROWING = 1.05  # times the effective classes of the epoch before
 HEADROOM = 1.3  # memory at the peak, over that of the saved graph
 MEASURED = 2  # images in the batch that the memory estimate measures
+GRAPHS = 1e9  # bytes that the graphs of images may take at once, where they can part
+GPU_SHARE = 8  # a GPU gets so many times more
+PIXELS = 100 * 64**2  # of images that go through a tower at once without a graph
+GPU_PIXELS = 64 * PIXELS
 NO_LABEL = -1
 
 
@@ -98,6 +104,7 @@ def train(
     seed: int,
     settings: Mapping[str, object],
     rate: Callable[[int], float] | None = None,
+    additive: bool = False,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     folder: Path | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
@@ -107,6 +114,7 @@ def train(
     `settings`: what decides the result besides the other arguments, for the checkpoint
     to know its own run by; JSON can tell them.
     `rate`: epoch -> learning rate that holds for it, constant unless given.
+    `additive`: the step's loss is a mean over images, each on its own.
     `evaluate`: model -> figures of an epoch, for the log alone.
     `folder`: where `log.csv` and `checkpoint.pt` go after each epoch; if they lie there
     already, training goes on from them.
@@ -118,7 +126,7 @@ def train(
     if epochs < 1 or batch < 1 or images < 1:
         raise ValueError(f"{epochs} epochs, batches of {batch}, {images} images: 1 up")
     batch = min(batch, images)
-    check_memory(model, step, batch)
+    at_once = fitting(model, lambda few: step(torch.arange(few), 0), batch, additive)
     settings = {**settings, "images": images, "batch": batch, "seed": seed}
     settings["start"] = digest(*model.parameters())
     rows, taught = [], torch.full((epochs, images), NO_LABEL)
@@ -133,7 +141,8 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate(epoch)
         began = time.perf_counter()
-        row = _epoch(step, optimizer, epoch, images, batch, seed, taught[epoch])
+        rows_of = order(images, batch, seed, epoch)
+        row = _epoch(step, optimizer, epoch, rows_of, at_once, taught[epoch])
         before = before or row["effective_labels"]
         row["collapsed"] = _collapsed(rows, row["effective_classes"], before)
         if row["collapsed"] and not warned:
@@ -155,8 +164,15 @@ def train(
 
 
 @torch.no_grad()
-def logits(model: nn.Module, inputs: Tensor, batch: int = 100) -> Tensor:
-    """Logits float32 [N, C] of a trained model, of images or features [N, ...]."""
+def logits(model: nn.Module, inputs: Tensor, batch: int = 0) -> Tensor:
+    """Logits float32 [N, C] of a trained model, of images or features [N, ...].
+
+    `batch`: how many at once, 0 for what serves images of their size.
+    """
+    if not batch:
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        pixels = inputs[0, :1].numel() if inputs.ndim == 4 else 64**2
+        batch = max(1, (PIXELS if on_cpu else GPU_PIXELS) // pixels)
     return torch.cat([model(part).float() for part in inputs.split(batch)])
 
 
@@ -217,80 +233,95 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     return [{"params": p, "weight_decay": decay} for p, decay in groups if p]
 
 
-def check_memory(
-    model: nn.Module, step: Callable[[Tensor, int], Step], batch: int
-) -> None:
-    """MemoryError where a batch's graph will not fit, estimated from a small one."""
+def fitting(
+    model: nn.Module,
+    forward: Callable[[int], object],
+    batch: int,
+    additive: bool = True,
+) -> int:
+    """How many of a batch's images may have a graph at once: all but for `additive`.
+
+    `forward` makes the graph of so many images. What fits is told from a few, and does
+    not depend on what else the machine does, lest results do. MemoryError where it is
+    more than is free.
+    """
     few = min(MEASURED, batch)
-    need = (
-        HEADROOM * batch / few * graph_bytes(model, lambda: step(torch.arange(few), 0))
-    )
-    free = _free_bytes(next(model.parameters()).device)
+    each = HEADROOM / few * graph_bytes(model, lambda: forward(few))
+    device = next(model.parameters()).device
+    most = GRAPHS * (1 if device.type == "cpu" else GPU_SHARE)
+    parts = min(batch, math.ceil(batch * each / most)) if additive else 1
+    at_once = math.ceil(batch / max(1, parts))
+    need, free = each * at_once, _free_bytes(device)
     if need > free:
         raise MemoryError(
             f"batches of {batch} need about {need / 1e9:,.1f} GB, {free / 1e9:,.1f} GB "
-            f"are free: at most {int(free / need * batch)} fit"
+            f"are free: at most {int(free / need * at_once)} fit"
         )
+    return at_once
+
+
+def images_at_once(model: nn.Module, images: Tensor) -> int:
+    """How many of these images may have a graph at once."""
+    return fitting(model, lambda few: model(images[:few]), len(images))
 
 
 def graph_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
     """Memory that a forward pass keeps for its backward pass, weights aside."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
+    kept = {}
 
-    def keep(tensor: Tensor) -> Tensor:
+    # Nodes that held on to the tensors themselves would never be freed. The storages
+    # stay until all are counted, so that no address comes twice.
+    def keep(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            kept[storage.data_ptr()] = storage
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        graph = forward()  # alive until all is counted, so that no address comes twice
-    total = sum(kept.values())
-    del graph
-    return total
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda nothing: nothing):
+        forward()
+    return sum(storage.nbytes() for storage in kept.values())
 
 
 def _epoch(
     step: Callable[[Tensor, int], Step],
     optimizer: torch.optim.Optimizer,
     epoch: int,
-    images: int,
-    batch: int,
-    seed: int,
+    batches: Sequence[Tensor],
+    at_once: int,
     taught: Tensor,
 ) -> dict[str, float]:
     """One epoch; writes what the images were taught, gives its row of the log."""
     losses, predictions, figures = [], [], []
-    for rows in order(images, batch, seed, epoch):
-        made = step(rows, epoch)
-        if not made.loss.isfinite():
-            raise ValueError(
-                f"epoch {epoch}: the loss became {made.loss.item()}; the images or "
-                "class weights hold values that are not finite, or the learning rate "
-                "is too high"
-            )
+    for batch in batches:
         optimizer.zero_grad()
-        made.loss.backward()
+        for rows in batch.split(at_once):
+            made, share = step(rows, epoch), len(rows) / len(batch)
+            if not made.loss.isfinite():
+                raise ValueError(
+                    f"epoch {epoch}: the loss became {made.loss.item()}; the images or "
+                    "class weights hold values that are not finite, or the learning "
+                    "rate is too high"
+                )
+            (share * made.loss).backward()
+            taught[rows] = made.labels.cpu()
+            losses.append(share * made.loss.item())
+            predictions.append((rows, made.logits.detach().argmax(dim=-1).cpu()))
+            figures.append({k: share * v for k, v in made.figures.items()})
         optimizer.step()
-        taught[rows] = made.labels.cpu()
-        losses.append(made.loss.item())
-        predictions.append((rows, made.logits.detach().argmax(dim=-1).cpu()))
-        figures.append(made.figures)
     at, predicted = map(torch.cat, zip(*predictions, strict=True))
     labelled = taught[at] != NO_LABEL
     agreement = (taught[at] == predicted)[labelled].double().mean().item()
     return {
         "epoch": epoch,
-        "steps": len(losses),
+        "steps": len(batches),
         "learning_rate": optimizer.param_groups[0]["lr"],
-        "loss": sum(losses) / len(losses),
+        "loss": sum(losses) / len(batches),
         "agreement": agreement,
         "labelled": labelled.double().mean().item(),
         "effective_labels": effective_classes(taught[at][labelled]),
         "effective_classes": effective_classes(predicted),
         "largest_class": (predicted.bincount().max() / len(predicted)).item(),
-        **pd.DataFrame(figures).mean().to_dict(),
+        **(pd.DataFrame(figures).sum() / len(batches)).to_dict(),
     }
 
 

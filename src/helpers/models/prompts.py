@@ -55,6 +55,7 @@ class PromptTower:
         self._blocks = list(tower.transformer.resblocks)
         self._norm, self._projection = tower.ln_final, tower.text_projection
         self._autocast = backbone._autocast
+        self._underflows = backbone.precision == "float16"
 
         table, positions = tower.token_embedding.weight, tower.positional_embedding
         tokens = [token for suffix in distinct for token in suffix]
@@ -79,10 +80,14 @@ class PromptTower:
         Both are float32, whatever the backbone's precision inside the tower.
         """
         self._check_context(context)
+        contexts = context.reshape(-1, *self.context.shape)
         with self._autocast():
-            prefix = self._prefix(context.reshape(-1, *self.context.shape))
+            prefix = self._prefix(contexts)
             shared = [kv.unsqueeze(2).expand(self._per_class(kv)) for kv in prefix]
-            features = self._unit(self._classes(shared), context.dtype)[:, self._rows]
+            features = self._unit(self._classes(shared), context.dtype)
+        if self._underflows and features.requires_grad:
+            _scale_gradient(features, contexts)
+        features = features[:, self._rows]
         return features.view(*context.shape[:-2], *features.shape[1:])
 
     @torch.no_grad()
@@ -99,15 +104,17 @@ class PromptTower:
         where hidden, [W] per class, is the tower's state at the end token and prefix
         the keys and values of all layers, the only way from the context to a class.
         The middle factor takes W backward passes for all classes together, each class
-        having a copy of the prefix as its own; the others are small.
+        having a copy of the prefix as its own; the others are small. A lower precision
+        holds inside the tower; the factors are multiplied in the context's.
         """
         self._check_context(context, ndim=2)
-        with self._autocast():
-            hidden, jacobian = self._hidden_jacobian(context)
-            head = torch.func.jacfwd(lambda h: self._unit(h, context.dtype))
-            out = context.new_empty(len(self._rows), self.embed_dim, context.numel())
-            for i, row in enumerate(self._rows.tolist()):
-                out[i] = head(hidden[row]) @ jacobian[row]
+        hidden, jacobian = self._hidden_jacobian(context)
+        head = torch.func.jacfwd(lambda h: self._unit(h, context.dtype))
+        out = context.new_empty(len(self._rows), self.embed_dim, context.numel())
+        for i, row in enumerate(self._rows.tolist()):
+            with self._autocast():
+                of_hidden = head(hidden[row])
+            out[i] = of_hidden @ jacobian[row]
         return out.unflatten(-1, tuple(context.shape))
 
     @property
@@ -179,7 +186,6 @@ class PromptTower:
 
         The latter is [c, W, M W].
         """
-        prefix = self._prefix(context[None])
 
         def moving(context: Tensor) -> Tensor:  # the start token's part is constant
             layers = self._prefix(context[None])
@@ -189,8 +195,11 @@ class PromptTower:
             return torch.func.jvp(moving, (context,), (direction,))[1]
 
         directions = torch.eye(context.numel()).to(context).unflatten(1, context.shape)
-        moved = torch.func.vmap(along, chunk_size=TANGENTS)(directions)  # [M W, K]
-        with torch.enable_grad():
+        with self._autocast():
+            prefix = self._prefix(context[None])
+            moved = torch.func.vmap(along, chunk_size=TANGENTS)(directions)
+        moved = moved.to(context.dtype)  # [M W, K]
+        with torch.enable_grad(), self._autocast():
             own = [
                 kv.unsqueeze(2).expand(self._per_class(kv)).clone().requires_grad_()
                 for kv in prefix
@@ -208,7 +217,7 @@ class PromptTower:
                 is_grads_batched=True,
             )  # each [rows, 2, 1, c, 1 + M, heads, W / heads]
             rows = [g[..., 1:, :, :].movedim(3, 0).flatten(2) for g in pulled]
-            jacobian[:, channels] = torch.cat(rows, dim=-1) @ moved.T
+            jacobian[:, channels] = torch.cat(rows, dim=-1).to(moved) @ moved.T
         return hidden[0].detach(), jacobian
 
     def _per_class(self, kv: Tensor) -> list[int]:
@@ -278,6 +287,24 @@ def _keys_values(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
     weight, bias = attention.in_proj_weight[width:], attention.in_proj_bias[width:]
     both = F.linear(x, weight, bias).unflatten(-1, (2, attention.num_heads, -1))
     return both.movedim(-3, 0)
+
+
+def _scale_gradient(features: Tensor, contexts: Tensor) -> None:
+    """Bring gradients [B, ...] to a size that float16 holds, between these two.
+
+    A sure image's are smaller than its least number. What the tower computes from
+    `contexts` to `features` is linear on the way back, so that a factor for each
+    context, taken off at the end, changes rounding alone.
+    """
+    sizes = []
+
+    def lift(gradient: Tensor) -> Tensor:
+        size = gradient.abs().amax(dim=(-2, -1), keepdim=True)
+        sizes.append(size.where(size > 0, 1.0))
+        return gradient / sizes[-1]
+
+    features.register_hook(lift)
+    contexts.register_hook(lambda gradient: gradient * sizes.pop())
 
 
 def _attend(queries: Tensor, keys_values: Tensor) -> Tensor:

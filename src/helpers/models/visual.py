@@ -1,7 +1,8 @@
 """Image towers to tune: a copy of a backbone's, with few parameters that train.
 
 A backbone is frozen and stays so. What tunes an image encoder works on an `ImageTower`,
-which copies the backbone's and lets a choice of parts train:
+which copies of the backbone's what trains, and reads the rest where it lies. A choice
+of parts trains:
 
 - prompts: P tokens between the class token and the patches, at the input of the first
   block only (Visual Prompt Tuning, Jia et al. 2022, arXiv 2203.12119, "shallow"). As in
@@ -24,6 +25,7 @@ is exact, with gradients, and takes about two thirds of the time of open_clip's 
 
 import copy
 import math
+from dataclasses import replace
 
 import torch
 from open_clip.transformer import VisionTransformer
@@ -42,7 +44,8 @@ class ImageTower(nn.Module):
 
     `prompts` is a number of tokens, 0 for none, `norms` and `whole` let these train,
     `lora_rank` is the r of the low-rank parts, 0 for none. `seed` decides where prompts
-    and A start. Always in evaluation mode, as the backbone is. ValueError where the
+    and A start. Always in evaluation mode, as the backbone is, and in its precision;
+    for float16, in which gradients underflow, in float32. ValueError where the
     backbone's tower is no ViT of CLIP's kind and prompts or LoRA are asked for.
     """
 
@@ -59,11 +62,8 @@ class ImageTower(nn.Module):
         if prompts < 0 or lora_rank < 0:
             raise ValueError(f"prompts {prompts}, lora_rank {lora_rank}: 0 or more")
         if backbone.precision == "float16":
-            raise ValueError(
-                "gradients underflow in float16: load the backbone with precision "
-                "float32 or bfloat16 to tune it"
-            )
-        self.visual = copy.deepcopy(backbone.model.visual).requires_grad_(whole)
+            backbone = replace(backbone, precision="float32")
+        self.visual = _copy(backbone.model.visual, norms, whole).requires_grad_(whole)
         self._plain = is_clip_vit(self.visual)
         self._normalise, self._autocast = backbone.normalise, backbone._autocast
         if (prompts or lora_rank) and not self._plain:
@@ -111,6 +111,15 @@ class ImageTower(nn.Module):
             x = run_block(block, x, x.shape[1])
         x = tower.ln_post(run_block(last, x, 1)[:, 0])
         return x if tower.proj is None else x @ tower.proj
+
+
+def _copy(tower: nn.Module, norms: bool, whole: bool) -> nn.Module:
+    """A copy whose weights are the tower's own, but for buffers and what trains."""
+    if whole:
+        return copy.deepcopy(tower)
+    trains = {id(p) for p in norm_affines(tower).values()} if norms else {}
+    shared = {id(p): p for p in tower.parameters() if id(p) not in trains}
+    return copy.deepcopy(tower, shared)  # which leaves as they are what it finds there
 
 
 class LowRank(nn.Module):

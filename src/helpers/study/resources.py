@@ -1,9 +1,10 @@
 """What a study takes of memory and disk: told before it runs, watched while it does.
 
 Before: `estimate` reckons a chapter's peak from its parameters, without loading weights
-or opening pictures (but for the headers of a few). It errs, to either side: chapter 05
-of the embedded study takes more. So a run is refused only where `SURE` of the estimate
-will not fit, and is watched in any case.
+or opening pictures (but for the headers of a few). It errs, to either side; what
+tests/benchmarks/memory.csv has, peaks of models of true size, is told within a quarter.
+So a run is refused only where `SURE` of the estimate will not fit, and is watched in
+any case.
 
 During: `watched` looks every second at the kernel and at what the machine has left, and
 interrupts the kernel before the machine starts to swap, or kills what is killing it.
@@ -19,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -40,7 +41,8 @@ ACTIVATIONS = 200_000_000  # of a batch on its way through an image tower
 TEMPLATES = 80  # of the largest shared set
 FLOATS = 10  # per token and unit of width that a ViT's block keeps for its gradient
 STEM, BLOCK = 180, 20  # per pixel and 64 units of width, what a ResNet keeps
-HEADROOM = 1.3  # as in `helpers.methods.training`
+HEADROOM, GRAPHS = 1.3, 1e9  # as in `helpers.methods.training`
+KEPT_BACK = 0.6  # of a training's memory that the allocator does not hand back
 CONTEXTS = 8  # as in `helpers.adaptation`
 BEFORE = 10  # tokens of a caption before the class
 PROMPTS = 4096  # as in `helpers.models.slots`
@@ -59,7 +61,6 @@ CURES = {
     "prompts": "memory 1",
     "Jacobian": "jacobian false",
     "pictures": "pool_images 200",
-    "students": "seeds 1",
     "training": "batch 16",
 }
 Sizes = dict[str, float]
@@ -159,15 +160,18 @@ def estimate(job: Job) -> Need:
         ledgers += 10 * of_logits(sampled("caption_images")) * len(models)
     if p.keys() >= TRAINING:
         tuned = next((m for m in models if m.patches), first)
-        halves = [min(s.count / 2, p["pool_images"] or math.inf) for s in sets.values()]
-        pixels = [s.pixels for s in sets.values()]
-        pairs = list(zip(halves, pixels, strict=True))
-        kept = sum(4 * min(n * px, KEPT_PIXELS) for n, px in pairs)
-        seen = 3 * tuned.side**2 * sum(halves)
-        memory["pictures"] = 2 * (seen + kept)  # the halves that train and that test
-        memory["training"] = HEADROOM * p["batch"] * tuned.graph(p["visual_prompts"])
-        memory["students"] = (len(sets) + p["seeds"] + 3) * tuned.image_bytes
-        ledgers += 25 * of_logits(2 * max(halves))
+        few = p["pool_images"] or math.inf
+        halves = {name: min(s.count / 2, few) for name, s in sets.items()}
+        kept = {k: 4 * min(n * sets[k].pixels, KEPT_PIXELS) for k, n in halves.items()}
+        seen = 3 * tuned.side**2 * sum(halves.values())
+        # The halves that train and that test, of which the focus has its turn, too.
+        memory["pictures"] = 2 * seen + sum(kept.values()) + kept.get(p["focus"], 0)
+        memory["training"] = _training_bytes(tuned, p)
+        memory["prompts"] = _prompt_bytes(tuned, names, gradient=True)
+        # Reading a file beside its model is over long before the peak.
+        memory["weights"] = sum(weights) + sum(m.folded for m in models)
+        memory["kept"] = KEPT_BACK * memory["training"]
+        ledgers += 25 * of_logits(2 * max(halves.values()))
     return Need(name, memory, disk, ledgers)
 
 
@@ -328,6 +332,11 @@ class _Model:
         """The image tower: what is not the text tower's blocks, within a tenth."""
         return max(0.2 * self.bytes, self.bytes - 48 * self.layers * self.width**2)
 
+    @property
+    def folded(self) -> float:
+        """What `fast.image_encoder` copies: a ResNet's image tower."""
+        return 0.0 if self.patches else self.image_bytes
+
     def graph(self, prompts: int) -> float:
         """Bytes that one picture keeps on its way for the gradient of its norms."""
         if self.patches:
@@ -366,6 +375,15 @@ def _model(name: str) -> _Model:
         image_width=sees.get("width", 768),
         image_layers=sum(layers) if is_resnet else layers,
     )
+
+
+def _training_bytes(model: _Model, p: Mapping[str, Any]) -> float:
+    """What graphs of images take at once, and RLCF's copy of the whole image tower."""
+    each = HEADROOM * model.graph(p["visual_prompts"] if model.patches else 0)
+    graphs = min(p["batch"] * each, max(GRAPHS, each))
+    # Weights, where they start, their gradients and two moments of AdamW.
+    whole = 5 * model.image_bytes if p.get("second_backbone") else 0
+    return max(graphs, whole + each)
 
 
 def _prompt_bytes(model: _Model, names: Sequence[str], gradient: bool) -> float:

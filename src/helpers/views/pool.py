@@ -24,7 +24,7 @@ from torch import Tensor
 from helpers.data.dataset import Dataset
 from helpers.views.strong import AREA, strong
 
-KEPT_PIXELS = 2**28  # decoded pictures stay in memory up to this many, 0.8 GB
+KEPT_PIXELS = 2**28  # decoded pictures stay in memory up to this many, 1.1 GB
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,20 +78,21 @@ def pool(
     """The pictures of a data set as a pool; its labels stay behind.
 
     `crop` and `size` are a backbone's `crop` and `image_size`, `area` bounds the share
-    of a picture that a strong view shows. Strong views are cut from the full pictures,
-    which stay decoded in memory where they are few or small, and are read anew each
-    time otherwise.
+    of a picture that a strong view shows. Strong views are cut from the full pictures.
+    Once one was asked for, its picture stays decoded in memory where pictures are few
+    or small; the others are read anew each time.
     """
     images = torch.empty((len(dataset), 3, size, size), dtype=torch.uint8)
-    kept, pixels = {}, 0
     for i, image in enumerate(map(dataset.image, range(len(dataset)))):
         images[i] = crop(image)
-        pixels += image.width * image.height
-        if pixels <= KEPT_PIXELS:
-            kept[i] = image
+    kept, room = {}, KEPT_PIXELS
 
     def view(i: int, generator: np.random.Generator) -> Tensor:
+        nonlocal room
         image = kept[i] if i in kept else dataset.image(i)
+        if i not in kept and image.width * image.height <= room:
+            kept[i] = image
+            room -= image.width * image.height
         return strong(image, size, generator, area)
 
     return Pool(dataset.ids, images, view)
