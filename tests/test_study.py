@@ -12,6 +12,7 @@ import time
 import types
 from pathlib import Path
 
+import lookalikes
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
@@ -100,6 +101,9 @@ def printed(path: Path) -> str:
         ("shifts", "picto-s", r"a list, say \[picto-s\]"),
         ("shifts", ["picto-s", "picto-s"], "without repetition"),
         ("shifts", ["picto"], "picto-s"),
+        ("shifts", ["picto-s", "digits"], "digits has other classes than picto: 'zero'"),
+        ("dev", "digits", "digits has other classes than picto"),
+        ("unlabelled", "imagenet", "imagenet has other classes than picto"),
         ("shifts", [["picto-s"]], "without repetition"),
         ("backbone", "ViT-B16", "ViT-B-16"),
         ("weights", "opena", "accepted for picto-rn: picto"),
@@ -123,6 +127,18 @@ def test_impossible_value_is_refused_with_what_is_accepted(key, value, accepted)
         check({**PICTO, key: value}, "params/x.yaml")
     (problem,) = str(caught.value).splitlines()
     assert problem.startswith(f"params/x.yaml: {key} is {value!r}; ")
+
+
+def test_shifts_of_other_classes_are_refused_by_name(tmp_path, capsys):
+    given = {"dataset": "imagenet-a", "shifts": ["imagenet-r"]}
+    with pytest.raises(ValueError, match="imagenet-r has other classes than imagenet-a"):
+        check(given, "x")
+    check({"dataset": "imagenet", "shifts": ["imagenet-v2", "imagenet-sketch"]}, "x")
+    root = lookalikes.photos(tmp_path / "pets", {"cat": 2, "dog": 2})
+    given = ["-p", "data_root", str(root), "-p", "shifts", "[digits]"]
+    for command in ("doctor", "run"):
+        assert main([command, "my_images", *given]) == 2
+        assert "digits has other classes than folder" in capsys.readouterr().err
 
 
 def test_float16_is_refused_on_a_cpu():
