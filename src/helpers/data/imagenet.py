@@ -150,7 +150,8 @@ def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
     foreign class folders in it or if the flat validation archive is found.
     """
     tops = [data_root / place for place in PLACES[name]]
-    for top, root in ((top, root) for top in tops for root in nested(top)):
+    pairs = [(top, root) for top in tops for root in nested(top)]
+    for top, root in pairs:
         found = class_folders(root)
         known = set(found) & set(expected)
         foreign = sorted(set(found) - set(expected))

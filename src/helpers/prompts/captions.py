@@ -12,7 +12,8 @@ caption's words the one whose embedding has the largest cosine with the caption'
     keyword not among English stop words          any word, "a" and "of" left out
     replaced as a word, with its article          replaced wherever its letters stand
     shortened by words to what CLIP reads         cut after 70 characters
-    no keyword, or not found: the plain prompt    an error, or the same prompt for all
+    no keyword, not found, or a word too long:    an error, or the same prompt for all
+    the plain prompt
 
 Templates hold the class name's place as `helpers.models.slots` has it: `{}`, or `{a}`
 with its article.
@@ -27,6 +28,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # KeyBERT's own
 
 from helpers.models import slots
 from helpers.models.clip import Backbone
+from helpers.models.optional import MissingModel, command
 
 PLAIN = "a photo of a {}."
 FAITHFUL_CHARACTERS = 70
@@ -51,7 +53,7 @@ def clip_embedder(backbone: Backbone):
 def sentence_embedder(name: str = SENTENCES):
     """KeyBERT's own choice of embeddings, from sentence-transformers.
 
-    Raises FileNotFoundError with the command that fetches the model.
+    Raises `MissingModel` with the command that fetches the model.
     """
     from keybert.backend._sentencetransformers import SentenceTransformerBackend
 
@@ -59,10 +61,12 @@ def sentence_embedder(name: str = SENTENCES):
         return SentenceTransformerBackend(name)
     except Exception as error:  # the hub's client raises many kinds
         size = f" (about {SENTENCES_SIZE})" if name == SENTENCES else ""
-        raise FileNotFoundError(
-            f"no sentence embeddings {name!r} here: fetch them with `hf download "
-            f"sentence-transformers/{name}`{size} where there is a network, or take "
-            f"embeddings 'clip'. The cause: {error}"
+        raise MissingModel(
+            "embeddings",
+            f"no sentence embeddings {name!r} here: fetch them with "
+            f"`{command('embeddings', name)}`{size} where there is a network, or take "
+            "embeddings 'clip'",
+            error,
         ) from error
 
 
@@ -111,12 +115,41 @@ def templates(
     class_names: Sequence[str],
     plain: str = PLAIN,
 ) -> list[str]:
-    """`template` of each caption and keyword, shortened to what the CLIP reads."""
+    """`template` of each caption and keyword, as `fitted` to what the CLIP reads."""
+    made = [template(*pair, plain) for pair in zip(captions, found, strict=True)]
+    return fitted(made, backbone, class_names, plain)
+
+
+def fitted(
+    templates: Sequence[str],
+    backbone: Backbone,
+    class_names: Sequence[str],
+    plain: str = PLAIN,
+    characters: int | None = None,
+) -> list[str]:
+    """Templates shortened to what the CLIP reads, each on its own.
+
+    `plain` stands in for one of which a single word is too long, or that is too long
+    as it is where prompts are cut after so many `characters`. Raises ValueError where a
+    class name is too long for that, too.
+    """
     fits, made = counter(backbone), {}
-    for pair in zip(captions, found, strict=True):
-        if pair not in made:
-            made[pair] = shorten(template(*pair, plain), fits, class_names)
-    return [made[pair] for pair in zip(captions, found, strict=True)]
+
+    def cut_fits(text: str) -> bool:
+        prompts = (slots.fill(text, name, characters) for name in class_names)
+        # No token is shorter than a byte.
+        long = (p for p in prompts if len(p.encode()) + 2 > backbone.context_length)
+        return all(map(fits, long))
+
+    for text in dict.fromkeys(templates):
+        try:
+            if characters:
+                made[text] = text if cut_fits(text) else plain
+            else:
+                made[text] = shorten(text, fits, class_names)
+        except ValueError:
+            made[text] = shorten(plain, fits, class_names)
+    return [made[text] for text in templates]
 
 
 def faithful_template(caption: str, keyword: str) -> str:
@@ -149,7 +182,8 @@ def shorten(
 
     A template keeps its slots: words go from the end as long as they stand behind the
     last slot, then from the beginning, until the longest of the class names fits.
-    Raises ValueError where a class name alone does not.
+    Raises ValueError where a class name alone does not. Of a text that is a single word
+    too long the beginning is left.
     """
     longest = sorted(set(class_names), key=len)[-3:]  # letters say little of tokens
     words = text.split()
@@ -160,13 +194,15 @@ def shorten(
         return all(fits(prompt) for prompt in prompts)
 
     while not fit():
-        if len(words) < 2:
-            prompt = slots.fill(text, longest[-1]) if longest else text
+        if len(words) > 1:
+            words.pop(0 if slots.SLOT.search(words[-1]) else -1)
+        elif longest:
             raise ValueError(
-                f"one word or class name of {prompt!r} is longer than what this CLIP "
-                "reads: shorten it"
+                f"one word or class name of {slots.fill(text, longest[-1])!r} is "
+                "longer than what this CLIP reads: shorten it"
             )
-        words.pop(0 if slots.SLOT.search(words[-1]) else -1)
+        else:
+            words = [words[0][: len(words[0]) // 2]]
     return " ".join(words)
 
 

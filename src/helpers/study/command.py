@@ -13,7 +13,8 @@ from helpers.study import parameters
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status.
 
-    0: done. 1: a cell failed, or the doctor found something missing. 2: wrong input.
+    0: done. 1: a chapter failed, the others may have run; or the doctor found something
+    missing. 2: wrong input.
     130: interrupted.
     """
     arguments = _parser().parse_args(argv)
