@@ -94,7 +94,7 @@ def test_truth_is_for_drawn_scenes():
 
 def test_cards_keep_their_text_beside_their_picture():
     pictures = [np.zeros((8, 8, 3), np.uint8)] * 3
-    texts = [["won", "a very long caption " * 5, "end"], ["b"], ["c", "d"]]
+    texts = [["won", "a very long caption " * 5, "end"], ["b"], ["$c$", r"$\no$"]]
     fig, data = figures.cards(pictures, texts)
     assert data["text"].tolist() == ["\n".join(card) for card in texts]
     fig.canvas.draw()
