@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 import pty
@@ -24,7 +25,7 @@ from nbformat import v4
 
 from helpers import notebook, paths
 from helpers.picto import make
-from helpers.study import check, main, parameters
+from helpers.study import check, main, parameters, resources
 from helpers.study.checks import RULES
 
 PICTO = yaml.safe_load((paths.PARAMS / "picto.yaml").read_text())
@@ -344,6 +345,46 @@ def test_smoke_study_runs_every_notebook(smoke_study, capsys):
     capsys.readouterr()
     assert main(["run", "smoke", "--outputs", str(folder.parent)]) == 0
     assert capsys.readouterr().out.count("done before") == len(CHAPTERS)
+
+
+# Parameters that are read
+
+
+def read_keys(code: str) -> set[str]:
+    """Keys that the code looks up in what it calls parameters, p or merged."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Subscript(value=place, slice=key):
+                pass
+            case ast.Call(func=ast.Attribute(value=place, attr="get"), args=[key, *_]):
+                pass
+            case ast.Compare(
+                left=key, ops=[ast.In() | ast.NotIn()], comparators=[place]
+            ):
+                pass
+            case _:
+                continue
+        name = getattr(place, "attr", "") or getattr(place, "id", "")
+        if name in ("parameters", "p", "merged") and isinstance(key, ast.Constant):
+            found.add(key.value)
+    return found
+
+
+def test_no_parameter_is_read_that_no_notebook_declares():
+    code = 'parameters.get("a", 1), job.parameters["b"], "c" in p, other["d"], p[0]'
+    assert read_keys(code) == {"a", "b", "c", 0}
+    known = {key for chapter in CHAPTERS for key in parameters.declared(chapter)}
+    helpers = sorted((paths.ROOT / "src" / "helpers").rglob("*.py"))
+    unknown = {
+        f"{file.name}: {key}"
+        for file in helpers
+        for key in read_keys(file.read_text("utf-8"))
+        if isinstance(key, str) and key not in known
+    }
+    assert not unknown
+    assert known == RULES.keys()
+    assert known >= resources.TUNING | resources.TRAINING
 
 
 # Running notebooks

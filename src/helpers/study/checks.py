@@ -428,6 +428,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "prompt_sets": (list, _prompt_sets),
     "closer": (str, _closer),
     "texts": (str, _texts),
+    "group": (str, _anything),
     "beta": (float, _share),
     "betas": (list, _shares),
     "aggregation": (str, _aggregation),

@@ -148,7 +148,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from helpers.data import doctor
     from helpers.study import resources
 
-    report = doctor.diagnose({k: v for job in jobs for k, v in job.parameters.items()})
+    merged = {k: v for job in jobs for k, v in job.parameters.items()}
+    report = doctor.diagnose(merged, jobs)
     resources.check_room(report, jobs, paths.OUTPUTS)
     print(report.text())
     return 0 if report.ok else 1
