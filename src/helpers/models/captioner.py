@@ -282,7 +282,7 @@ def _pretrained(name: str) -> tuple:
         model = VisionEncoderDecoderModel.from_pretrained(source)
         processor = AutoImageProcessor.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file, a missing one, no network: many kinds
         size = f" (about {HUB_SIZE})" if name == HUB else ""
         raise MissingModel(
             "captioner",

@@ -183,7 +183,7 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
         else:
             kind = AutoPipelineForImage2Image
         pipeline = kind.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file, a missing one, no network: many kinds
         size = f" ({SIZES[name]})" if name in SIZES else ""
         raise MissingModel(
             "diffusion",
