@@ -453,6 +453,16 @@ def test_failed_cell_is_named_and_what_ran_is_kept(world, capsys, code, cause):
     assert "input_path" not in (folder / "01_one.partial.ipynb").read_text()
 
 
+def test_data_that_a_later_chapter_lacks_are_told_before_any_work(world, capsys):
+    write_notebook(world, "01_one")
+    more = 'dataset: str = "digits"\nunlabelled: str = "cifar10"\n'
+    more += f"data_root: str = {str(world.params)!r}\n"
+    write_notebook(world, "02_two", declares=CELL + more)
+    assert main(["run", "tiny"]) == 2
+    assert "cifar" in capsys.readouterr().err
+    assert not list((world.outputs / "tiny").glob("*.ipynb"))
+
+
 def read_until(terminal: int, pattern: str, seconds: float = 60) -> str:
     shown, deadline = "", time.monotonic() + seconds
     while not re.search(pattern, shown) and time.monotonic() < deadline:
