@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import data
+from helpers import data, paths
 from helpers.data import doctor, integrity
 from helpers.models import embedded
 from helpers.results import predictions
+from helpers.study import parameters
 
 RANDOM = {"backbone": "RN50-quickgelu", "weights": "random"}
 
@@ -92,6 +93,13 @@ def test_shifts_are_checked_too(tmp_path):
     report = diagnose("digits", tmp_path, shifts=["imagenet-v2"])
     assert "1,797 images of 10 classes" in found(report, "digits", "✓")
     assert "ImageNetV2" in found(report, "imagenet-v2", "✗")
+
+
+def test_no_time_is_told_while_images_are_missing(tmp_path):
+    jobs = parameters.plan("imagenet_a_rn50", paths.PARAMS, paths.NOTEBOOKS)
+    merged = {key: value for job in jobs for key, value in job.parameters.items()}
+    given = {**merged, "data_root": str(tmp_path), **RANDOM}
+    assert not any(t == "time" for t, *_ in doctor.diagnose(given, jobs).lines)
 
 
 def test_numbers_as_names_are_pointed_out(tmp_path):

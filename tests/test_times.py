@@ -103,6 +103,13 @@ def test_learned_starts_a_second_backbone_and_shifts_are_counted():
     assert all(found[n].total() > alone[n].total() for n in ("02", "03", "04", "05"))
 
 
+def test_notebooks_of_ones_own_are_no_trouble(tmp_path):
+    own = {"backbone": "RN50", "captioner": "a/b", "diffusion": "c/d", "wordings": []}
+    job = parameters.Job(tmp_path / "08_mine.ipynb", {}, own)
+    assert times.work(job, {"imagenet-a": Pictures(10)})["encoded"] == 10
+    assert times.work(parameters.Job(job.notebook, {}, {}), {}) == {}
+
+
 def test_chapters_take_nothing_without_their_model(models):
     models |= {"diffusion"}
     whole = work_of("imagenet_a_rn50")

@@ -97,7 +97,7 @@ def diagnose(parameters: Mapping[str, Any], jobs: Sequence[Job] = ()) -> Report:
     check_models(report, parameters)
     if any(name in splits.SPLITS for name in datasets):
         check_world(report)
-    if datasets and jobs:
+    if jobs and len(datasets) == 1 + len(parameters.get("shifts", ())):
         from helpers.study import times
 
         times.check_time(report, jobs, datasets, local)

@@ -112,9 +112,12 @@ def work(job: Job, datasets: Mapping[str, Dataset]) -> Work:
         (p.keys() >= TRAINING, _training),
     ]
     found: Work = Counter()
-    for fits, count in kinds:
-        if fits:
-            found.update(count(p, counts, classes, 1 + bool(p.get("second_backbone"))))
+    for count in (count for fits, count in kinds if fits):
+        try:
+            more = count(p, counts, classes, 1 + bool(p.get("second_backbone")))
+        except KeyError:  # a notebook of one's own, which declares some keys only
+            continue
+        found.update(more)
     return found
 
 
