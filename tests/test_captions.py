@@ -199,6 +199,38 @@ def test_tokens_are_those_of_the_backbones_own_tokenizer(backbone):
         other.model.context_length = before
 
 
+ODD = [
+    "",
+    "  ",
+    "。。。",
+    "🙂🙂",
+    "x" * 400,
+    "猫" * 200,
+    "a " + "é" * 300 + " cat",
+    "\x00 {b} {}",
+    "word " * 300,
+    "İstanbul in İ",
+]
+
+
+def test_no_caption_is_so_odd_that_the_others_go_without_prompts(backbone):
+    embedder = captions.clip_embedder(backbone)
+    found = captions.keywords([*ODD, "a cat"], embedder)
+    made = captions.templates([*ODD, "a cat"], found, backbone, DOGS)
+    assert made[:4] == [captions.PLAIN] * 4
+    assert made[-1] == "{a}"
+    long = ["{}" + "x" * 400, "X" * 400, "a photo of {a}"]
+    assert captions.fitted(long, backbone, DOGS) == [captions.PLAIN] * 2 + long[2:]
+    for templates, characters in ((made, None), (["🙂" * 70, *made], 70)):
+        parts = list(slots.features(backbone, templates, DOGS, characters))
+        assert sum(len(chosen) for chosen, _ in parts) == len(templates)
+    fits = captions.counter(backbone)
+    short = [captions.shorten(text, fits) for text in ODD]
+    assert backbone.encode_texts([text or "." for text in short]).isfinite().all()
+    with pytest.raises(ValueError, match="longer than what this CLIP reads"):
+        captions.fitted(["a photo of {a}"], backbone, ["x" * 400, "dog"])
+
+
 def test_class_that_a_text_names():
     names = ["apple", "pine", "pineapple", "teddy bear", "bear"]
     assert captions.class_in("a Pineapple on a plate", names) == "pineapple"
@@ -629,6 +661,19 @@ def test_weighting_is_autoclips_where_templates_are_shared():
     assert torch.allclose(one, 30 * cosines[:, 0], atol=1e-4)
     with pytest.raises(ValueError, match="images, templates, classes"):
         caption_prompts.averaged(cosines[0], 30.0)
+
+
+def test_without_a_keyword_only_what_needs_none_is_tried():
+    torch.manual_seed(0)
+    unit = F.normalize(torch.randn(3 + 2 * 5, 8), dim=-1)
+    shared, rest = unit[3:].view(2, 5, 8), torch.rand(3, 3, 5)
+    fits = torch.tensor([True, False, True])
+    case = [unit[:3], shared, *rest, fits, 10.0]
+    all_of_them = caption_prompts.attempts(*case)
+    case[2] = None
+    fewer = caption_prompts.attempts(*case)
+    assert set(fewer) == {"zero_shot", "caption_placed", "caption_style", "autoclip"}
+    assert all(torch.equal(fewer[k], all_of_them[k]) for k in fewer)
 
 
 def test_gate_takes_each_image_from_one_or_the_other():

@@ -13,8 +13,8 @@ SMALL = {"part_images": 2, "noise_shares": "[0, 1]"}
 OURS = {"captioner": "picto-captioner", "embeddings": "clip"}
 
 
-def run(outputs, **overrides) -> int:
-    """Run chapter 03 on a folder of photographs as a user would."""
+def run(outputs, chapters=("03",), **overrides) -> int:
+    """Run chapters on a folder of photographs as a user would."""
     root = photos(outputs / "photos", {"hen": 3, "kite": 2, "sports_car": 1})
     given = {"device": "cpu", "data_root": root, "weights": "random", **SMALL}
     options = [
@@ -22,7 +22,7 @@ def run(outputs, **overrides) -> int:
         for key, value in {**given, **overrides}.items()
         for part in ("-p", key, str(value))
     ]
-    command = ["run", "my_images", "--only", "03", "--outputs", str(outputs)]
+    command = ["run", "my_images", "--outputs", str(outputs), "--only", *chapters]
     return main([*command, *options])
 
 
@@ -41,13 +41,31 @@ def test_a_full_size_clip_on_a_folder_of_photographs(tmp_path):
     assert blame["difference"].sum() == pytest.approx(total)
 
 
-def test_a_captioner_that_is_not_there_stops_the_chapter_with_the_command(
-    tmp_path, capsys
-):
-    assert run(tmp_path, backbone="RN50-quickgelu") == 1
-    told = capsys.readouterr().err
-    assert "hf download nlpconnect/vit-gpt2-image-captioning" in told
-    assert "about 1 GB" in told
+def test_what_needs_a_missing_model_is_left_out_and_the_rest_runs(tmp_path, capsys):
+    """Neither diffusion nor sentence embeddings; then no captioner."""
+    small = {"backbone": "picto-rn", "weights": "picto"}
+    ours = {**small, "captioner": "picto-captioner"}
+    assert run(tmp_path, chapters=["02b", "03"], **ours) == 0
+    told = capsys.readouterr().out
+    assert "02b_diffusion_views left out what needs a model: no diffusion" in told
+    assert "`hf download stabilityai/sd-turbo`" in told
+    assert "`hf download sentence-transformers/all-MiniLM-L6-v2` (about 90 MB)" in told
+    folder = tmp_path / "my_images"
+    page = (folder / "02b_diffusion_views.ipynb").read_text()
+    assert "hf download stabilityai/sd-turbo" in page
+    assert page.count("Left out: no variator") > 20
+    ledgers = {path.stem for path in folder.glob("predictions/*/*/*.parquet")}
+    assert ledgers == {f"{m}_sample" for m in ("zero_shot", "autoclip")} | {
+        "caption_placed",
+        "caption_style",
+    }
+    assert (folder / "figures" / "03_captions.png").is_file()
+    blame = pd.read_csv(folder / "figures" / "03_blame.csv")
+    assert blame["step"].tolist() == ["plain", "captioner"]
+    assert run(tmp_path / "none", **small, embeddings="clip") == 0
+    told = capsys.readouterr().out
+    assert "hf download nlpconnect/vit-gpt2-image-captioning` (about 1 GB)" in told
+    assert not list((tmp_path / "none").glob("my_images/predictions/*/*/*.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +94,7 @@ def test_truth_is_for_drawn_scenes():
 
 def test_cards_keep_their_text_beside_their_picture():
     pictures = [np.zeros((8, 8, 3), np.uint8)] * 3
-    texts = [["won", "a very long caption " * 5, "end"], ["b"], ["c", "d"]]
+    texts = [["won", "a very long caption " * 5, "end"], ["b"], ["$c$", r"$\no$"]]
     fig, data = figures.cards(pictures, texts)
     assert data["text"].tolist() == ["\n".join(card) for card in texts]
     fig.canvas.draw()

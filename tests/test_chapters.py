@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import skimage
 import sklearn
-from lookalikes import imagenet_layout
+from lookalikes import imagenet_layout, picture
 
 from helpers import paths
+from helpers.study import main
 from helpers.study.parameters import number_of
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
@@ -110,3 +111,62 @@ def test_chapters_on_the_layout_of_imagenet_a(chapters, tmp_path):
     assert len(pd.read_csv(tables / "06_published.csv"))
     board = pd.read_csv(tables / "06_leaderboard.csv").set_index("method")
     assert board["n"]["difftpt-both"] == 6
+
+
+SMALL = {
+    "view_count": 10,
+    "view_images": 4,
+    "augmentations": "[preaugment]",
+    "dev_images": 4,
+    "view_counts": "[10]",
+    "fractions": "[0.1]",
+    "step_counts": "[1]",
+    "learning_rates": "[0.005]",
+    "prompt_sets": "[openai_7, styles]",
+    "template_counts": "[4]",
+    "draws": 1,
+    "text_steps": 20,
+    "epochs": 2,
+    "long_epochs": 2,
+    "feature_epochs": 2,
+    "seeds": 1,
+    "visual_prompts": 2,
+    "prompt_counts": "[0]",
+    "episodic_images": 2,
+}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("backbone", "weights"), [("picto-rn", "picto"), ("RN50-quickgelu", "random")]
+)
+def test_the_study_runs_to_its_site_without_any_optional_model(
+    tmp_path, capsys, backbone, weights
+):
+    """All of imagenet_a_rn50 on 40 images of its layout, embedded and of full size."""
+    root = imagenet_layout(tmp_path, "imagenet-a", every=5)
+    for seed, file in enumerate(sorted(root.glob("*/*.jpg"))):
+        picture(file, seed, (96, 72))
+    given = {"data_root": tmp_path, "backbone": backbone, "weights": weights}
+    given |= {"device": "cpu", **SMALL}
+    options = [part for k, v in given.items() for part in ("-p", k, str(v))]
+    outputs = ["--outputs", str(tmp_path / "out")]
+    chapters = ["01", "02", "02b", "03", "04", "05", "06"]
+    command = ["run", "imagenet_a_rn50", *options, *outputs, "--only", *chapters]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    for chapter, page in (
+        ("02b_diffusion_views", "stabilityai/sd-turbo"),
+        ("03_caption_prompts", "nlpconnect/vit-gpt2-image-captioning"),
+        ("03_caption_prompts", "sentence-transformers/all-MiniLM-L6-v2"),
+    ):
+        lines = [line for line in told.splitlines() if line.startswith(chapter)]
+        assert any("left out what needs a model" in line for line in lines), told
+        assert any(f"`hf download {page}`" in line for line in lines), told
+    folder = tmp_path / "out" / "imagenet_a_rn50"
+    assert len(list(folder.glob("*.ipynb"))) == 7
+    methods = set(pd.read_csv(folder / "results.csv")["method"])
+    assert {"zero_shot_photo", "tpt-preaugment", "autoclip_styles", "lafter"} <= methods
+    assert main(["site", "imagenet_a_rn50", *outputs]) == 0
+    index = (folder / "site" / "index.html").read_text()
+    assert all(f"{path.stem}.html" in index for path in folder.glob("*.ipynb"))

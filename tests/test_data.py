@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import warnings
@@ -692,6 +693,43 @@ def test_every_usual_place_is_found(tmp_path, name, place):
     with pytest.warns(UserWarning, match="is partial"):
         dataset = data.read(name, str(tmp_path if place else root))
     assert dataset.files[0].parent.parent == root
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_archives_unpacked_into_themselves_are_found(tmp_path, name):
+    top = tmp_path / imagenet.PLACES[name][0]
+    for inside in (top.name, f"{top.name}/{top.name}", "another/name"):
+        place = f"{imagenet.PLACES[name][0]}/{inside}"
+        root = lookalikes.imagenet_layout(tmp_path, name, place, every=97)
+        (top / "__MACOSX").mkdir()
+        for given in (tmp_path, top):
+            with pytest.warns(UserWarning, match="is partial"):
+                found = data.read(name, str(given))
+            assert found.files[0].parent.parent == root
+        shutil.rmtree(top)
+
+
+def test_another_set_is_not_taken_for_one_unpacked_twice(tmp_path):
+    lookalikes.imagenet_layout(tmp_path, "imagenet-r")
+    with pytest.raises(FileNotFoundError, match="natural-adv-examples"):
+        data.read("imagenet-a", str(tmp_path))
+
+
+@pytest.mark.parametrize("inside", ["pets", "pets/pets", "2024/export"])
+def test_own_images_may_lie_one_folder_deeper(tmp_path, inside):
+    root = lookalikes.photos(tmp_path / "pets" / inside, {"cat": 1, "dog": 2})
+    with pytest.warns(UserWarning, match="the folders there are the classes"):
+        dataset = data.read("folder", str(tmp_path / "pets"))
+    assert dataset.class_names == ("cat", "dog")
+    assert dataset.ids[0] == "cat/000.jpg"
+    assert dataset.files[0].parent.parent == root
+
+
+def test_deeper_folders_of_a_single_class_are_no_classes(tmp_path):
+    root = lookalikes.photos(tmp_path / "pets", {"cat/2023": 1, "cat/2024": 1})
+    lookalikes.picture(root / "cat" / "a.jpg")
+    with pytest.raises(ValueError, match="at least two"):
+        data.read("folder", str(root))
 
 
 @pytest.mark.parametrize("name", KNOWN)

@@ -2,42 +2,27 @@
 
 import re
 import subprocess
-import time
 
 import lookalikes
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from helpers import data
+from helpers import data, paths
 from helpers.data import doctor, integrity
 from helpers.models import embedded
 from helpers.results import predictions
+from helpers.study import parameters
 
 RANDOM = {"backbone": "RN50-quickgelu", "weights": "random"}
 
 
-class FakeBackbone:
-    """What the doctor times."""
-
-    device = "cpu"
-
-    def preprocess(self, image: Image.Image) -> torch.Tensor:
-        return torch.zeros(3, 8, 8)
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        time.sleep(0.001 * len(images))
-        return torch.zeros(len(images), 4)
-
-
 @pytest.fixture(autouse=True)
 def outputs(tmp_path_factory, monkeypatch):
-    """Caches and outputs of the test's own, and an encoder that takes no time."""
+    """Caches and outputs of the test's own."""
     folder = tmp_path_factory.mktemp("study")
     monkeypatch.setattr(integrity, "CACHE", folder / "cache")
     monkeypatch.setattr(doctor, "OUTPUTS", folder / "outputs")
-    monkeypatch.setattr("helpers.models.clip.load", lambda *a, **k: FakeBackbone())
     return folder / "outputs"
 
 
@@ -111,6 +96,13 @@ def test_shifts_are_checked_too(tmp_path):
     report = diagnose("digits", tmp_path, shifts=["imagenet-v2"])
     assert "1,797 images of 10 classes" in found(report, "digits", "✓")
     assert "ImageNetV2" in found(report, "imagenet-v2", "✗")
+
+
+def test_no_time_is_told_while_images_are_missing(tmp_path):
+    jobs = parameters.plan("imagenet_a_rn50", paths.PARAMS, paths.NOTEBOOKS)
+    merged = {key: value for job in jobs for key, value in job.parameters.items()}
+    given = {**merged, "data_root": str(tmp_path), **RANDOM}
+    assert not any(t == "time" for t, *_ in doctor.diagnose(given, jobs).lines)
 
 
 def test_numbers_as_names_are_pointed_out(tmp_path):
@@ -213,24 +205,6 @@ def test_long_names_stay_in_their_tile(tmp_path):
     assert (names[:, 253:] == 255).all()
 
 
-def test_run_time_is_measured_and_multiplied(tmp_path):
-    text = found(diagnose("digits", images=600, views=1000), "time", "✓")
-    each = float(re.search(r"([\d.]+) ms to read and encode", text)[1])
-    minutes = float(re.search(r"([\d.]+) min for 1000 views", text)[1])
-    assert each >= 1.0
-    assert minutes == pytest.approx(600 * 1000 * each / 60_000, rel=0.1)
-
-
-def test_weights_that_do_not_load_stop_the_study(monkeypatch):
-    def refuse(*arguments, **options):
-        raise RuntimeError("not the state dict of this architecture")
-
-    monkeypatch.setattr("helpers.models.clip.load", refuse)
-    report = diagnose("digits")
-    assert "not the state dict" in found(report, "time", "✗")
-    assert not report.ok
-
-
 # Weights
 
 
@@ -270,24 +244,33 @@ def test_weights_in_the_cache_are_found(monkeypatch, tmp_path):
 
 
 def test_models_besides_clip_are_looked_for(monkeypatch, tmp_path):
-    def cached(repository, file):
-        known = {"stabilityai/sd-turbo": "model_index.json"}
-        return "somewhere" if known.get(repository) == file else None
-
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", cached)
-    (tmp_path / "config.json").touch()
-    report = doctor.Report()
+    lacking = {"captioner": "", "diffusion": "", "embeddings": "not on this machine"}
+    monkeypatch.setattr(doctor.optional, "lacking", lambda key, name: lacking[key])
     given = {"diffusion": "stabilityai/sd-turbo", "embeddings": "all-MiniLM-L6-v2"}
-    doctor.check_models(report, {**given, "captioner": str(tmp_path)})
-    marks = {topic.split()[0]: (mark, text) for topic, mark, text in report.lines}
-    assert marks["captioner"][0] == doctor.GOOD
-    assert marks["diffusion"] == (doctor.GOOD, "downloaded")
-    mark, text = marks["embeddings"]
-    assert mark == doctor.NOTE
-    assert "hf download sentence-transformers/all-MiniLM-L6-v2" in text
-    embedded = {"captioner": "picto-captioner", "embeddings": "clip", "diffusion": ""}
-    doctor.check_models(report, embedded)
-    assert len(report.lines) == 3
+    given |= {"captioner": str(tmp_path)}
+
+    def marked() -> dict[str, tuple[str, str]]:
+        report = doctor.Report()
+        doctor.check_models(report, given)
+        assert report.ok, "a study does without them"
+        text = report.text().splitlines()[-1]
+        assert text == "ready to run, leaving out what is marked ○"
+        return {topic.split()[0]: (mark, told) for topic, mark, told in report.lines}
+
+    for offline in (False, True):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        found = marked()
+        assert found["captioner"] == (doctor.GOOD, "a folder of this machine")
+        assert found["diffusion"] == (doctor.GOOD, "downloaded")
+        mark, text = found["embeddings"]
+        assert mark == doctor.LEFT_OUT
+        assert "hf download sentence-transformers/all-MiniLM-L6-v2" in text
+        assert "will leave out what needs a keyword in chapter 03" in text
+        assert ("or the chapter itself" in text) is not offline
+    lacking["captioner"] = "incomplete, without weights"
+    mark, text = marked()["captioner"]
+    assert (mark, "hf download" in text) == (doctor.LEFT_OUT, False)
+    assert text.startswith("incomplete, without weights: the study will leave out")
 
 
 def test_weights_files_must_exist(tmp_path):

@@ -276,6 +276,45 @@ def test_a_finished_chapter_runs_again_only_where_something_differs(
     assert ran("--only", "01") == ["01"], "it was started elsewhere in between"
 
 
+def test_a_chapter_runs_again_once_the_model_that_it_did_without_is_here(
+    here, capsys, monkeypatch
+):
+    cells = (
+        """
+    from helpers.models.optional import MissingModel
+    from helpers.notebook import start
+    run = start("01_small", study=study, seed=0, device="cpu")
+    def load():
+        raise MissingModel("captioner", "fetch it with `hf download a/b`", None)
+    writer, other = run.optional(load), 1
+    """,
+        """
+    #| needs: writer
+    raise ValueError("it needs the model")
+    """,
+        """
+    #| needs: other, elsewhere
+    print("this needs another")
+    """,
+    )
+    cells = [textwrap.dedent(cell).strip() for cell in cells]
+    declares = CELLS[0] + '\ncaptioner: str = "a/b"'
+    write_chapter(here, "01_small", [declares, *cells])
+    assert main(["run", "small"]) == 0
+    out = capsys.readouterr().out
+    assert "01_small left out what needs a model: fetch it with `hf download" in out
+    page = (here / "outputs/small/01_small.ipynb").read_text()
+    assert "Left out: no writer" in page
+    assert "this needs another" in page
+    assert main(["run", "small"]) == 0
+    out = capsys.readouterr().out
+    assert "done before" in out
+    assert "hf download a/b" in out
+    monkeypatch.setattr(fingerprints.optional, "lacking", lambda key, name: "")
+    assert main(["run", "small"]) == 0
+    assert "done before" not in capsys.readouterr().out
+
+
 def test_other_parameters_do_not_replace_what_is_finished(here, capsys):
     write_chapter(here, "01_small", CELLS[:1])
     assert main(["run", "small"]) == 0

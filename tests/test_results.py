@@ -396,22 +396,33 @@ def test_a_missing_ledger_is_a_missing_file(tmp_path):
         predictions.read(predictions.ledger_path(tmp_path, "toy", "RN50", "tpt"))
 
 
-def damage_bytes(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 4] ^= 0xFF
-    path.write_bytes(content)
+def test_a_flipped_byte_is_found_or_changes_nothing(tmp_path):
+    path = ledger(tmp_path)
+    whole, content = predictions.read(path), path.read_bytes()
+    found = 0
+    for place in range(0, len(content), 7):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            read = predictions.read(path)
+        except ValueError:
+            found += 1
+        else:
+            pd.testing.assert_frame_equal(read, whole)
+            assert read.attrs == whole.attrs
+    assert found > 0.8 * len(content) / 7  # the rest is statistics that nobody reads
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        damage_bytes,
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:-100]),
         lambda path: pd.DataFrame({"image_id": ["a"]}).to_parquet(path),
         lambda path: pd.read_parquet(path).to_parquet(path),  # loses the metadata
     ],
-    ids=["flipped", "empty", "cut", "foreign", "bare"],
+    ids=["empty", "cut", "foreign", "bare"],
 )
 def test_a_damaged_or_foreign_file_is_named_with_its_cure(tmp_path, damage):
     path = ledger(tmp_path)

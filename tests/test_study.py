@@ -1,3 +1,4 @@
+import ast
 import json
 import os
 import pty
@@ -12,6 +13,7 @@ import time
 import types
 from pathlib import Path
 
+import lookalikes
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
@@ -23,7 +25,7 @@ from nbformat import v4
 
 from helpers import notebook, paths
 from helpers.picto import make
-from helpers.study import check, main, parameters
+from helpers.study import check, main, parameters, resources
 from helpers.study.checks import RULES
 
 PICTO = yaml.safe_load((paths.PARAMS / "picto.yaml").read_text())
@@ -100,6 +102,9 @@ def printed(path: Path) -> str:
         ("shifts", "picto-s", r"a list, say \[picto-s\]"),
         ("shifts", ["picto-s", "picto-s"], "without repetition"),
         ("shifts", ["picto"], "picto-s"),
+        ("shifts", ["picto-s", "digits"], "digits has other classes than picto"),
+        ("dev", "digits", "digits has other classes than picto"),
+        ("unlabelled", "imagenet", "imagenet has other classes than picto"),
         ("shifts", [["picto-s"]], "without repetition"),
         ("backbone", "ViT-B16", "ViT-B-16"),
         ("weights", "opena", "accepted for picto-rn: picto"),
@@ -123,6 +128,18 @@ def test_impossible_value_is_refused_with_what_is_accepted(key, value, accepted)
         check({**PICTO, key: value}, "params/x.yaml")
     (problem,) = str(caught.value).splitlines()
     assert problem.startswith(f"params/x.yaml: {key} is {value!r}; ")
+
+
+def test_shifts_of_other_classes_are_refused_by_name(tmp_path, capsys):
+    given = {"dataset": "imagenet-a", "shifts": ["imagenet-r"]}
+    with pytest.raises(ValueError, match="imagenet-r has other classes"):
+        check(given, "x")
+    check({"dataset": "imagenet", "shifts": ["imagenet-v2", "imagenet-sketch"]}, "x")
+    root = lookalikes.photos(tmp_path / "pets", {"cat": 2, "dog": 2})
+    given = ["-p", "data_root", str(root), "-p", "shifts", "[digits]"]
+    for command in ("doctor", "run"):
+        assert main([command, "my_images", *given]) == 2
+        assert "digits has other classes than folder" in capsys.readouterr().err
 
 
 def test_float16_is_refused_on_a_cpu():
@@ -369,6 +386,46 @@ def test_smoke_study_runs_every_notebook(smoke_study, capsys):
     assert capsys.readouterr().out.count("done before") == len(CHAPTERS)
 
 
+# Parameters that are read
+
+
+def read_keys(code: str) -> set[str]:
+    """Keys that the code looks up in what it calls parameters, p or merged."""
+    found = set()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Subscript(value=place, slice=key):
+                pass
+            case ast.Call(func=ast.Attribute(value=place, attr="get"), args=[key, *_]):
+                pass
+            case ast.Compare(
+                left=key, ops=[ast.In() | ast.NotIn()], comparators=[place]
+            ):
+                pass
+            case _:
+                continue
+        name = getattr(place, "attr", "") or getattr(place, "id", "")
+        if name in ("parameters", "p", "merged") and isinstance(key, ast.Constant):
+            found.add(key.value)
+    return found
+
+
+def test_no_parameter_is_read_that_no_notebook_declares():
+    code = 'parameters.get("a", 1), job.parameters["b"], "c" in p, other["d"], p[0]'
+    assert read_keys(code) == {"a", "b", "c", 0}
+    known = {key for chapter in CHAPTERS for key in parameters.declared(chapter)}
+    helpers = sorted((paths.ROOT / "src" / "helpers").rglob("*.py"))
+    unknown = {
+        f"{file.name}: {key}"
+        for file in helpers
+        for key in read_keys(file.read_text("utf-8"))
+        if isinstance(key, str) and key not in known
+    }
+    assert not unknown
+    assert known == RULES.keys()
+    assert known >= resources.TUNING | resources.TRAINING
+
+
 # Running notebooks
 
 
@@ -415,19 +472,34 @@ def test_run_uses_this_interpreter_whatever_is_installed(world, monkeypatch, cap
 )
 def test_failed_cell_is_named_and_what_ran_is_kept(world, capsys, code, cause):
     write_notebook(world, "01_one", "print(1)", code, "print(2)")
-    write_notebook(world, "02_two")
+    write_notebook(world, "02_two", "print('goes on')")
+    write_notebook(world, "06_reads", "print('never')")
     folder = world.outputs / "tiny"
     folder.mkdir(parents=True)
     (folder / "01_one.ipynb").write_text("an earlier run")
     assert main(["run", "tiny"]) == 1
-    error = capsys.readouterr().err
+    output, error = capsys.readouterr()
+    assert re.search(r"01_one +did not run\n02_two +\d", output)
+    assert "2 of 3 chapters did not run" in error
     assert f"01_one.ipynb, cell 4: {cause}" in error
     assert "01_one.partial.ipynb" in error
+    assert "06_reads.ipynb: not started, since no chapter" in error
+    assert printed(folder / "02_two.ipynb") == "goes on\n"
     assert (folder / "01_one.ipynb").read_text() == "an earlier run"
-    assert not (folder / "02_two.ipynb").exists()
+    assert not (folder / "06_reads.ipynb").exists()
     expected = ["completed"] * 3 + ["failed", "pending"]
     assert statuses(folder / "01_one.partial.ipynb") == expected
     assert "input_path" not in (folder / "01_one.partial.ipynb").read_text()
+
+
+def test_data_that_a_later_chapter_lacks_are_told_before_any_work(world, capsys):
+    write_notebook(world, "01_one")
+    more = 'dataset: str = "digits"\nunlabelled: str = "cifar10"\n'
+    more += f"data_root: str = {str(world.params)!r}\n"
+    write_notebook(world, "02_two", declares=CELL + more)
+    assert main(["run", "tiny"]) == 2
+    assert "cifar" in capsys.readouterr().err
+    assert not list((world.outputs / "tiny").glob("*.ipynb"))
 
 
 def read_until(terminal: int, pattern: str, seconds: float = 60) -> str:

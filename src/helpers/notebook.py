@@ -6,6 +6,7 @@ import platform
 import random
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib_inline.config import InlineBackend
@@ -23,6 +25,7 @@ from numpy.typing import ArrayLike
 
 from helpers.data.dataset import Dataset
 from helpers.models.clip import Backbone, resolve_device
+from helpers.models.optional import MissingModel
 from helpers.paths import OUTPUTS, PARAMS, ROOT, require_checkout
 from helpers.results import figures, predictions
 from helpers.study.checks import check
@@ -30,6 +33,7 @@ from helpers.study.fingerprints import note
 from helpers.study.parameters import number_of
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
+NEEDS = re.compile(r"#\| needs: ([\w, ]+)")
 CHATTER = ("huggingface_hub", "transformers", "sentence_transformers", "timm", "httpx")
 
 
@@ -97,6 +101,19 @@ class Run:
             seed=self.seed,
         )
 
+    def optional(self, load: Callable[..., Any], *arguments: Any) -> Any:
+        """`load(*arguments)`, or None where that needs a model that is not to be had.
+
+        Says what is missing and how to get it, and notes it. Cells that begin with
+        `#| needs: NAME` are then left out: see `heed_needs`.
+        """
+        try:
+            return load(*arguments)
+        except MissingModel as missing:
+            print(f"Left out below, what needs it: {missing.told}.")
+            note(self.folder, self.chapter, {"left_out": {missing.key: missing.told}})
+            return None
+
     def collect(self) -> pd.DataFrame:
         """Write `results.csv` from all ledgers of the study, and return it."""
         return predictions.collect(self.folder)
@@ -114,6 +131,7 @@ def start(
     check(parameters, chapter)
     quiet()
     show_alike()
+    heed_needs()
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  scikit-learn draws from it
     torch.manual_seed(seed)
@@ -126,6 +144,26 @@ def start(
     print(", ".join(f"{name} {number}" for name, number in facts["versions"].items()))
     print(f"{facts['device']}, {facts['machine']}")
     return run
+
+
+def heed_needs() -> None:
+    """From now on the kernel leaves out cells whose needs are not met.
+
+    A cell names them in its first line, `#| needs: writer, embedder`: if one of these
+    variables is None, the cell says so instead of running. It is the same whatever
+    runs the notebook.
+    """
+    shell = get_ipython()
+    if shell and _unless_needs_lack not in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.append(_unless_needs_lack)
+
+
+def _unless_needs_lack(lines: list[str]) -> list[str]:
+    needs = NEEDS.match(lines[0]) if lines else None
+    names = needs[1].replace(",", " ").split() if needs else []
+    known = get_ipython().user_ns
+    lacking = [name for name in names if name in known and known[name] is None]
+    return [f"print('Left out: no {' and no '.join(lacking)}')\n"] if lacking else lines
 
 
 def provenance(device: torch.device) -> dict[str, Any]:

@@ -25,9 +25,11 @@ __all__ = [
     "Info",
     "UnreadableImage",
     "called",
+    "class_names",
     "describe",
     "load",
     "names",
+    "other_classes",
     "read",
     "readable",
     "verify",
@@ -61,6 +63,31 @@ def read(name: str, data_root: str = "") -> Dataset:
     """The whole data set as it lies on disk; no picture is opened."""
     found = READERS[_checked(name)].read(name, data_root)
     return replace(found, name=called(name, data_root))
+
+
+def class_names(name: str, data_root: str = "") -> tuple[str, ...]:
+    """Names of a data set's classes; it is read only where they depend on its files."""
+    known = {embedded: embedded.CLASS_NAMES, digits: digits.CLASS_NAMES}
+    reader = READERS[_checked(name)]
+    if reader is imagenet:
+        return imagenet.class_names(name)
+    return known.get(reader) or read(name, data_root).class_names
+
+
+def other_classes(name: str, than: str, data_root: str = "") -> str:
+    """In what the classes of a data set differ from another's, in words, or "".
+
+    Nothing is said of sets that are not in place.
+    """
+    try:
+        ours, theirs = (class_names(n, data_root) for n in (name, than))
+    except (ValueError, OSError):
+        return ""
+    if ours == theirs:
+        return ""
+    new = [text for text in ours if text not in theirs]
+    what = f"{new[0]!r} and {len(new) - 1:,} others" if new else "fewer, or in disorder"
+    return f"{name} has other classes than {than}: {what}"
 
 
 def load(name: str, data_root: str = "", images: int = 0, seed: int = 0) -> Dataset:

@@ -1,6 +1,7 @@
 """`study doctor NAME`: is all there that a study needs, and are the labels right?
 
-Every finding is a line: ✓ fine, ! worth knowing, ✗ the study cannot run like this.
+Every finding is a line: ✓ fine, ! worth knowing, ○ what the study will leave out unless
+its model can be fetched, ✗ the study cannot run like this.
 Nothing is downloaded. For each data set a contact sheet, pictures with their class
 names, goes to outputs/STUDY/doctor/: the quickest check of labels is to look.
 """
@@ -10,7 +11,6 @@ import math
 import os
 import re
 import shlex
-import time
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,20 +28,20 @@ from helpers.data.dataset import Dataset
 from helpers.data.folder import BESIDE, CLASSES_CSV, WNID, CodedNames
 from helpers.data.integrity import readable, remarks
 from helpers.files import replacing
+from helpers.models import optional
 from helpers.paths import OUTPUTS, from_root
 from helpers.picto import splits
+from helpers.study.parameters import Job
 
-GOOD, NOTE, BAD = "✓", "!", "✗"
+GOOD, NOTE, LEFT_OUT, BAD = "✓", "!", "○", "✗"
 LEDGER = "zero_shot_photo"  # the method whose accuracy papers report
 TOLERANCE = 0.005
 LISTED = 20  # files listed by name before the rest is counted
-TIMED = 8  # images to time the encoder on
-VIEWS = 64
-MODELS = {
-    "captioner": "config.json",
-    "embeddings": "config.json",
-    "diffusion": "model_index.json",
-}  # parameters that name models, and a file that all of their kind have
+NEEDED_FOR = {
+    "captioner": "chapter 03, but for its images",
+    "embeddings": "what needs a keyword in chapter 03",
+    "diffusion": "chapter 02b",
+}  # what a study leaves out without these models
 
 
 @dataclass
@@ -68,16 +68,20 @@ class Report:
             first, *rest = text.splitlines()
             shown.append(f"  {mark} {first}")
             shown += [f"      {line}" for line in rest]
-        verdict = "ready to run" if self.ok else "not ready: see the lines marked ✗"
+        verdict = (
+            "ready to run" if self.ok else f"not ready: see the lines marked {BAD}"
+        )
+        if self.ok and any(mark == LEFT_OUT for _, mark, _ in self.lines):
+            verdict += f", leaving out what is marked {LEFT_OUT}"
         return "\n".join([*shown, verdict])
 
 
-def diagnose(parameters: Mapping[str, Any]) -> Report:
-    """Check a study from its merged parameters.
+def diagnose(parameters: Mapping[str, Any], jobs: Sequence[Job] = ()) -> Report:
+    """Check a study from its merged parameters; tell what each of its `jobs` takes.
 
-    Reads study, dataset, shifts, data_root, images, seed, backbone, weights, device,
-    precision, views and the keys of `MODELS`; all but study, dataset, backbone and
-    weights may be missing.
+    Reads study, dataset, shifts, data_root, images, seed, backbone, weights and the
+    names of optional models; all but study, dataset, backbone and weights may be
+    missing.
     """
     report = Report()
     folder = OUTPUTS / parameters["study"]
@@ -99,11 +103,10 @@ def diagnose(parameters: Mapping[str, Any]) -> Report:
     check_models(report, parameters)
     if any(name in splits.SPLITS for name in datasets):
         check_world(report)
-    if datasets:
-        views = parameters.get("views", VIEWS)
-        sets = list(datasets.values())
-        if local:
-            estimate_time(report, sets, parameters, views)
+    if jobs and len(datasets) == 1 + len(parameters.get("shifts", ())):
+        from helpers.study import times
+
+        times.check_time(report, jobs, datasets, local)
     for name, dataset in datasets.items():
         check_published(report, name, dataset, folder, parameters)
     return report
@@ -346,21 +349,23 @@ def check_weights(report: Report, backbone: str, weights: str) -> bool:
 
 def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
     """Whether the models that chapters need besides CLIP are on this machine."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    for key, file in MODELS.items():
-        name = parameters.get(key, "")
-        if name in ("", "clip") or name.startswith("picto-"):
+    for key, name in optional.wanted(parameters).items():
+        is_folder, lacking = from_root(name).is_dir(), optional.lacking(key, name)
+        if not lacking:
+            here = "a folder of this machine" if is_folder else "downloaded"
+            report.add(f"{key} {name}", GOOD, here)
             continue
-        if (from_root(name) / file).is_file():
-            report.add(f"{key} {name}", GOOD, "a folder of this machine")
-            continue
-        page = name if "/" in name else f"sentence-transformers/{name}"
-        if isinstance(huggingface_hub.try_to_load_from_cache(page, file), str):
-            report.add(f"{key} {name}", GOOD, "downloaded")
-            continue
-        text = f"not on this machine: `hf download {page}` fetches it, or the chapter"
-        report.add(f"{key} {name}", NOTE, f"{text} itself, where there is a network")
+        cure = "" if is_folder else f"; `{optional.command(key, name)}` fetches it"
+        if is_folder or constants.HF_HUB_OFFLINE:
+            text = f"{lacking}: the study will leave out {NEEDED_FOR[key]}{cure}"
+        else:
+            text = (
+                f"{lacking}{cure}, or the chapter itself where there is a network; "
+                f"without one the study will leave out {NEEDED_FOR[key]}"
+            )
+        report.add(f"{key} {name}", LEFT_OUT, text)
 
 
 def check_world(report: Report) -> None:
@@ -424,49 +429,6 @@ def _check_download(
             f"not on this machine: the run downloads about {_gigabytes(size)}, {page}",
         )
     return bool(found)
-
-
-def estimate_time(
-    report: Report,
-    datasets: Sequence[Dataset],
-    parameters: Mapping[str, Any],
-    views: int,
-) -> None:
-    """Time reading and encoding a few pictures and multiply."""
-    import torch
-
-    from helpers.models import clip
-
-    options = {k: parameters[k] for k in ("device", "precision") if k in parameters}
-    try:
-        with warnings.catch_warnings():  # QuickGELU: said above
-            warnings.simplefilter("ignore", UserWarning)
-            backbone = clip.load(
-                parameters["backbone"], parameters["weights"], **options
-            )
-    except (ValueError, RuntimeError, FileNotFoundError) as error:
-        report.add("time", BAD, str(error))
-        return
-    first = datasets[0]
-
-    def encode() -> None:
-        pictures = [first.image(i % len(first)) for i in range(TIMED)]
-        batch = torch.stack([backbone.preprocess(picture) for picture in pictures])
-        backbone.encode_images(batch).cpu()
-
-    encode()  # the first call allocates
-    began = time.perf_counter()
-    encode()
-    each = (time.perf_counter() - began) / TIMED
-    images = sum(map(len, datasets))
-    report.add(
-        "time",
-        GOOD,
-        f"{1000 * each:.1f} ms to read and encode an image on {backbone.device}: "
-        f"{_duration(images * each)} for {images:,} images once, "
-        f"{_duration(images * views * each)} for {views} views of each; "
-        "what the methods do comes on top",
-    )
 
 
 def check_published(
@@ -556,10 +518,3 @@ def _some(texts: Sequence[str], limit: int) -> str:
 
 def _gigabytes(size: float) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e8 else f"{size / 1e6:,.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    for unit, length in (("h", 3600), ("min", 60)):
-        if seconds >= 1.5 * length:
-            return f"{seconds / length:.1f} {unit}"
-    return f"{max(1, round(seconds))} s"

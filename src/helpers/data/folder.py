@@ -78,6 +78,12 @@ def read(name: str, data_root: str) -> Dataset:
         )
     if not root.is_dir():
         raise ValueError(f"data_root must be a folder, but {root} is a file")
+    given, root = root, _unpacked(root)
+    if root != given:
+        warnings.warn(
+            f"all that {given} holds is in {root}: the folders there are the classes",
+            stacklevel=2,
+        )
     folders = class_folders(root)
     if not folders:
         raise ValueError(
@@ -118,6 +124,35 @@ class CodedNames(ValueError):
     def __init__(self, message: str, root: Path, names: Mapping[str, str]) -> None:
         super().__init__(message)
         self.root, self.names = root, dict(names)
+
+
+def nested(root: Path) -> Iterator[Path]:
+    """The folder, then those in it that hold all there is, one in the other.
+
+    An archive that is unpacked into a folder of its own name leaves such: a/a/classes.
+    """
+    while root.is_dir():
+        yield root
+        found = class_folders(root)
+        inside = [name for name in found if name == root.name or len(found) == 1]
+        if not inside:
+            return
+        root = root / inside[0]
+
+
+def _unpacked(root: Path) -> Path:
+    """The folder of class folders: `root`, or the one that is all there is in it.
+
+    Pictures or a class table make a folder one of classes, even if of a single one.
+    """
+    for place in nested(root):
+        with os.scandir(place) as entries:
+            names = [entry.name for entry in entries if not _is_folder(entry)]
+        if CLASSES_CSV in names or any(_suffix(name) in SUFFIXES for name in names):
+            break
+        if len(class_folders(place)) > 1:
+            return place
+    return root
 
 
 def class_folders(root: Path) -> list[str]:

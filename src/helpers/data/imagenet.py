@@ -21,7 +21,13 @@ from functools import cache
 from pathlib import Path
 
 from helpers.data.dataset import Dataset, Files, Info
-from helpers.data.folder import class_folders, data_folder, listed, warn_if_partial
+from helpers.data.folder import (
+    class_folders,
+    data_folder,
+    listed,
+    nested,
+    warn_if_partial,
+)
 
 V2 = "imagenetv2-matched-frequency-format-val"
 
@@ -138,24 +144,25 @@ def read(name: str, data_root: str) -> Dataset:
 
 
 def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
-    """The folder that holds the class folders of this set.
+    """The folder that holds the class folders of this set, unpacked once or twice.
 
     Raises FileNotFoundError if there is none, and ValueError if there is one with
     foreign class folders in it or if the flat validation archive is found.
     """
-    for place in PLACES[name]:
-        root = data_root / place
-        found = class_folders(root) if root.is_dir() else []
+    tops = [data_root / place for place in PLACES[name]]
+    pairs = [(top, root) for top in tops for root in nested(top)]
+    for top, root in pairs:
+        found = class_folders(root)
         known = set(found) & set(expected)
         foreign = sorted(set(found) - set(expected))
-        if known and foreign:
+        if known and foreign and root.name == top.name:
             raise ValueError(
                 f"{root} is not {name}: {len(foreign)} of its {len(found)} class "
                 f"folders are not in that set ({', '.join(foreign[:3])}, …)"
             )
-        if known:
+        if known and not foreign:
             return root
-        if name == "imagenet" and root.is_dir() and _is_flat(root):
+        if name == "imagenet" and _is_flat(root):
             raise ValueError(
                 f"{root} holds the validation pictures without class folders. "
                 "torchvision.datasets.ImageNet(root, split='val') arranges them when "
@@ -166,7 +173,7 @@ def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
                 "WordNet id that names the folder (it is not the alphabetical rank)"
             )
     info = INFO[name]
-    places = ", ".join(str(data_root / place) for place in PLACES[name])
+    places = ", ".join(map(str, tops))
     raise FileNotFoundError(
         f"no class folders of {name} in any of {places}. Get it at {info.page} "
         f"({info.megabytes:,} MB) and unpack it as {info.layout}"

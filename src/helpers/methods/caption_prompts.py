@@ -16,6 +16,7 @@ from torch import Tensor
 
 from helpers.methods.autoclip import aggregate_gradient, match_entropy
 
+WITH_KEYWORD = ("caption", "caption_averaged", "caption_gated", "caption_weighted")
 MEMORY = 2**26  # bytes of cosines held at once
 BASELINES = {  # what each use of captions has to beat: the same prompts without them
     "caption": "zero_shot",
@@ -52,7 +53,7 @@ def gated(plain: Tensor, caption: Tensor, fits: Tensor, logit_scale: float) -> T
 def attempts(
     image_features: Tensor,
     shared: Tensor,
-    caption: Tensor,
+    caption: Tensor | None,
     placed: Tensor,
     style: Tensor,
     fits: Tensor,
@@ -66,12 +67,13 @@ def attempts(
     `image_features` [B, D] and `shared` [1 + K, C, D], whose first template is the
     plain one, are unit features; `caption`, `placed` and `style` [B, C] are cosines
     with the image's own prompts: as published, with the class where the caption names
-    one, and those restricted to words of style; `fits` bool [B] opens the gate.
-    `BASELINES` says what each has to beat. Cosines [b, K, C] are held `memory` bytes at
-    a time.
+    one, and those restricted to words of style; `fits` bool [B] opens the gate. Without
+    `caption`, whose place a keyword decides, what uses it is left out. `BASELINES` says
+    what each has to beat. Cosines [b, K, C] are held `memory` bytes at a time.
     """
     rows = max(1, memory // (4 * shared[:, :, 0].numel()))
-    evidence = (image_features, caption, placed, style, fits)
+    published = placed if caption is None else caption
+    evidence = (image_features, published, placed, style, fits)
     parts = [x.split(rows) for x in evidence]
     found: dict[str, list[Tensor]] = {}
     for images, own, place, styled, fit in zip(*parts, strict=True):
@@ -89,7 +91,8 @@ def attempts(
             "caption_weighted": weighted(more, logit_scale, beta=beta),
         }
         for name, part in logits.items():
-            found.setdefault(name, []).append(part)
+            if caption is not None or name not in WITH_KEYWORD:
+                found.setdefault(name, []).append(part)
     return {name: torch.cat(several) for name, several in found.items()}
 
 

@@ -35,6 +35,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from helpers.models import clip, embedded
 from helpers.models.fast import attention_pool, fold
+from helpers.models.optional import MissingModel
 from helpers.paths import from_root
 
 EMBEDDED = "picto-captioner"
@@ -160,7 +161,7 @@ def load(
 ) -> Captioner:
     """The embedded captioner, one of the Hugging Face hub, or a folder that holds one.
 
-    Raises FileNotFoundError with the command that fetches it where it is not there.
+    Raises `MissingModel` with the command that fetches it where it is not there.
     """
     if beams < 1 or max_tokens < 3:
         raise ValueError(
@@ -281,13 +282,15 @@ def _pretrained(name: str) -> tuple:
         model = VisionEncoderDecoderModel.from_pretrained(source)
         processor = AutoImageProcessor.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file, a missing one, no network: many kinds
         size = f" (about {HUB_SIZE})" if name == HUB else ""
-        raise FileNotFoundError(
+        raise MissingModel(
+            "captioner",
             f"no captioner {name!r} here: fetch it with `hf download {name}`{size} "
             f"where there is a network, or give the folder that holds it; "
             f"{EMBEDDED!r} ships with the package, and knows the embedded pictures "
-            f"only. The cause: {error}"
+            "only",
+            error,
         ) from error
 
     def preprocess(image: Image.Image) -> Tensor:

@@ -17,7 +17,7 @@ import gc
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -35,11 +35,11 @@ from torchvision.transforms.v2 import functional as T
 
 from helpers.data.dataset import to_rgb
 from helpers.models import clip, embedded, sdedit
+from helpers.models.optional import REVISIONS, MissingModel, command
 from helpers.paths import from_root
 
 EMBEDDED = "picto-diffusion"
 VARIATION = "lambdalabs/sd-image-variations-diffusers"
-REVISIONS = {VARIATION: "v2.0"}
 SIZES = {VARIATION: "5 GB", "stabilityai/sd-turbo": "3 GB in fp16"}  # to download
 TRIES = 4  # how often a black or broken picture is drawn before the original is taken
 REDRAW = 2**40  # added to a seed for another try
@@ -126,7 +126,7 @@ def load(
 
     `steps` are those really taken, whatever the strength; an image-variation pipeline
     has no strength. `guidance` 0 is for distilled models; DiffTPT has 3 for image
-    variations. Raises FileNotFoundError with the command that fetches a pipeline where
+    variations. Raises `MissingModel` with the command that fetches a pipeline where
     it is not there, and ValueError for settings that cannot be.
     """
     if not 0 < strength <= 1 or steps < 1 or batch < 1 or guidance < 0:
@@ -170,6 +170,7 @@ def _embedded() -> sdedit.SDEditPipeline:
     return pipeline
 
 
+@lru_cache(1)  # gigabytes, and a chapter asks for the same at several strengths
 def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
     """A pipeline of the hub or of a folder, and what tells its weights."""
     folder = from_root(name)
@@ -182,13 +183,15 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
         else:
             kind = AutoPipelineForImage2Image
         pipeline = kind.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file, a missing one, no network: many kinds
         size = f" ({SIZES[name]})" if name in SIZES else ""
-        raise FileNotFoundError(
+        raise MissingModel(
+            "diffusion",
             f"no diffusion pipeline {name!r} here that makes images of images: fetch "
-            f"one with `hf download {name}`{size} where there is a network, or give "
-            f"the folder that holds it; {EMBEDDED!r} ships with the package, and knows "
-            f"the embedded pictures only. The cause: {error}"
+            f"one with `{command('diffusion', name)}`{size} where there is a network, "
+            f"or give the folder that holds it; {EMBEDDED!r} ships with the package, "
+            "and knows the embedded pictures only",
+            error,
         ) from error
     return pipeline, clip.fingerprint(pipeline.unet)
 

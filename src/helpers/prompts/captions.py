@@ -14,7 +14,8 @@ caption's words the one whose embedding has the largest cosine with the caption'
     once: said again it becomes "one"             every time
     a part of a hyphenated word stands for it     split at the hyphen
     shortened by words to what CLIP reads         cut after 70 characters
-    no keyword, or not found: the plain prompt    an error, or the same prompt for all
+    no keyword, not found, or a word too long:    an error, or the same prompt for all
+    the plain prompt
 
 Templates hold the class name's place as `helpers.models.slots` has it: `{}`, or `{a}`
 with its article.
@@ -29,6 +30,7 @@ from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # KeyBERT's own
 
 from helpers.models import slots
 from helpers.models.clip import Backbone
+from helpers.models.optional import MissingModel, command
 from helpers.paths import from_root
 from helpers.words import composed, folded, mentions, spans
 
@@ -56,7 +58,7 @@ def clip_embedder(backbone: Backbone):
 def sentence_embedder(name: str = SENTENCES):
     """KeyBERT's own choice of embeddings, from sentence-transformers.
 
-    Raises FileNotFoundError with the command that fetches the model.
+    Raises `MissingModel` with the command that fetches the model.
     """
     from keybert.backend._sentencetransformers import SentenceTransformerBackend
 
@@ -65,10 +67,12 @@ def sentence_embedder(name: str = SENTENCES):
         return SentenceTransformerBackend(str(folder) if folder.is_dir() else name)
     except Exception as error:  # the hub's client raises many kinds
         size = f" (about {SENTENCES_SIZE})" if name == SENTENCES else ""
-        raise FileNotFoundError(
-            f"no sentence embeddings {name!r} here: fetch them with `hf download "
-            f"sentence-transformers/{name}`{size} where there is a network, or take "
-            f"embeddings 'clip'. The cause: {error}"
+        raise MissingModel(
+            "embeddings",
+            f"no sentence embeddings {name!r} here: fetch them with "
+            f"`{command('embeddings', name)}`{size} where there is a network, or take "
+            "embeddings 'clip'",
+            error,
         ) from error
 
 
@@ -134,13 +138,30 @@ def templates(
     class_names: Sequence[str],
     plain: str = PLAIN,
 ) -> list[str]:
-    """`template` of each caption and keyword, shortened to what the CLIP reads."""
+    """`template` of each caption and keyword, as `fitted` to what the CLIP reads."""
+    made = [template(*pair, plain) for pair in zip(captions, found, strict=True)]
+    return fitted(made, backbone, class_names, plain)
+
+
+def fitted(
+    templates: Sequence[str],
+    backbone: Backbone,
+    class_names: Sequence[str],
+    plain: str = PLAIN,
+) -> list[str]:
+    """Templates shortened to what the CLIP reads, each on its own.
+
+    `plain` stands in for one of which a single word is too long. Raises ValueError
+    where a class name is too long for that, too.
+    """
     fits, made = counter(backbone), {}
     longest = fits.longest(class_names)
-    for pair in zip(captions, found, strict=True):
-        if pair not in made:
-            made[pair] = shorten(template(*pair, plain), fits, longest)
-    return [made[pair] for pair in zip(captions, found, strict=True)]
+    for text in dict.fromkeys(templates):
+        try:
+            made[text] = shorten(text, fits, longest)
+        except ValueError:
+            made[text] = shorten(plain, fits, longest)
+    return [made[text] for text in templates]
 
 
 def faithful_template(caption: str, keyword: str) -> str:
@@ -163,7 +184,8 @@ def shorten(text: str, fits: slots.Context, class_names: Sequence[str] = ()) -> 
 
     A template keeps its slots: words go from the end as long as they stand behind the
     last slot, then from the beginning, until the longest of the class names fits.
-    Raises ValueError where a class name alone does not.
+    Raises ValueError where a class name alone does not. Of a text that is a single word
+    too long the beginning is left.
     """
     longest = fits.longest(class_names)
     words = text.split()
@@ -174,13 +196,15 @@ def shorten(text: str, fits: slots.Context, class_names: Sequence[str] = ()) -> 
         return all(fits(prompt) for prompt in prompts)
 
     while not fit():
-        if len(words) < 2:
-            prompt = slots.fill(text, longest[-1]) if longest else text
+        if len(words) > 1:
+            words.pop(0 if slots.SLOT.search(words[-1]) else -1)
+        elif longest:
             raise ValueError(
-                f"one word or class name of {prompt!r} is longer than what this CLIP "
-                "reads: shorten it"
+                f"one word or class name of {slots.fill(text, longest[-1])!r} is "
+                "longer than what this CLIP reads: shorten it"
             )
-        words.pop(0 if slots.SLOT.search(words[-1]) else -1)
+        else:
+            words = [words[0][: len(words[0]) // 2]]
     return " ".join(words)
 
 

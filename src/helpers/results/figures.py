@@ -1093,10 +1093,11 @@ def cards(
         ax.imshow(ImageOps.pad(_picture(image), (256, 256), color="white"))
         ax.axis("off")
         place = np.add(top, (side + 0.12, 0))
-        fig.text(*(place / size), bold, va="top", fontsize=9.5, fontweight="bold")
+        plain = {"va": "top", "fontsize": 9.5, "parse_math": False}  # "$" is a dollar
+        fig.text(*(place / size), bold, fontweight="bold", **plain)
         place -= (0, line * (bold.count("\n") + 1) + 0.02)
         rest = "\n".join(rest)
-        fig.text(*(place / size), rest, va="top", fontsize=9.5, linespacing=1.2)
+        fig.text(*(place / size), rest, linespacing=1.2, **plain)
     data = pd.DataFrame({"card": range(len(texts)), "text": map("\n".join, texts)})
     return fig, data
 

@@ -155,9 +155,21 @@ def _shifts(value: list, parameters: Mapping[str, Any]) -> str:
     from helpers import data
 
     others = [name for name in data.names() if name != parameters.get("dataset")]
-    if _several(value, others):
+    if not _several(value, others):
+        return f"accepted: a list without repetition from {', '.join(others)}"
+    faults = [_classes(name, parameters) for name in value]
+    return next(filter(None, faults), "")
+
+
+def _classes(value: str, parameters: Mapping[str, Any]) -> str:
+    """Chapters compare data sets class by class."""
+    from helpers import data
+
+    dataset = parameters.get("dataset")
+    if not value or dataset not in data.names():
         return ""
-    return f"accepted: a list without repetition from {', '.join(others)}"
+    fault = data.other_classes(value, dataset, parameters.get("data_root", ""))
+    return f"{fault}; accepted: sets of the same classes" if fault else ""
 
 
 def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
@@ -329,6 +341,10 @@ def _dataset_or_none(value: str, parameters: Mapping[str, Any]) -> str:
     return f'{fault}, or "" for none' if fault else ""
 
 
+def _kin_or_none(value: str, parameters: Mapping[str, Any]) -> str:
+    return _dataset_or_none(value, parameters) or _classes(value, parameters)
+
+
 def _file_or_none(value: str, parameters: Mapping[str, Any]) -> str:
     if not value or os.path.isfile(from_root(value)):
         return ""
@@ -428,6 +444,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "prompt_sets": (list, _prompt_sets),
     "closer": (str, _closer),
     "texts": (str, _texts),
+    "group": (str, _anything),
     "beta": (float, _share),
     "betas": (list, _shares),
     "aggregation": (str, _aggregation),
@@ -444,7 +461,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "other_images": (int, _images),
     "memory": (float, _positive),
     "jacobian": (bool, _anything),
-    "dev": (str, _dataset_or_none),
+    "dev": (str, _kin_or_none),
     "dev_images": (int, _images),
     "view_counts": (list, _view_counts),
     "fractions": (list, _fractions),
@@ -476,7 +493,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "shares": (list, _noise_shares),
     "text_templates": (str, _template_set),
     "tap_templates": (str, _template_set),
-    "unlabelled": (str, _dataset_or_none),
+    "unlabelled": (str, _kin_or_none),
     "pool_images": (int, _images),
     "test_images": (int, _images),
     "transductive": (bool, _anything),

@@ -12,9 +12,10 @@ from helpers.study import environment, parameters, places
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status.
 
-    0: done. 1: a cell failed, or the doctor found something missing. 2: wrong input, or
-    a folder that cannot be written. 3: a kernel did not start. 130: interrupted, 129 or
-    143: stopped by SIGHUP or SIGTERM. 141: nobody reads the output.
+    0: done. 1: a chapter failed, the others may have run; or the doctor found something
+    missing. 2: wrong input, or a folder that cannot be written. 3: a kernel did not
+    start. 130: interrupted, 129 or 143: stopped by SIGHUP or SIGTERM. 141: nobody reads
+    the output.
     """
     if sys.platform == "win32":
         environment.complain("the study runs on Linux and macOS: on Windows, use WSL 2")
@@ -162,7 +163,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from helpers.study import resources
 
     _check_folders(jobs, paths.OUTPUTS)
-    report = doctor.diagnose({k: v for job in jobs for k, v in job.parameters.items()})
+    merged = {k: v for job in jobs for k, v in job.parameters.items()}
+    report = doctor.diagnose(merged, jobs)
     resources.check_room(report, jobs, paths.OUTPUTS)
     print(report.text())
     return 0 if report.ok else 1

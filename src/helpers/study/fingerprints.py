@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.files import digest, replacing
+from helpers.models import optional
 from helpers.paths import from_root
 from helpers.study.parameters import Job, number_of
 
@@ -104,12 +105,23 @@ def kept(executed: Path) -> dict[str, Any]:
 
 
 def whole(executed: Path, made: dict[str, Any]) -> bool:
-    """Whether the notebook was made from just this, and all that it left is there."""
+    """Whether the notebook was made from just this, and all that it left is there.
+
+    Not so where it left out what needs a model that is here by now.
+    """
     before = dict(kept(executed))
     files = before.pop("files", [])
     noted = _notes(executed.parent).get(executed.stem, {}).get("made_from")
     there = all((executed.parent / name).is_file() for name in files)
-    return before == made and noted == hashes(made) and there
+    names = optional.wanted(made["parameters"])
+    without = [key for key in left_out(executed) if key in names]
+    here_now = any(not optional.lacking(key, names[key]) for key in without)
+    return before == made and noted == hashes(made) and there and not here_now
+
+
+def left_out(executed: Path) -> dict[str, str]:
+    """Parameter -> how to get its optional model, of those a chapter did without."""
+    return _notes(executed.parent).get(executed.stem, {}).get("left_out", {})
 
 
 def hashes(made: dict[str, Any]) -> dict[str, str]:

@@ -40,30 +40,44 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
 
     Each is written to `outputs/STUDY/NN_name.partial.ipynb` cell by cell and renamed to
     `NN_name.ipynb` when every cell has run. Until then an earlier run's notebook stays.
-    The first notebook that fails ends the run.
+    A notebook that fails does not stop the later ones, unless they read what it would
+    have left.
 
     A chapter that was finished from the same notebook, parameters, code and data is
     passed over, unless `again`.
 
     Raises ValueError before any work where chapters that were finished with other
-    parameters would be replaced, and not `again`; RuntimeError where another run is at
-    work in the folder; `files.DiskFull`; NotebookFailed; KernelMissing.
+    parameters would be replaced, and not `again`, ValueError or FileNotFoundError where
+    a data set is not in place; RuntimeError where another run is at work in the folder;
+    `files.DiskFull`; KernelMissing; NotebookFailed at the end, with all that did not
+    run and why.
     """
     folder = outputs / jobs[0].parameters["study"]
     with locked(folder) as tell:
         if not again:
             _refuse_to_replace(jobs, folder)
-        began = time.monotonic()
-        for job in jobs:
+        made_from = [fingerprints.made_from(job, folder) for job in jobs]
+        began, failures = time.monotonic(), []
+        for job, made in zip(jobs, made_from, strict=True):
             started, name = time.monotonic(), job.notebook.stem
-            made = fingerprints.made_from(job, folder)
+            made["earlier"] = fingerprints.earlier(job.notebook, folder)
             if not again and fingerprints.whole(folder / job.notebook.name, made):
                 print(f"{name:<40}done before", flush=True)
                 continue
-            seen = _run(job, made, folder, outputs, tell)
+            try:
+                _refuse_without_ledgers(job, folder)
+                seen = _run(job, made, folder, outputs, tell)
+            except NotebookFailed as failure:
+                failures.append(str(failure))
+                print(f"{name:<40}did not run", flush=True)
+                continue
             _say(name, time.monotonic() - started, f"{seen.peak / 1e9:6.1f} GB")
         _say("all", time.monotonic() - began)
         _collect(folder)
+        _tell_left_out(jobs, folder)
+    if failures:
+        count = f"{len(failures)} of {len(jobs)} chapters did not run"
+        raise NotebookFailed("\n".join([f"{count}:", *failures]))
     return folder
 
 
@@ -89,6 +103,25 @@ def _refuse_to_replace(jobs: Sequence[Job], folder: Path) -> None:
             + "\nThis run would replace what was finished with other parameters: write "
             "elsewhere, say --outputs trial, or replace it with --again"
         )
+
+
+def _refuse_without_ledgers(job: Job, folder: Path) -> None:
+    """A chapter that reads what others left has nothing to say where none has."""
+    later = number_of(job.notebook.stem) >= fingerprints.LATER
+    if later and not any(folder.glob("predictions/*/*/*.parquet")):
+        raise NotebookFailed(
+            f"{job.notebook.name}: not started, since no chapter before it has left "
+            "results for it to read"
+        )
+
+
+def _tell_left_out(jobs: Sequence[Job], folder: Path) -> None:
+    """The sections that chapters left out for want of a model, and the cure."""
+    for job in jobs:
+        for told in fingerprints.left_out(folder / job.notebook.name).values():
+            print(
+                f"{job.notebook.stem} left out what needs a model: {told}", flush=True
+            )
 
 
 def _say(what: str, seconds: float, memory: str = "") -> None:

@@ -1,0 +1,412 @@
+"""How long a study takes: a few things timed here, times how often each is done.
+
+`work` counts, chapter by chapter and from its parameters alone, the pictures that are
+read, encoded, captioned or trained on, the texts that are encoded, and the steps of
+prompt tuning. `paces` times each of these on a few pictures and classes of the study,
+with random weights where its own are not on this machine: they take as long. What a
+chapter's figures and statistics take is not counted, so that an estimate is rather low;
+what it has in its cache from an earlier run is, so that it may be high.
+"""
+
+import logging
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from helpers import data, views
+from helpers.data.dataset import Dataset
+from helpers.methods import autoclip, lafter, tent
+from helpers.methods.training import Student
+from helpers.models import clip, fast, optional, slots
+from helpers.models.prompts import PromptTower
+from helpers.models.visual import ImageTower
+from helpers.prompts.templates import TEMPLATES
+from helpers.study.parameters import Job
+from helpers.study.resources import TRAINING, TUNING
+
+if TYPE_CHECKING:
+    from helpers.data.doctor import Report
+
+START = 15.0  # seconds of a kernel, its imports and a chapter's figures
+FEW, MOST = 2, 32  # pictures or texts that are timed together
+ENOUGH = 0.3  # seconds that tell a pace
+CLASSES, CONTEXTS = 32, 8  # of a step of prompt tuning
+RECIPES = ("preaugment", "augmix", "autoaugment")
+LISTS = {**{name: len(texts) for name, texts in TEMPLATES.items()}, "pooled": 80}
+LISTS |= {"waffle": 40}
+METHODS = 3  # that tune prompts in chapter 02: TPT, TPT re-voted and C-TPT
+TOLD = 2  # the dearest parts of a chapter that are named
+NAMES = {
+    "read": "reading pictures",
+    "drawn": "drawing views",
+    "encoded": "encoding pictures and views",
+    "texts": "encoding texts",
+    "prompts": "encoding prompts of captions",
+    "steps": "tuning prompts",
+    "trained": "training on pictures",
+    "captions": "captions",
+    "variations": "diffusion, at most",
+    "products": "weighing templates",
+}
+Work = Counter[str]  # of the keys of NAMES; prompts and steps are those of one class
+
+
+def check_time(
+    report: "Report",
+    jobs: Sequence[Job],
+    datasets: Mapping[str, Dataset],
+    weights_are_here: bool,
+) -> None:
+    """Tell a doctor's report what each chapter takes, and all of them."""
+    from helpers.data import doctor
+
+    parameters = {k: v for job in jobs for k, v in job.parameters.items()}
+    if not weights_are_here:
+        parameters["weights"] = "random"
+    try:
+        pace, where = paces(parameters, next(iter(datasets.values())))
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        report.add("time", doctor.BAD, str(error))
+        return
+    lines, whole = [], 0.0
+    for job in jobs:
+        spent = {k: pace[k] * n for k, n in work(job, datasets).items()}
+        seconds = START + sum(spent.values())
+        whole += seconds
+        parts = sorted(spent, key=spent.__getitem__, reverse=True)[:TOLD]
+        parts = [f"{NAMES[k]} {told(spent[k])}" for k in parts if spent[k] > START]
+        dearest = f" ({', '.join(parts)})" if parts else ""
+        lines.append(f"{job.notebook.stem}: about {told(seconds)}{dearest}")
+    random = "" if weights_are_here else ", with random weights as the study's are away"
+    lines.insert(0, f"about {told(whole)}, timed on a few pictures, {where}{random}:")
+    report.add("time", doctor.GOOD, "\n".join(lines))
+
+
+def told(seconds: float) -> str:
+    """A duration to two figures or so."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{max(1, round(seconds))} s"
+
+
+def work(job: Job, datasets: Mapping[str, Dataset]) -> Work:
+    """How often a chapter does what is timed; `datasets` are those of the study."""
+    p = job.parameters
+    if "backbone" not in p or not datasets:
+        return Counter()
+    counts = {name: len(dataset) for name, dataset in datasets.items()}
+    classes = len(next(iter(datasets.values())).class_names)
+    kinds: list[tuple[bool, Callable]] = [
+        ("wordings" in p, _zero_shot),
+        (p.keys() >= TUNING, _tuning),
+        ("diffusion" in p, _diffusion),
+        ("captioner" in p, _captions),
+        ("prompt_sets" in p, _weighing),
+        (p.keys() >= TRAINING, _training),
+    ]
+    found: Work = Counter()
+    for count in (count for fits, count in kinds if fits):
+        try:
+            more = count(p, counts, classes, 1 + bool(p.get("second_backbone")))
+        except KeyError:  # a notebook of one's own, which declares some keys only
+            continue
+        found.update(more)
+    return found
+
+
+def paces(parameters: Mapping[str, Any], dataset: Dataset) -> tuple[dict, str]:
+    """Seconds for one of each key of NAMES, and where that was timed.
+
+    Captions and variations are 0 where their model is not on this machine. Raises what
+    `clip.load` raises for weights that do not fit.
+    """
+    options = {k: parameters[k] for k in ("device", "precision") if k in parameters}
+    logging.disable(logging.WARNING)  # QuickGELU and random weights: said elsewhere
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            model = clip.load(parameters["backbone"], parameters["weights"], **options)
+    finally:
+        logging.disable(logging.NOTSET)
+    images = [dataset.image(i % len(dataset)) for i in range(MOST)]
+    pixels = torch.stack([model.preprocess(image) for image in images])
+    names = (dataset.class_names * CLASSES)[:CLASSES]
+    prompts = [f"a photo of a {name}." for name in names]
+    rng = np.random.default_rng(0)
+    size, crop = model.image_size, model.crop
+
+    def read(n: int) -> None:
+        for i in range(n):
+            model.preprocess(dataset.image(i % len(dataset)))
+
+    def draw(n: int, recipe: str) -> None:
+        views.make(recipe, images[0], 1 + n, size, rng, crop)
+
+    drawn = [_each(partial(draw, recipe=recipe)) for recipe in RECIPES]
+    found = {
+        "read": _each(read),
+        "drawn": sum(drawn) / len(drawn),
+        "encoded": _each(lambda n: model.encode_images(pixels[:n]).cpu()),
+        "texts": _each(lambda n: model.encode_texts(prompts[:n]).cpu()),
+        "prompts": _prompt_seconds(model, names),
+        "steps": _step_seconds(model, names),
+        "trained": _training_seconds(_tuned(model, parameters, options), images),
+        "products": _product_seconds(model),
+        "captions": _caption_seconds(parameters, images),
+        "variations": _variation_seconds(parameters, images),
+    }
+    return found, str(model.device)
+
+
+def _each(call: Callable[[int], Any], most: int = MOST) -> float:
+    """Seconds that `call(n)` takes for one of n, of few if these take long enough."""
+    n, seconds = FEW, 0.0
+    call(n)  # the first one allocates
+    while True:
+        began = time.perf_counter()
+        call(n)
+        seconds = time.perf_counter() - began
+        if seconds > ENOUGH or n >= most:
+            return seconds / n
+        n = min(4 * n, most)
+
+
+def _tuned(
+    model: clip.Backbone, parameters: Mapping[str, Any], options: Mapping[str, Any]
+) -> clip.Backbone:
+    """The backbone that chapter 05 trains: the first ViT of two, else the first."""
+    second = parameters.get("second_backbone")
+    if second and not fast.is_clip_vit(model.model.visual):
+        other = clip.load(second, parameters["weights"], **options)
+        return other if fast.is_clip_vit(other.model.visual) else model
+    return model
+
+
+def _prompt_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
+    """One class in the prompts of one caption."""
+    captions = [
+        f"a field with {{a}} standing in front of {i} trees" for i in range(MOST)
+    ]
+    return _each(lambda n: list(slots.features(model, captions[:n], names))) / len(
+        names
+    )
+
+
+def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
+    """One class in one step of prompt tuning: there, back, and there again."""
+    try:
+        tower = PromptTower(model, names)
+    except ValueError:  # no text tower of CLIP's kind: chapter 02 will say so
+        return 0.0
+
+    def step(n: int) -> None:
+        context = tower.context.repeat(n, 1, 1).requires_grad_()
+        tower.features(context).sum().backward()
+        with torch.no_grad():
+            tower.features(context).cpu()
+
+    return _each(step, CONTEXTS) / len(names)
+
+
+def _training_seconds(model: clip.Backbone, images: Sequence) -> float:
+    """One picture there and back through the image tower, its norms being tuned."""
+    if model.precision == "float16":  # chapter 05 refuses it
+        return 0.0
+    pixels = torch.stack([model.crop(image) for image in images])
+    tower = ImageTower(model, norms=True)
+    student = Student(tower, torch.zeros(2, model.embed_dim, device=model.device))
+    norms = [p for p in student.parameters() if p.requires_grad]
+
+    def step(n: int) -> None:
+        loss = student(pixels[:n]).logsumexp(dim=-1).sum()
+        torch.autograd.grad(loss, norms, allow_unused=True)[0].cpu()
+
+    return _each(step)
+
+
+def _product_seconds(model: clip.Backbone) -> float:
+    """A thousand million products in AutoCLIP: N pictures x K templates x C x D."""
+    k, c, d = 40, 200, model.embed_dim
+    x, t = torch.randn(MOST, d), torch.randn(k, c, d)
+    x, t = (v / v.norm(dim=-1, keepdim=True) for v in (x, t))
+    each = _each(lambda n: autoclip.autoclip(x[:n], t, 100.0))
+    return 1e9 * each / (k * c * d)
+
+
+def _caption_seconds(parameters: Mapping[str, Any], images: Sequence) -> float:
+    name = parameters.get("captioner", "")
+    if not name or _is_missing(parameters, "captioner"):
+        return 0.0
+    from helpers.models import captioner
+
+    settings = parameters["device"], parameters["beams"], parameters["caption_tokens"]
+    try:
+        writer = captioner.load(name, *settings)
+    except optional.MissingModel:
+        return 0.0
+    return _each(lambda n: writer(images[:n]))
+
+
+def _variation_seconds(parameters: Mapping[str, Any], images: Sequence) -> float:
+    """One variation by the embedded model; others are bounded in time, see `work`."""
+    name = parameters.get("diffusion", "")
+    if not name.startswith("picto-"):
+        return 1.0  # such chapters count seconds
+    from helpers.models import diffusion
+
+    steps = parameters["diffusion_steps"]
+    variator = diffusion.load(name, parameters["strength"], steps)
+    return _each(lambda n: variator(images[:n], range(n)))
+
+
+def _is_missing(p: Mapping[str, Any], key: str) -> bool:
+    names = optional.wanted(p)
+    return key in names and bool(optional.lacking(key, names[key]))
+
+
+def _some(count: int, few: int) -> int:
+    """Of so many images those that a parameter takes; 0 takes all."""
+    return min(count, few) if few else count
+
+
+def _size(p: Mapping[str, Any], name: str) -> int:
+    """Of a data set that is none of the study's own."""
+    return data.describe(name).images or len(data.read(name, p.get("data_root", "")))
+
+
+# What the chapters do: a function each of (parameters, images of each data set, number
+# of classes, number of backbones).
+
+
+def _zero_shot(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    total = sum(counts.values()) * models
+    texts = sum(LISTS[k] for k in ("name", "photo", "openai_7", "openai_80"))
+    texts = models * classes * (texts + len(p["wordings"]))
+    return {"read": total, "encoded": total, "texts": texts}
+
+
+def _tuning(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    focus = _some(counts[p["focus"]], p["view_images"])
+    others = [_some(n, p["other_images"]) for s, n in counts.items() if s != p["focus"]]
+    second = _some(focus, p["other_images"]) * (models - 1)
+    once = sum(others) + second  # seen with the first augmentation alone
+    swept = _some(_size(p, p["dev"]) if p["dev"] else focus, p["dev_images"])
+    drawn = p["view_count"] * (focus * len(p["augmentations"]) + once)
+    drawn += swept * max(p["view_counts"])
+    tuned = METHODS * (focus * len(p["augmentations"]) + once)
+    tuned += swept * (len(p["view_counts"]) + len(p["fractions"]))
+    tuned += swept * sum(p["step_counts"]) * len(p["learning_rates"])
+    learned = 0
+    if p["few_shot"]:
+        few = _some(_size(p, p["few_shot"]), p["few_shot_images"])
+        learned += p["coop_epochs"] * few / 32  # batches
+        learned += p["cocoop_epochs"] * _some(few, p["cocoop_images"])
+        drawn += few * p["few_shot_views"]
+    if p["few_shot"] or p["coop_file"] or p["cocoop_file"]:
+        tuned += 3 * focus
+    if p["jacobian"]:
+        tuned += 512 * models  # as many passes as the text tower is wide
+    seen = focus + once
+    return {
+        "read": seen,
+        "drawn": drawn,
+        "encoded": seen + drawn,
+        "steps": classes * (tuned + learned),
+    }
+
+
+def _diffusion(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    if _is_missing(p, "diffusion"):
+        return {}
+    taken = _some(counts[p["focus"]], p["view_images"])
+    swept = _some(_size(p, p["dev"]) if p["dev"] else taken, p["dev_images"])
+    trials = len(p["strengths"]) + len(p["step_counts"])
+    made = taken * p["view_count"] + swept * trials
+    drawn = taken * (3 * p["view_count"] + 2)
+    if not p["diffusion"].startswith("picto-"):  # cut off after so many seconds each
+        made = 60 * p["max_minutes"] * (1 + trials)
+    steps = 2 * (1 + 4)  # TPT's one and DiffTPT's four, on two sets of views
+    return {
+        "drawn": drawn,
+        "encoded": drawn + taken * p["view_count"],
+        "variations": made,
+        "steps": classes * taken * steps,
+    }
+
+
+def _captions(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    if _is_missing(p, "captioner"):
+        return {}
+    taken = [_some(n, p["caption_images"]) for n in counts.values()]
+    again = sum(n for n, m in zip(taken, counts.values(), strict=True) if n < m)
+    part = {s: _some(n, p["part_images"]) for s, n in zip(counts, taken, strict=True)}
+    with_keyword = not _is_missing(p, "embeddings")
+    # Prompts of style alone are few; those of the others are an image's own.
+    sets = models * sum(taken) * (1 + with_keyword)
+    sets += sum(part.values()) * (1 + with_keyword + 4 * p["truth"])
+    close = sum(part[s] for s in p["close_sets"])
+    sets += close * (len(p["noise_shares"]) + 5 * with_keyword)
+    shared = models * classes * (1 + LISTS[p["style_set"]])
+    seen = again * models + sum(part.values())
+    return {
+        "read": seen,
+        "encoded": seen,
+        "captions": sum(taken),
+        "texts": shared,
+        "prompts": classes * sets,
+    }
+
+
+def _weighing(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    lists = [LISTS[name] for name in p["prompt_sets"]]
+    views_of = [_some(counts[s], p["view_images"]) for s in p["view_sets"]]
+    drawn = p["view_count"] * sum(views_of)
+    closer = LISTS[p["closer"]]
+    weighed = models * (2 * sum(lists) + closer * (8 + len(p["betas"])))
+    weighed += 2 * p["draws"] * sum(p["template_counts"])
+    products = sum(counts.values()) * weighed + drawn * closer
+    return {
+        "drawn": drawn,
+        "encoded": drawn,
+        "texts": models * classes * (1 + sum(lists)),
+        "products": products * classes * 512 / 1e9,
+    }
+
+
+def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    pools = {s: _some(n // 2, p["pool_images"]) for s, n in counts.items()}
+    if p["unlabelled"]:
+        pools[p["dataset"]] = _some(_size(p, p["unlabelled"]), p["pool_images"])
+    tests = {s: _some(n // 2, p["test_images"]) for s, n in counts.items()}
+    pool, test = pools[p["focus"]], tests[p["focus"]]
+    names = str(p["backbone"]), str(p.get("second_backbone"))
+    has_vit = any("vit" in name.lower() for name in names)
+    runs = p["seeds"] + len(lafter.ABLATIONS) - 1 + 2  # FixMatch and LoRA
+    runs -= 2 * (not has_vit)  # LoRA, and the ablation of the prompts
+    epochs = p["epochs"] * (runs * pool + sum(pools.values()) - pool + test)
+    epochs += p["long_epochs"] * pool
+    watched = test * (p["long_epochs"] + p["epochs"])
+    tested = test * runs + sum(tests.values()) + 200 * len(p["prompt_counts"])
+    streams = test * sum(settings["steps"] for settings in tent.PROTOCOLS.values())
+    single = _some(test, p["episodic_images"])
+    looks = single * p["view_count"]
+    stepped = single * (1 + 3 * (models - 1))  # TENT's step, RLCF's three
+    tuned = 3 * single * (models - 1) + 2 * 2 * p["epochs"] * min(
+        pool / 32, classes / 2
+    )
+    seen = sum(pools.values()) + sum(tests.values())
+    return {
+        "read": 2 * seen,
+        "drawn": epochs + 3 * looks,
+        "encoded": seen + epochs + watched + tested + models * looks,
+        "trained": epochs + streams + stepped * p["view_count"],
+        "texts": classes * (LISTS[p["text_templates"]] + LISTS[p["tap_templates"]]),
+        "steps": classes * tuned,
+    }
