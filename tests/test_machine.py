@@ -204,7 +204,7 @@ def test_command_line_paths_reach_the_jobs_absolute(tmp_path, monkeypatch):
     (tmp_path / "coop.pt").touch()
     asked = []
     monkeypatch.setattr(
-        parameters, "plan", lambda *given: asked.append(given[-1]) or []
+        parameters, "plan", lambda *given, tell: asked.append(given[-1]) or []
     )
     monkeypatch.setattr("helpers.study.command._check_folders", lambda *_: 1 / 0)
     given = {"texts": "mine.json", "coop_file": "coop.pt", "data_root": "~/p"}
@@ -384,7 +384,7 @@ def test_the_doctor_speaks_in_any_encoding(small, monkeypatch, encoding):
     report = doctor.Report()
     for mark in (doctor.GOOD, doctor.NOTE, doctor.BAD):
         report.add("Übung — № 猫", mark, "„x” … \udcff")
-    monkeypatch.setattr(doctor, "diagnose", lambda given: report)
+    monkeypatch.setattr(doctor, "diagnose", lambda *given: report)
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(sys, "stdout", stream)
     assert main(["doctor", "small"]) == 1
