@@ -1,7 +1,6 @@
 """The whole of `my_images` on folders as people have them: few, many, named anyhow.
 
-Chapters run cell by cell in this process, which spares the start of a kernel for each;
-`make soak` runs them as a user would.
+Chapters run cell by cell in this process, which spares the start of a kernel for each.
 """
 
 import json
@@ -27,7 +26,6 @@ from helpers.models import clip
 from helpers.results import site
 from helpers.study import check, parameters
 
-PRECISION = "float32"  # of the study of twelve classes
 OURS = {"backbone": "picto-vit", "second_backbone": "picto-rn", "weights": "picto"}
 OURS |= {"captioner": "picto-captioner", "embeddings": "clip"}
 OURS |= {"diffusion": "picto-diffusion", "diffusion_steps": 1, "device": "cpu"}
@@ -149,8 +147,9 @@ def quick_gelu(monkeypatch):
 def test_three_classes_of_seven_photographs_under_names_of_their_own(
     tmp_path, quick_gelu
 ):
+    """In bfloat16, so that each chapter runs in it."""
     root = photographs(tmp_path / "Fotos Köln 2023", THREE)
-    said = run("own_three", root)
+    said = run("own_three", root, precision="bfloat16")
     folder = paths.OUTPUTS / "own_three"
     results = pd.read_csv(folder / "results.csv")
     assert set(results["dataset"]) == {root.name}
@@ -173,14 +172,13 @@ def _accuracy(results: pd.DataFrame) -> float:
     return rows["top1"]["picto-vit-quickgelu", "zero_shot_photo"]
 
 
-@pytest.mark.soak
 def test_twelve_classes_of_sixty_photographs(tmp_path):
     """The folder is the pool, the sweeps' set and the few-shot set as well."""
     root = photographs(tmp_path / "Zwölf Klassen", TWELVE)
     everything = dict.fromkeys(["unlabelled", "dev", "few_shot"], "folder")
     few = {"few_shot_images": 24, "few_shot_views": 2, "coop_epochs": 2}
     few |= {"cocoop_epochs": 2, "cocoop_images": 12}
-    said = run("own_twelve", root, precision=PRECISION, **everything, **few)
+    said = run("own_twelve", root, **everything, **few)
     folder = paths.OUTPUTS / "own_twelve"
     results = pd.read_csv(folder / "results.csv")
     assert set(results["dataset"]) == {root.name}
