@@ -1,0 +1,36 @@
+"""The methods that remember images: all of them by name, and what a memory weighs."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from helpers.methods import dmn, dota, em_priors, tda
+
+ONLINE = {"tda": tda, "dmn": dmn, "dota": dota}
+"""Name -> module with `start` and `step`, see `online`."""
+
+TRANSDUCTIVE = {"em_priors": em_priors}
+"""Name -> module with `predict(features [N, D], class_features [C, D], logit_scale)`,
+logits float32 [N, C] of a set whose images are classified together."""
+
+NAMES = {
+    "tda": "TDA",
+    "dmn": "DMN",
+    "dota": "DOTA",
+    "em_priors": "EM class priors",
+}
+"""Name -> how figures and tables call it."""
+
+
+def state_bytes(state: NamedTuple) -> int:
+    """Bytes of all that a state remembers, of all its orders together.
+
+    The class features do not count: zero-shot needs them, too.
+    """
+    total = 0
+    for field, value in zip(state._fields, state, strict=True):
+        if isinstance(value, Tensor) and field != "class_features":
+            total += value.numel() * value.element_size()
+        elif hasattr(value, "_fields"):
+            total += state_bytes(value)
+    return total

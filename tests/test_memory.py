@@ -1,0 +1,314 @@
+"""Methods that remember images: literal oracles in float64, orders, pieces, edges."""
+
+import math
+from operator import itemgetter
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from helpers.methods import memory
+
+SCALE = 20.0
+
+online = pytest.mark.parametrize("name", list(memory.ONLINE))
+
+
+def stream(images=60, classes=5, width=8, orders=1, seed=0, views=0):
+    """Unit features [O, T, D], or [O, T, V, D], about noisy class features [C, D]."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    class_features = F.normalize(normal(classes, width), dim=-1)
+    at = torch.randint(classes, (orders, images), generator=generator)
+    features = class_features[at] + 0.6 * normal(orders, images, width)
+    if views:
+        features = features[:, :, None] + 0.3 * normal(orders, images, views, width)
+    return F.normalize(features, dim=-1), class_features
+
+
+def needs_views(name):
+    return name == "boost_adapter"
+
+
+def made_for(name, **about):
+    return stream(views=10 if needs_views(name) else 0, **about)
+
+
+def run(name, features, class_features, **settings):
+    """The last state and all logits [O, T, C] of one call."""
+    module = memory.ONLINE[name]
+    state = module.start(class_features, SCALE, orders=len(features), **settings)
+    return module.step(state, features)
+
+
+def softmax(logits):
+    e = [math.exp(z - max(logits)) for z in logits]
+    return [x / sum(e) for x in e]
+
+
+def entropy(p):
+    return -sum(x * math.log(x) for x in p if x > 0)
+
+
+def literal_logits(x, class_features):
+    return [SCALE * float(x @ t) for t in class_features.double()]
+
+
+# --- literal oracles: one image after the other, lists of each class -----------------
+
+
+def update(cache, label, item, capacity):
+    """Items (feature, entropy, ...) of a class, as in TDA's release."""
+    kept = cache.setdefault(label, [])
+    if len(kept) < capacity:
+        kept.append(item)
+    elif item[1] < kept[-1][1]:
+        kept[-1] = item
+    cache[label] = sorted(kept, key=itemgetter(1))
+
+
+def literal_tda(features, class_features):
+    positive, negative, made = {}, {}, []
+    count = len(class_features)
+    for x in features.double():
+        logits = literal_logits(x, class_features)
+        p = softmax(logits)
+        h, label = entropy(p), logits.index(max(logits))
+        update(positive, label, (x, h), 3)
+        if 0.2 < h / math.log2(count) < 0.5:
+            update(negative, label, (x, h, [0.03 < q < 1 for q in p]), 2)
+        for at, items in positive.items():
+            for key, _ in items:
+                logits[at] += 2 * math.exp(-5 * (1 - float(x @ key)))
+        for items in negative.values():
+            for key, _, mask in items:
+                for c in range(count):
+                    weight = 0.117 * math.exp(-(1 - float(x @ key)))
+                    logits[c] -= weight * mask[c]
+        made.append(logits)
+    return torch.tensor(made), positive, negative
+
+
+def literal_dmn(features, class_features, capacity=50, alpha=1.0):
+    mem, made = {}, []
+    text = class_features.double()
+    for x in features.double():
+        logits = literal_logits(x, class_features)
+        p = softmax(logits)
+        update(mem, logits.index(max(logits)), (x, entropy(p)), capacity)
+        seen = []
+        for c, t in enumerate(text):
+            rows = [t, *(key for key, _ in mem.get(c, []))]
+            centre = sum(math.exp(-5.5 * (1 - float(x @ m))) * m for m in rows)
+            seen.append(SCALE * float(x @ centre) / float(centre.norm()))
+        q = softmax(seen)
+        mixed = [(a + alpha * b) / (1 + alpha) for a, b in zip(p, q, strict=True)]
+        made.append([math.log(m) for m in mixed])
+    return torch.tensor(made)
+
+
+def literal_dota(features, class_features, block=1, eta=0.2, rho=0.005):
+    text = class_features.double()
+    count, width = text.shape
+    eye = torch.eye(width, dtype=torch.float64)
+    mu, n, sigma = text.clone(), torch.ones(count).double(), [0.002 * eye] * count
+    precision, made = eye / 0.002, []
+    features = features.double()
+    for begin in range(0, len(features), block):
+        batch = features[begin : begin + block]
+        for x in batch:
+            logits = torch.tensor(literal_logits(x, class_features))
+            weight = min(rho * float(n.mean()), eta)
+            for c in range(count):
+                score = x @ precision @ mu[c] - mu[c] @ precision @ mu[c] / 2
+                logits[c] += weight * score
+            made.append(logits)
+        if len(batch) < block:
+            break
+        new_mu, new_n, new_sigma = mu.clone(), n.clone(), []
+        for c in range(count):
+            total, spread = n[c] * mu[c], n[c] * sigma[c]
+            for x in batch:
+                p = softmax(literal_logits(x, class_features))[c]
+                total = total + p * x
+                spread = spread + p * torch.outer(x - mu[c], x - mu[c])
+                new_n[c] += p
+            new_mu[c] = total / new_n[c]
+            new_sigma.append(spread / new_n[c])
+        mu, n, sigma = new_mu, new_n, new_sigma
+        shared = sum(sigma) / count
+        precision = torch.linalg.inv((1 - 1e-4) * shared + 1e-4 * eye)
+    return torch.stack(made)
+
+
+def close(logits, expected, atol=2e-4):
+    return torch.allclose(logits.double(), expected.double(), atol=atol)
+
+
+def test_tda_against_the_released_loop():
+    features, classes = stream(images=150)
+    state, logits = run("tda", features, classes)
+    expected, positive, negative = literal_tda(features[0], classes)
+    assert close(logits[0], expected)
+    for cache, kept in ((positive, state.positive), (negative, state.negative)):
+        for c in range(5):
+            held = kept.entropies[0, c].isfinite()
+            items = cache.get(c, [])
+            assert int(held.sum()) == len(items)
+            if items:
+                assert close(kept.keys[0, c, held], torch.stack([i[0] for i in items]))
+    assert all(len(items) == 3 for items in positive.values())  # capacity was reached
+    assert any(len(items) == 2 for items in negative.values())
+    masks = [item[2] for c in range(5) for item in negative.get(c, [])]
+    held = state.negative.entropies[0].isfinite()
+    assert state.negative.values[0][held].tolist() == masks
+
+
+@pytest.mark.parametrize("capacity", [3, 50])
+def test_dmn_against_its_definition(capacity):
+    features, classes = stream(images=100)
+    _, logits = run("dmn", features, classes, capacity=capacity)
+    assert close(logits[0], literal_dmn(features[0], classes, capacity))
+
+
+@pytest.mark.parametrize("block", [1, 7])
+def test_dota_against_its_definition(block):
+    features, classes = stream(images=40)
+    _, logits = run("dota", features, classes, block=block)
+    assert close(logits[0], literal_dota(features[0], classes, block), atol=5e-3)
+
+
+# --- what holds for all of them ------------------------------------------------------
+
+
+@online
+def test_pieces_and_orders_do_not_change_results(name):
+    features, classes = made_for(name, images=300, orders=3)
+    module = memory.ONLINE[name]
+    _, whole = run(name, features, classes)
+    state = module.start(classes, SCALE, orders=3)
+    made = []
+    for part in features.split([1, 1, 2, 130, 17, 149], dim=1):
+        state, logits = module.step(state, part)
+        made.append(logits)
+    assert close(torch.cat(made, dim=1), whole)
+    for order in range(3):
+        _, alone = run(name, features[order : order + 1], classes)
+        assert close(alone[0], whole[order])
+
+
+@online
+def test_a_state_is_not_changed_by_a_step(name):
+    features, classes = made_for(name)
+    module = memory.ONLINE[name]
+    state = module.start(classes, SCALE)
+    _, first = module.step(state, features)
+    _, again = module.step(state, features)
+    assert torch.equal(first, again)
+
+
+@online
+def test_later_images_do_not_matter_and_earlier_ones_do(name):
+    features, classes = made_for(name, images=80)
+    _, logits = run(name, features, classes)
+    later = features.clone()
+    later[:, 50:] = features[:, 50:].flip(1)
+    assert close(run(name, later, classes)[1][:, :50], logits[:, :50])
+    turned = features.flip(1)
+    assert not close(run(name, turned, classes)[1].flip(1), logits, atol=1e-2)
+
+
+@online
+def test_class_order_does_not_matter(name):
+    features, classes = made_for(name)
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(1))
+    _, logits = run(name, features, classes)
+    assert close(run(name, features, classes[order])[1], logits[..., order])
+
+
+@online
+@pytest.mark.parametrize("classes", [1, 4])
+def test_short_and_uniform_streams(name, classes):
+    for images in (1, 2):
+        features, known = made_for(name, images=images, classes=classes)
+        state, logits = run(name, features, known)
+        assert logits.shape == (1, images, classes)
+        assert logits.isfinite().all()
+        assert memory.state_bytes(state) > 0
+    same = features[:, :1].repeat_interleave(50, dim=1)  # duplicates, one class
+    _, logits = run(name, same, known)
+    assert logits.isfinite().all()
+    assert (logits.argmax(dim=2) == logits[0, 0].argmax()).all()
+
+
+@online
+def test_bfloat16_features_are_computed_in_float32(name):
+    features, classes = made_for(name)
+    low = features.bfloat16()
+    _, logits = run(name, low, classes.bfloat16())
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, run(name, low.float(), classes.bfloat16().float())[1])
+
+
+@online
+def test_bad_input_is_refused(name):
+    features, classes = made_for(name, orders=2)
+    module = memory.ONLINE[name]
+    state = module.start(classes, SCALE, orders=2)
+    broken = features.clone()
+    broken[1, 7] = torch.nan
+    with pytest.raises(ValueError, match="order 1, image 7: NaN"):
+        module.step(state, broken)
+    for wrong in (features[:1], features[..., :4], features[0], features[:, :0]):
+        with pytest.raises(ValueError, match="expected"):
+            module.step(state, wrong)
+    bad = classes.clone()
+    bad[3, 0] = torch.inf
+    with pytest.raises(ValueError, match="class 3"):
+        module.start(bad, SCALE)
+    with pytest.raises(ValueError, match="logit_scale"):
+        module.start(classes, 0.0)
+    with pytest.raises(ValueError, match="orders"):
+        module.start(classes, SCALE, orders=0)
+    with pytest.raises(ValueError, match="one class"):
+        module.start(classes[:0], SCALE)
+
+
+def test_every_method_has_a_name():
+    assert set(memory.NAMES) == {*memory.ONLINE, *memory.TRANSDUCTIVE}
+    assert len(set(memory.NAMES.values())) == len(memory.NAMES)
+
+
+# --- sets classified together --------------------------------------------------------
+
+transductive = pytest.mark.parametrize("name", list(memory.TRANSDUCTIVE))
+
+
+def predict(name, features, class_features, **settings):
+    module = memory.TRANSDUCTIVE[name]
+    return module.predict(features, class_features, SCALE, **settings)
+
+
+def test_em_priors_against_the_definition():
+    features, classes = stream(images=40)
+    features = features[0, :40]
+    p = [softmax(literal_logits(x, classes)) for x in features.double()]
+    prior = [1 / 5] * 5
+    for _ in range(2000):
+        weighted = [[a * b / (1 / 5) for a, b in zip(row, prior, strict=True)] for row in p]
+        q = [[w / sum(row) for w in row] for row in weighted]
+        prior = [sum(row[c] for row in q) / len(q) for c in range(5)]
+    made = predict("em_priors", features, classes, rounds=2000, tolerance=0)
+    assert close(made.exp(), torch.tensor(q), atol=1e-4)
+
+
+def test_em_priors_find_a_class_that_is_not_there():
+    features, classes = stream(images=400, classes=4)
+    zero_shot = SCALE * features[0] @ classes.T
+    rows = features[0][zero_shot.argmax(dim=1) != 2]
+    made = predict("em_priors", rows, classes)
+    share = (SCALE * rows @ classes.T).softmax(dim=1).mean(dim=0)
+    assert made.exp().mean(dim=0)[2] < share[2]
