@@ -15,6 +15,7 @@ of the same class that arrived up to t and come before i in that order,
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -64,15 +65,20 @@ def push(
     old = Cache(*(part[:, :, :filled] for part in cache))
     new, arrivals = _by_class(old, capacity, classes, entropies, keys, values)
 
-    time = torch.arange(classes.shape[1], device=classes.device)
-    arrived = arrivals[..., None] <= time  # [O, C, W, T]
+    both = Cache(*(torch.cat(pair, dim=2) for pair in zip(old, new, strict=True)))
     first = torch.arange(filled, device=classes.device).expand_as(old.entropies)
     rank = torch.cat([first, _not_above(old.entropies, new.entropies)], dim=2)
-    rank = rank[..., None] + _preceding(old.entropies, new.entropies) @ arrived.float()
-    both = Cache(*(torch.cat(pair, dim=2) for pair in zip(old, new, strict=True)))
-    here = torch.cat([torch.ones_like(rank[:, :, :filled], dtype=torch.bool), arrived], 2)
-    present = here & (rank < capacity) & both.entropies.isfinite()[..., None]
-    return Shown(*both, present), _kept(both, rank[..., -1], present[..., -1], cache)
+    images = classes.shape[1]
+    before = torch.where(old.entropies.isfinite(), -1, images)  # an empty slot: never
+    joins = torch.cat([before, arrivals], dim=2)
+    leaves = torch.full_like(joins, images)
+    if arrivals.shape[2]:
+        after = rank[:, :, None] + _preceding(old.entropies, new.entropies).cumsum(2)
+        times = torch.where(after < capacity, images, arrivals[..., None])
+        leaves, rank = times.amin(dim=2), after[:, :, -1]
+    time = torch.arange(images, device=classes.device)
+    present = (joins[..., None] <= time) & (time < leaves[..., None])
+    return Shown(*both, present), _kept(both, rank, present[..., -1], capacity)
 
 
 def affinity(shown: Shown, features: Tensor, beta: float) -> tuple[Tensor, Tensor]:
@@ -80,7 +86,16 @@ def affinity(shown: Shown, features: Tensor, beta: float) -> tuple[Tensor, Tenso
     and the cosines: both [O, C, S, T]."""
     cosines = shown.keys.flatten(1, 2) @ features.mT
     cosines = cosines.unflatten(1, shown.keys.shape[1:3])
-    return (beta * (cosines - 1)).exp() * shown.present, cosines
+    close = (cosines - 1).mul_(beta).exp_().mul_(shown.present)
+    return close, cosines
+
+
+def ranks(shown: Shown) -> Tensor:
+    """How many of those in the cache at a time go before each: float32 [O, C, S, T]."""
+    before = shown.entropies[:, :, None] < shown.entropies[..., None]
+    tie = shown.entropies[:, :, None] == shown.entropies[..., None]
+    before |= tie & torch.ones_like(tie[0, 0]).tril(-1)  # slots tie in arrival order
+    return before.float() @ shown.present.float()
 
 
 def _by_class(
@@ -120,27 +135,28 @@ def _not_above(old: Tensor, new: Tensor) -> Tensor:
 
 
 def _preceding(old: Tensor, new: Tensor) -> Tensor:
-    """1 where the second, a new image, goes before the first: [O, C, F + W, W]."""
-    before_old = new[:, :, None] < old[..., None]
-    before_new = new[:, :, None] < new[..., None]
-    tie = new[:, :, None] == new[..., None]
-    before_new |= tie & torch.ones_like(tie[0, 0]).tril(-1)  # the earlier goes first
-    return torch.cat([before_old, before_new], dim=2).float()
+    """Whether the first, a new image, goes before the second: bool [O, C, W, F + W]."""
+    before_old = new[..., None] < old[:, :, None]
+    before_new = new[..., None] < new[:, :, None]
+    tie = new[..., None] == new[:, :, None]
+    before_new |= tie & torch.ones_like(tie[0, 0]).triu(1)  # the earlier goes first
+    return torch.cat([before_old, before_new], dim=3)
 
 
-def _kept(both: Cache, rank: Tensor, present: Tensor, cache: Cache) -> Cache:
+def _kept(both: Cache, rank: Tensor, present: Tensor, capacity: int) -> Cache:
     """The cache of those present [O, C, S], in the order of their ranks."""
-    capacity = cache.entropies.shape[2]
-    place = torch.where(present, rank, torch.inf)
+    place = torch.where(present, rank, rank.shape[2] + capacity)
     place, order = place.sort(dim=2, stable=True)
-    order, held = order[:, :, :capacity], place[:, :, :capacity].isfinite()
+    held = place[:, :, :capacity] < capacity
+    room = capacity - held.shape[2]
 
     def take(part: Tensor, fill: float) -> Tensor:
-        extra = [1] * (part.ndim - 3)
-        index = order.view(*order.shape, *extra).expand(*order.shape, *part.shape[3:])
-        kept = part.gather(2, index).masked_fill(~held.view(*held.shape, *extra), fill)
-        room = part.new_full((*part.shape[:2], capacity, *part.shape[3:]), fill)
-        room[:, :, : kept.shape[2]] = kept
-        return room
+        extra = part.ndim - 3
+        index = order[:, :, :capacity].view(*held.shape, *[1] * extra)
+        kept = part.gather(2, index.expand(*held.shape, *part.shape[3:]))
+        kept.masked_fill_(~held.view(*held.shape, *[1] * extra), fill)
+        return F.pad(kept, [0, 0] * extra + [0, max(0, room)], value=fill)
 
-    return Cache(take(both.entropies, torch.inf), take(both.keys, 0), take(both.values, 0))
+    return Cache(
+        take(both.entropies, torch.inf), take(both.keys, 0), take(both.values, 0)
+    )

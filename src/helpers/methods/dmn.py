@@ -59,18 +59,27 @@ def step(state: State, features: Tensor) -> tuple[State, Tensor]:
 
 
 def _piece(state: State, features: Tensor) -> tuple[State, Tensor]:
-    cosines = features @ state.class_features.T
-    logits = state.logit_scale * cosines
+    logits = state.logit_scale * features @ state.class_features.T
     entropies, classes = selection.entropy(logits), logits.argmax(dim=2)
     nothing = features.new_zeros(*classes.shape, 0)
     shown, memory = cache.push(state.memory, classes, entropies, features, nothing)
 
-    close, similar = cache.affinity(shown, features, state.sharpness)
-    own = (state.sharpness * (cosines - 1)).exp()  # [O, T, C], of the text features
-    centre = own.mT[..., None] * state.class_features[:, None]
-    centre = centre + close.mT @ shown.keys  # [O, C, T, D]
-    along = own * cosines + (close * similar).sum(dim=2).mT
-    seen = state.logit_scale * along / torch.linalg.vector_norm(centre, dim=3).mT
+    rows = _with_text(shown, state.class_features)
+    close, cosines = cache.affinity(rows, features, state.sharpness)
+    centre = close.mT @ rows.keys  # [O, C, T, D]
+    along = (close * cosines).sum(dim=2) / torch.linalg.vector_norm(centre, dim=3)
+    seen = state.logit_scale * along.mT
     share = state.weight / (1 + state.weight)
     made = online.mixture(logits.log_softmax(dim=2), seen.log_softmax(dim=2), share)
     return state._replace(memory=memory), made
+
+
+def _with_text(shown: cache.Shown, class_features: Tensor) -> cache.Shown:
+    """The text feature of each class before its images, never absent."""
+    orders, count, _, images = shown.present.shape
+    text = class_features[:, None].expand(orders, -1, -1, -1)
+    always = shown.present.new_ones(orders, count, 1, images)
+    return shown._replace(
+        keys=torch.cat([text, shown.keys], dim=2),
+        present=torch.cat([always, shown.present], dim=2),
+    )

@@ -49,6 +49,9 @@ class State(NamedTuple):
     block: int
 
 
+PER_ORDER = ("means", "counts", "scatters", "pending", "slopes", "offsets")
+
+
 def start(
     class_features: Tensor,
     logit_scale: float,
@@ -88,10 +91,28 @@ def step(state: State, features: Tensor) -> tuple[State, Tensor]:
     """The state after unit features [O, T, D], and their logits float32 [O, T, C]."""
     orders, _, width = state.means.shape
     online.check_features(features, orders, width)
+    # one order after the other, so that its Gaussians stay in the processor's cache
+    ends, made = zip(
+        *(_run(_order(state, o), features[o : o + 1].float()) for o in range(orders)),
+        strict=True,
+    )
+    joined = {name: torch.cat([getattr(e, name) for e in ends]) for name in PER_ORDER}
+    return state._replace(**joined), torch.cat(made)
+
+
+def _order(state: State, order: int) -> State:
+    """The state of one of the orders, with scatters of its own."""
+    own = {name: getattr(state, name)[order : order + 1] for name in PER_ORDER}
+    own["scatters"] = own["scatters"].clone(memory_format=torch.contiguous_format)
+    return state._replace(**own)
+
+
+def _run(state: State, features: Tensor) -> tuple[State, Tensor]:
+    """`step` that writes into the state's scatters."""
     made = []
     while features.shape[1]:
         room = state.block - state.pending.shape[1]
-        part, features = features[:, :room].float(), features[:, room:]
+        part, features = features[:, :room], features[:, room:]
         made.append(_logits(state, part))
         state = state._replace(pending=torch.cat([state.pending, part], dim=1))
         if part.shape[1] == room:
@@ -110,25 +131,22 @@ def _zero_shot(state: State, features: Tensor) -> Tensor:
 
 
 def _learn(state: State) -> State:
-    """The state with its pending images in the Gaussians."""
+    """The state with its pending images in the Gaussians; writes into `scatters`."""
     images = state.pending
     p = _zero_shot(state, images).softmax(dim=2).mT  # [O, C, P]
     counts = state.counts + p.sum(dim=2)
     apart = p.sqrt()[..., None] * (images[:, None] - state.means[:, :, None])
-    scatters = torch.baddbmm(
-        state.scatters.flatten(0, 1), apart.mT.flatten(0, 1), apart.flatten(0, 1)
-    ).view_as(state.scatters)
+    state.scatters.flatten(0, 1).baddbmm_(apart.mT.flatten(0, 1), apart.flatten(0, 1))
     means = (state.counts[..., None] * state.means + p @ images) / counts[..., None]
 
     classes, width = means.shape[1:]
-    covariance = (1 / (classes * counts))[:, None] @ scatters.flatten(2)
+    covariance = (1 / (classes * counts))[:, None] @ state.scatters.flatten(2)
     covariance = covariance.view(-1, width, width) * (1 - state.identity_share)
     covariance.diagonal(dim1=1, dim2=2).add_(state.identity_share)
     slopes = torch.cholesky_solve(means.mT, torch.linalg.cholesky(covariance))
     return state._replace(
         means=means,
         counts=counts,
-        scatters=scatters,
         pending=images[:, :0],
         slopes=slopes,
         offsets=_offsets(means, slopes),

@@ -4,10 +4,20 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from helpers.methods import dmn, dota, em_priors, tda
+from helpers.methods import bca, boost_adapter, dmn, dota, em_priors, onzeta, tda
 
-ONLINE = {"tda": tda, "dmn": dmn, "dota": dota}
+ONLINE = {
+    "tda": tda,
+    "boost_adapter": boost_adapter,
+    "dmn": dmn,
+    "dota": dota,
+    "bca": bca,
+    "onzeta": onzeta,
+}
 """Name -> module with `start` and `step`, see `online`."""
+
+OF_VIEWS = {"boost_adapter"}
+"""Online methods whose images are views [O, T, V, D], view 0 the image as it is."""
 
 TRANSDUCTIVE = {"em_priors": em_priors}
 """Name -> module with `predict(features [N, D], class_features [C, D], logit_scale)`,
@@ -15,8 +25,11 @@ logits float32 [N, C] of a set whose images are classified together."""
 
 NAMES = {
     "tda": "TDA",
+    "boost_adapter": "BoostAdapter",
     "dmn": "DMN",
     "dota": "DOTA",
+    "bca": "BCA",
+    "onzeta": "OnZeta",
     "em_priors": "EM class priors",
 }
 """Name -> how figures and tables call it."""

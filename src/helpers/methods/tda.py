@@ -87,9 +87,7 @@ def _piece(state: State, features: Tensor) -> tuple[State, Tensor]:
     logits = state.logit_scale * features @ state.class_features.T
     entropies, classes = selection.entropy(logits), logits.argmax(dim=2)
     nothing = features.new_zeros(*classes.shape, 0)
-    sure, positive = cache.push(
-        state.positive, classes, entropies, features, nothing
-    )
+    sure, positive = cache.push(state.positive, classes, entropies, features, nothing)
     unsure, negative = push_negative(
         state.negative, logits, classes, entropies, entropies, features, state
     )
