@@ -423,3 +423,145 @@ def test_em_priors_find_a_class_that_is_not_there():
     made = predict("em_priors", rows, classes)
     share = (SCALE * rows @ classes.T).softmax(dim=1).mean(dim=0)
     assert made.exp().mean(dim=0)[2] < share[2]
+
+
+def literal_neighbours(features, count):
+    """W as lists of (i, j, cosine): each image's nearest others."""
+    edges = []
+    for i, x in enumerate(features):
+        others = [(float(x @ o), j) for j, o in enumerate(features) if j != i]
+        edges += [(i, j, c) for c, j in sorted(others, reverse=True)[:count]]
+    return edges
+
+
+def literal_settle(y, g, edges, z):
+    for _ in range(5):
+        passed = torch.zeros_like(z)
+        for i, j, cosine in edges:
+            passed[i] += cosine * z[j]
+            passed[j] += cosine * z[i]
+        z = y * ((g + 50 / 6 * passed) / 50).exp()
+        z = z / z.sum(dim=1, keepdim=True)
+    return z
+
+
+def literal_transclip(features, class_features):
+    features, text = features.double(), class_features.double()
+    y = torch.tensor([softmax(literal_logits(x, text)) for x in features])
+    edges = literal_neighbours(features, 3)
+    means = []
+    for c in range(len(text)):
+        best = sorted(range(len(y)), key=lambda i: -float(y[i, c]))[:8]
+        mean = sum(y[i, c] * features[i] for i in best) / 8
+        means.append(mean / mean.norm())
+    variances, z = torch.ones(features.shape[1]).double() / features.shape[1], y
+    for number in range(11):
+        g = -((features[:, None] - torch.stack(means)) ** 2 / variances).sum(2) / 2
+        z = literal_settle(y, g, edges, z)
+        if number == 10:
+            return z
+        means, variances = [], torch.zeros_like(variances)
+        for c in range(len(text)):
+            mean = sum(z[i, c] * x for i, x in enumerate(features))
+            means.append(mean / mean.norm())
+            for i, x in enumerate(features):
+                variances += z[i, c] * (x - means[c]) ** 2 / len(features)
+
+
+def literal_stata(features, class_features):
+    features, text = features.double(), class_features.double()
+    y = torch.tensor([softmax(literal_logits(x, text)) for x in features])
+    edges = literal_neighbours(features, 3)
+    prior = torch.zeros(features.shape[1]).double()
+    for i, x in enumerate(features):
+        for c, t in enumerate(text):
+            prior += y[i, c] * (x - t) ** 2 / len(features)
+    means, variances, z = text, prior.expand_as(text), y
+    for number in range(11):
+        g = -((features[:, None] - means) ** 2 / variances).sum(2) / 2
+        z = literal_settle(y, g, edges, z)
+        if number == 10:
+            return z
+        means, variances = [], []
+        for c, t in enumerate(text):
+            count = sum(int(row.argmax()) == c for row in z)
+            b = count / (1 + count)
+            mean = sum(z[i, c] * x for i, x in enumerate(features))
+            mean = b * mean / mean.norm() + (1 - b) * t
+            means.append(mean / mean.norm())
+            own = sum(z[i, c] * (x - means[c]) ** 2 for i, x in enumerate(features))
+            anchored = prior + (t - means[c]) ** 2
+            variances.append(b * own / z[:, c].sum() + (1 - b) * anchored)
+        means, variances = torch.stack(means), torch.stack(variances)
+
+
+def literal_zlap(features, class_features):
+    features, text = features.double(), class_features.double()
+    count, nodes = len(text), len(text) + len(features)
+    a = torch.zeros(nodes, nodes).double()
+    for i, j, cosine in literal_neighbours(features, 4):
+        a[count + i, count + j] += max(0, cosine)
+    for i, x in enumerate(features):
+        cosines = [(float(x @ t), c) for c, t in enumerate(text)]
+        for cosine, c in sorted(cosines, reverse=True)[:5]:
+            a[count + i, c] += max(0, cosine) ** 5
+    a = a + a.T
+    degree = a.sum(dim=1)
+    s = a / torch.sqrt(degree[:, None] * degree)
+    x = torch.linalg.inv(torch.eye(nodes).double() - 0.3 * s)[count:, :count]
+    return x / x.sum(dim=1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "oracle"),
+    [
+        ("transclip", literal_transclip),
+        ("stata", literal_stata),
+        ("zlap", literal_zlap),
+    ],
+)
+def test_transduction_against_its_definition(name, oracle):
+    features, classes = stream(images=40, classes=7)
+    made = predict(name, features[0], classes)
+    assert close(made.exp(), oracle(features[0], classes), atol=1e-4)
+
+
+@transductive
+def test_image_and_class_order_do_not_matter(name):
+    features, classes = stream(images=50)
+    made = predict(name, features[0], classes)
+    images, order = torch.randperm(50), torch.randperm(5)
+    turned = predict(name, features[0, images], classes[order])
+    assert close(turned.exp(), made[images][:, order].exp(), atol=1e-3)
+    assert torch.equal(predict(name, features[0], classes), made)
+
+
+@transductive
+def test_a_set_of_one_image_or_of_copies_is_classified_zero_shot(name):
+    features, classes = stream(images=3)
+    zero_shot = (SCALE * features[0] @ classes.T).softmax(dim=1)
+    for x, p in zip(features[0], zero_shot, strict=True):
+        for rows in (x[None], x.expand(12, -1)):
+            made = predict(name, rows, classes)
+            assert made.isfinite().all()
+            assert (made.argmax(dim=1) == p.argmax()).all()
+    assert predict(name, features[0], classes[:1]).abs().max() < 1e-6  # ln 1
+
+
+@transductive
+def test_a_set_is_computed_in_float32_and_bad_input_refused(name):
+    features, classes = stream(images=30)
+    low = features[0].bfloat16(), classes.bfloat16()
+    made = predict(name, *low)
+    assert made.dtype == torch.float32
+    assert torch.equal(made, predict(name, *(part.float() for part in low)))
+    assert torch.allclose(made.exp().sum(dim=1), torch.ones(30), atol=1e-5)
+    broken = features[0].clone()
+    broken[4, 2] = torch.nan
+    with pytest.raises(ValueError, match="image 4: NaN"):
+        predict(name, broken, classes)
+    for wrong in (features, features[0, :, :3], features[0, :0]):
+        with pytest.raises(ValueError, match="expected"):
+            predict(name, wrong, classes)
+    with pytest.raises(ValueError, match="logit_scale"):
+        memory.TRANSDUCTIVE[name].predict(features[0], classes, -1.0)

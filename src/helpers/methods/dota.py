@@ -7,9 +7,9 @@ S_c = 0.002 I and count n_c = 1. Images x with zero-shot probabilities p are lea
     S_c <- (n_c S_c + sum_x p_c (x - m_c)(x - m_c)^T) / (n_c + sum_x p_c)
     m_c <- (n_c m_c + sum_x p_c x) / (n_c + sum_x p_c)        n_c <- n_c + sum_x p_c
 
-with the old m_c on both lines. L = ((1 - e) mean_c S_c + e I)^-1 with e = 1e-4 is shared
-by all classes (at the very start L = I / 0.002), and an image is classified before it
-is learnt, by zero-shot and Gaussian logits:
+with the old m_c on both lines. L = ((1 - e) mean_c S_c + e I)^-1 with e = 1e-4 is the
+same for all classes (at the very start L = I / 0.002), and an image is classified
+before it is learnt, by zero-shot and Gaussian logits:
 
     logits_c = s x t_c + w (x L m_c - m_c L m_c / 2)
     w = min(0.005 mean_c n_c, 0.2)

@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Tensor
 
-from helpers.methods import online
+from helpers.methods import graph
 
 
 def predict(
@@ -29,9 +29,8 @@ def predict(
     tolerance: float = 1e-6,
 ) -> Tensor:
     """ln q float32 [N, C] of unit features [N, D] and class features [C, D]."""
-    known = online.check_start(class_features, logit_scale, 1)
-    online.check_features(features[None], 1, known.shape[1])
-    log_p = (logit_scale * features.float() @ known.T).log_softmax(dim=1)
+    features, known = graph.check(features, class_features, logit_scale)
+    log_p = (logit_scale * features @ known.T).log_softmax(dim=1)
     prior = torch.full_like(log_p[0], -math.log(len(known)))
     for _ in range(rounds):
         log_q = (log_p + prior).log_softmax(dim=1)

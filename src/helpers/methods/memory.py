@@ -4,7 +4,18 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from helpers.methods import bca, boost_adapter, dmn, dota, em_priors, onzeta, tda
+from helpers.methods import (
+    bca,
+    boost_adapter,
+    dmn,
+    dota,
+    em_priors,
+    onzeta,
+    stata,
+    tda,
+    transclip,
+    zlap,
+)
 
 ONLINE = {
     "tda": tda,
@@ -19,7 +30,12 @@ ONLINE = {
 OF_VIEWS = {"boost_adapter"}
 """Online methods whose images are views [O, T, V, D], view 0 the image as it is."""
 
-TRANSDUCTIVE = {"em_priors": em_priors}
+TRANSDUCTIVE = {
+    "em_priors": em_priors,
+    "zlap": zlap,
+    "transclip": transclip,
+    "stata": stata,
+}
 """Name -> module with `predict(features [N, D], class_features [C, D], logit_scale)`,
 logits float32 [N, C] of a set whose images are classified together."""
 
@@ -31,6 +47,9 @@ NAMES = {
     "bca": "BCA",
     "onzeta": "OnZeta",
     "em_priors": "EM class priors",
+    "zlap": "ZLaP",
+    "transclip": "TransCLIP",
+    "stata": "StatA",
 }
 """Name -> how figures and tables call it."""
 

@@ -1,10 +1,11 @@
 """OnZeta: labels balanced as they come, and image-side classifiers learnt from them.
 
 Online Zero-Shot Classification with CLIP, Qian and Hu 2024, arXiv 2408.13320; code
-idstcv/OnZeta. Image number i = 1, 2, ... of a stream of n, with feature x:
+idstcv/OnZeta. Image number i = 1, 2, ... of a stream of n, with feature x and class
+features W:
 
-    t = softmax(s x W + rho)        labels, with a price for each class, rho = 0 at first
-    v = softmax(s' x w)             image-side classifiers w, at first the class features
+    t = softmax(s x W + rho)        labels, with a price for each class, 0 at first
+    v = softmax(s' x w)             image-side classifiers, at first w = W
     result  ln of b v + (1 - b) t              b = 0.8 sqrt(i / n)
     rho <- max(0, rho - 20 / sqrt(i) (t - alpha / C))
     w_c <- normalise(w_c - 0.5 / sqrt(i) s' (v_c - t_c) x)
