@@ -1,6 +1,7 @@
 """Streams: orders against what they promise, and methods that are given no labels."""
 
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -163,17 +164,26 @@ def test_impossible_streams_are_refused(call, told):
 # seen, subtracted, so that its answers depend on the order.
 
 
+class State(NamedTuple):
+    class_features: torch.Tensor
+    logit_scale: float
+    strength: float
+    total: torch.Tensor
+    count: int
+
+
 def start(class_features, logit_scale, orders, strength=1.0):
     total = torch.zeros(orders, class_features.shape[1])
-    return class_features, logit_scale, strength, total, 0
+    return State(class_features, logit_scale, strength, total, 0)
 
 
 def step(state, features):
     classes, scale, strength, total, count = state
+    assert len(features) == len(total)
     sums = total[:, None] + features.cumsum(dim=1)
     counts = count + 1 + torch.arange(features.shape[1])
     centred = features - strength * sums / counts[:, None]
-    after = classes, scale, strength, sums[:, -1], count + features.shape[1]
+    after = state._replace(total=sums[:, -1], count=count + features.shape[1])
     return after, scale * centred @ classes.T
 
 
@@ -203,6 +213,8 @@ def test_methods_are_followed_image_by_image(monkeypatch):
             expected[row, place] = found.argmax()
     assert (streams.follow(MEMORY, x, c, s, orders) == expected).all()
     monkeypatch.setattr(streams, "STEP", 200)  # several pieces
+    assert (streams.follow(MEMORY, x, c, s, orders) == expected).all()
+    monkeypatch.setattr(streams, "ROOM", 2 * 8 * 4)  # two streams at a time
     assert (streams.follow(MEMORY, x, c, s, orders) == expected).all()
     plain = streams.follow(MEMORY, x, c, s, orders, strength=0.0)
     by_image = streams.by_image(plain, orders, 60)
@@ -288,6 +300,10 @@ def test_batches_of_nothing_are_refused():
 def test_scores_by_image_leave_out_what_a_stream_did_not_have():
     orders = np.array([[2, 0], [1, 2]])
     found = streams.by_image([[5, 6], [7, 8]], orders, 3)
+    hits = streams.score(torch.tensor([[4, 1], [0, 4]]), [1, 2, 4], orders)
+    assert hits == pytest.approx(
+        np.array([[1, np.nan, 1], [np.nan, 0, 1]]), nan_ok=True
+    )
     assert found == pytest.approx(
         np.array([[6, np.nan, 5], [np.nan, 7, 8]]), nan_ok=True
     )
@@ -295,6 +311,32 @@ def test_scores_by_image_leave_out_what_a_stream_did_not_have():
     assert when == pytest.approx(
         np.array([[1, np.nan, 0], [np.nan, 0, 1]]), nan_ok=True
     )
+
+
+def test_spans_double_and_end_with_the_stream():
+    assert streams.spans(1000) == [
+        (0, 50),
+        (50, 100),
+        (100, 200),
+        (200, 400),
+        (400, 1000),
+    ]
+    assert streams.spans(100) == [(0, 50), (50, 100)]
+    assert streams.spans(1) == [(0, 1)]
+
+
+def test_gains_are_hits_less_those_of_zero_shot():
+    x, c, s = case()
+    labels = (x @ c.T).argmax(dim=1).numpy()
+    labels[::3] = 0
+    orders = streams.long_tailed(IDS[:60], labels, 5, orders=3)
+    found = streams.gains({"memory": MEMORY}, x, c, s, orders, labels)["memory"]
+    said = streams.follow(MEMORY, x, c, s, orders)
+    plain = (x @ c.T).argmax(dim=1).numpy() == labels
+    for row, order, there in zip(found, orders, said.numpy(), strict=True):
+        gain = (there == labels[order]).astype(int) - plain[order]
+        assert (row[order] == gain).all()
+        assert np.isnan(np.delete(row, order)).all()
 
 
 # Orders as a random effect

@@ -207,6 +207,8 @@ def test_a_folder_without_ledgers_says_what_to_run(tmp_path):
         ("tent_online", "online", "05"),
         ("tent_marginal", "episodic", "05"),
         ("two_models", "second model", "05"),
+        ("tda_80", "online", "06"),
+        ("em_priors", "online", "06"),
         ("tptx", "own", ""),
         ("my method", "own", ""),
     ],
@@ -257,7 +259,7 @@ def test_figures_show_the_main_recipe_and_one_backbone(tmp_path):
 
 
 def test_missing_chapters_are_named(made):
-    assert synthesis.missing(synthesis.load(made)) == ["02b", "03", "04"]
+    assert synthesis.missing(synthesis.load(made)) == ["02b", "03", "04", "06"]
 
 
 # Frontier, agreement, ranks

@@ -17,7 +17,8 @@ made of its id, by which a stream sorts. Whatever else a data set holds, and in 
 order it lists its images, two images of one class follow each other as before.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,9 +26,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from helpers.methods import memory
+from helpers.methods.zero_shot import zero_shot
 from helpers.views import image_seed
 
 STEP = 2**22  # numbers of logits that are held at once: 16 MiB
+ROOM = 2**29  # bytes that what streams remember may take, of those that run together
 
 
 class Online(Protocol):
@@ -156,6 +160,8 @@ def follow(
 ) -> Tensor:
     """What a method predicts for each image of each stream when it arrives: [O, T].
 
+    Streams run together as far as their memories fit into `ROOM`.
+
     Args:
         method: has `start` and `step`, as `Online`.
         features: [N, D], or [N, V, D] where the method wants views.
@@ -166,9 +172,15 @@ def follow(
     Returns:
         Classes, int64, on the CPU.
     """
-    case = features, class_features, logit_scale, orders
-    said = [part.argmax(dim=-1).cpu() for part in _steps(method, *case, **settings)]
-    return torch.cat(said, dim=1)
+    _check(features, orders)
+    each = memory.state_bytes(method.start(class_features, logit_scale, 1, **settings))
+    together = max(1, ROOM // max(1, each))
+    said = []
+    for some in np.split(orders, range(together, len(orders), together)):
+        case = features, class_features, logit_scale, some
+        parts = [p.argmax(dim=-1).cpu() for p in _steps(method, *case, **settings)]
+        said.append(torch.cat(parts, dim=1))
+    return torch.cat(said)
 
 
 def logits(
@@ -189,6 +201,7 @@ def logits(
             f"a stream of {len(order)} images, some of them twice or missing: a "
             f"prediction for each of {len(features)} images needs each of them once"
         )
+    _check(features, order[None])
     case = features, class_features, logit_scale, order[None]
     said = torch.cat([p[0].cpu() for p in _steps(method, *case, **settings)])
     return said[torch.from_numpy(order.argsort())]
@@ -229,7 +242,6 @@ def _steps(
     **settings: Any,
 ) -> Iterator[Tensor]:
     """Logits [O, some, C] of the streams' images, as they arrive."""
-    _check(features, orders)
     state = method.start(class_features, logit_scale, orders=len(orders), **settings)
     wide = max(len(class_features), features[0].numel())
     some = max(1, STEP // (len(orders) * wide))
@@ -267,11 +279,40 @@ def by_image(values: ArrayLike, orders: np.ndarray, images: int) -> np.ndarray:
     return found
 
 
+def score(said: ArrayLike, labels: ArrayLike, orders: np.ndarray) -> np.ndarray:
+    """1.0 where what was said [O, T] is right, else 0.0: by image, [O, N]."""
+    labels = np.asarray(labels)
+    return by_image(np.asarray(said) == labels[orders], orders, len(labels))
+
+
+def gains(
+    methods: Mapping[str, Online],
+    features: Tensor,
+    class_features: Tensor,
+    logit_scale: float,
+    orders: np.ndarray,
+    labels: ArrayLike,
+) -> dict[str, np.ndarray]:
+    """Hits less zero-shot's, by method: [O, N] of 1, 0 and -1, NaN as in `by_image`."""
+    case = features, class_features, logit_scale
+    plain = zero_shot(*case).argmax(dim=1).cpu().numpy() == np.asarray(labels)
+    said = {name: follow(method, *case, orders) for name, method in methods.items()}
+    return {name: score(one, labels, orders) - plain for name, one in said.items()}
+
+
 def arrival(orders: np.ndarray, images: int) -> np.ndarray:
     """How many images a stream has had before each: float [O, N], NaN as `by_image`."""
     return by_image(
         np.broadcast_to(np.arange(orders.shape[1]), orders.shape), orders, images
     )
+
+
+def spans(length: int) -> list[tuple[int, int]]:
+    """(first, end) of parts of a stream, each as long as all before: 50, 50, 100 .."""
+    edges = [0]
+    while (edge := 50 * 2 ** (len(edges) - 1)) <= length / 2:
+        edges.append(edge)
+    return list(pairwise([*edges, length]))
 
 
 # Randomness

@@ -244,6 +244,10 @@ CLAIMS = {
         ),
         ("UPL", "upl", "its teacher", ("ensemble_held_out",)),
     ],
+    "06": [
+        ("TDA on a shuffled stream", "tda", ONE, BASELINES[ONE]),
+        ("OnZeta", "onzeta", ONE, BASELINES[ONE]),
+    ],
 }
 """What each chapter claims or refutes: a method against what it has to beat."""
 
