@@ -16,7 +16,7 @@ Deviations: an image is one feature, not the mean of its surest views. A class w
 probability is 0 gets ln of the smallest normal float32, -87.3.
 
 Every image changes what the next one meets, so they go one by one, all orders at once:
-the time is that of some 20 small operations an image, whatever the number of orders.
+the time is that of some 25 small operations an image, whatever the number of orders.
 """
 
 from typing import NamedTuple
@@ -80,30 +80,33 @@ def step(state: State, features: Tensor) -> tuple[State, Tensor]:
         mean_counts=state.mean_counts.clone(),
         prior_counts=state.prior_counts.clone(),
     )
-    r = torch.stack([_image(state, x) for x in features.unbind(dim=1)], dim=1)
+    row = torch.arange(orders, device=features.device) * state.means.shape[1]
+    r = torch.stack([_image(state, x, row) for x in features.unbind(dim=1)], dim=1)
     return state, r.clamp(min=torch.finfo(r.dtype).tiny).log()
 
 
-def _image(state: State, x: Tensor) -> Tensor:
-    """r [O, C] of the next image [O, D]; writes what it teaches into the state."""
-    near = torch.bmm(state.means, state.logit_scale * x[:, :, None]).softmax(dim=1)
+def _image(state: State, x: Tensor, row: Tensor) -> Tensor:
+    """r [O, C] of the next image [O, D]; writes what it teaches into the state.
+
+    `row` [O] is where each order's classes begin among the rows of all orders.
+    """
+    near = torch.bmm(state.means, x[:, :, None]).mul_(state.logit_scale).softmax(dim=1)
     r = torch.bmm(near.mT, state.priors)[:, 0]
-    sure, y = r.max(dim=1)
-    y = y + torch.arange(0, r.numel(), r.shape[1], device=y.device)  # rows of [O C]
-    counted = sure > state.mean_threshold
-    _learn(state.means, state.mean_counts, y, x, counted, unit=True)
-    _learn(state.priors, state.prior_counts, y, r, sure > state.prior_threshold)
+    sure, y = r.max(dim=1, keepdim=True)
+    y = row + y[:, 0]
+
+    rows, counts = state.means.flatten(0, 1), state.mean_counts.view(-1, 1)
+    old, count = rows.index_select(0, y), counts.index_select(0, y)
+    mean = torch.addcmul(x, count, old)
+    mean /= torch.linalg.vector_norm(mean, dim=1, keepdim=True)
+    learns = sure > state.mean_threshold
+    rows.index_copy_(0, y, torch.where(learns, mean, old))
+    counts.index_copy_(0, y, count + learns)
+
+    rows, counts = state.priors.flatten(0, 1), state.prior_counts.view(-1, 1)
+    old, count = rows.index_select(0, y), counts.index_select(0, y)
+    mean = torch.addcmul(r, count, old).div_(count + 1)
+    learns = sure > state.prior_threshold
+    rows.index_copy_(0, y, torch.where(learns, mean, old))
+    counts.index_copy_(0, y, count + learns)
     return r
-
-
-def _learn(
-    rows: Tensor, counts: Tensor, y: Tensor, new: Tensor, counted: Tensor, unit=False
-) -> None:
-    """Average `new` [O, N] into rows y of [O C, N] where `counted` bool [O]."""
-    rows, counts = rows.flatten(0, 1), counts.flatten()
-    old, weight = rows.index_select(0, y), counts.index_select(0, y)
-    mean = torch.addcmul(new, weight[:, None], old)
-    length = torch.linalg.vector_norm(mean, dim=1) if unit else weight + 1
-    mean = torch.where(counted[:, None], mean / length[:, None], old)
-    rows.index_copy_(0, y, mean)
-    counts.index_copy_(0, y, weight + counted)

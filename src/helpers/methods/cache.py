@@ -66,16 +66,16 @@ def push(
     new, arrivals = _by_class(old, capacity, classes, entropies, keys, values)
 
     both = Cache(*(torch.cat(pair, dim=2) for pair in zip(old, new, strict=True)))
-    first = torch.arange(filled, device=classes.device).expand_as(old.entropies)
-    rank = torch.cat([first, _not_above(old.entropies, new.entropies)], dim=2)
+    place = torch.arange(filled, device=classes.device).expand_as(old.entropies)
+    rank = torch.cat([place, _not_above(old.entropies, new.entropies)], dim=2)
     images = classes.shape[1]
-    before = torch.where(old.entropies.isfinite(), -1, images)  # an empty slot: never
-    joins = torch.cat([before, arrivals], dim=2)
+    since = torch.where(old.entropies.isfinite(), -1, images)  # an empty slot: never
+    joins = torch.cat([since, arrivals], dim=2)
     leaves = torch.full_like(joins, images)
     if arrivals.shape[2]:
         after = rank[:, :, None] + _preceding(old.entropies, new.entropies).cumsum(2)
-        times = torch.where(after < capacity, images, arrivals[..., None])
-        leaves, rank = times.amin(dim=2), after[:, :, -1]
+        full = torch.where(after < capacity, images, arrivals[..., None])
+        leaves, rank = full.amin(dim=2), after[:, :, -1]
     time = torch.arange(images, device=classes.device)
     present = (joins[..., None] <= time) & (time < leaves[..., None])
     return Shown(*both, present), _kept(both, rank, present[..., -1], capacity)

@@ -22,8 +22,9 @@ same equations, which their code has for sets of images. So up to 15 images are 
 learnt when one is classified. With `block=1` it is their loop. Their option to ask for
 the true label of the least confident images is left out. All in float32, not float16.
 
-The Gaussians take C D^2 numbers of each order: 4 MiB for 64 classes of width 128, 800
-MiB for 200 of width 1024; run few orders at a time there.
+The Gaussians take C D^2 numbers of each order, and an image as many multiplications,
+since it moves every class: 4 MiB for 64 classes of width 128, 800 MiB for 200 of width
+1024. Run few orders at a time there.
 """
 
 from typing import NamedTuple
