@@ -9,7 +9,9 @@ ROWS = 2**24
 """How many cosines are held at a time: 64 MiB."""
 
 
-def check(features: Tensor, class_features: Tensor, logit_scale: float) -> tuple:
+def check(
+    features: Tensor, class_features: Tensor, logit_scale: float
+) -> tuple[Tensor, Tensor]:
     """Features [N, D] and class features [C, D] in float32, checked."""
     class_features = online.check_start(class_features, logit_scale, 1)
     if features.ndim != 2:

@@ -44,7 +44,9 @@ def check_start(class_features: Tensor, logit_scale: float, orders: int) -> Tens
     return class_features.float()
 
 
-def check_features(features: Tensor, orders: int, width: int, views: bool = False):
+def check_features(
+    features: Tensor, orders: int, width: int, views: bool = False
+) -> None:
     """Refuse what are not features [O, T, D], or [O, T, V, D] with `views`."""
     expected = f"[{orders} orders, images, {'views, ' if views else ''}width {width}]"
     shape = features.shape
