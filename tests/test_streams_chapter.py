@@ -98,6 +98,8 @@ def test_a_folder_of_few_photographs_is_one_data_set_with_short_streams(
     ("key", "value", "accepted"),
     [
         ("orders", 0, "at least 1"),
+        ("remembering", [], "a list without repetition from tda, dmn"),
+        ("remembering", ["boost_adapter"], "a list without repetition from tda"),
         ("alphas", [], "numbers above 0"),
         ("alphas", [0.1, 0.0], "numbers above 0"),
         ("tails", [0.5], "numbers from 1 on"),
