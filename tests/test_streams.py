@@ -1,5 +1,6 @@
 """Streams: orders against what they promise, and methods that are given no labels."""
 
+import inspect
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import streams
+from helpers.methods import memory
 from helpers.results import compare
 
 IDS = [f"image {number}" for number in range(600)]
@@ -263,6 +265,30 @@ def test_no_method_is_given_labels():
         assert scores[0] != scores[1]
 
 
+@pytest.mark.parametrize("name", [*memory.ONLINE, *memory.TRANSDUCTIVE])
+def test_every_method_answers_without_labels_whatever_these_are(name):
+    x, c, s = case()
+    labels = np.arange(60) % 5
+    orders = streams.shuffled(IDS[:60], orders=2)
+    if name in memory.OF_VIEWS:
+        x = F.normalize(x[:, None] + 0.1 * torch.ones(10, 8).cumsum(dim=0), dim=-1)
+    if name in memory.TRANSDUCTIVE:
+        method = memory.TRANSDUCTIVE[name]
+        said = streams.in_batches(method, x, c, s, orders, 30)
+        functions = [method.predict]
+    else:
+        method = memory.ONLINE[name]
+        said = streams.follow(method, x, c, s, orders)
+        functions = [method.start, method.step]
+    mixed = np.random.default_rng(0).permutation(labels)
+    scores = [np.nanmean(streams.score(said, seen, orders)) for seen in (labels, mixed)]
+    assert 0 <= min(scores) <= max(scores) <= 1
+    taken = {
+        p for function in functions for p in inspect.signature(function).parameters
+    }
+    assert not {"labels", "label", "targets", "truth", "y"} & taken
+
+
 def test_duplicates_of_an_image_are_images_of_their_own():
     x, c, s = case(6)
     twice = torch.cat([x, x])
@@ -371,6 +397,14 @@ def test_an_interval_over_orders_is_wider_than_one_over_images_alone():
     assert found["spread"] == pytest.approx(values.mean(axis=1).std(ddof=1))
     assert found["orders"] == 10
     assert found["n"] == 2000
+
+
+def test_orders_and_images_are_drawn_independently():
+    """Also where there are as many of both."""
+    drawn = [compare._weights(40, 500, axis).astype(float) for axis in (0, 1)]
+    together = [np.corrcoef(a, b)[0, 1] for a, b in zip(*drawn, strict=True)]
+    assert np.mean(together) == pytest.approx(0, abs=0.03)
+    assert (drawn[0].sum(axis=1) == 40).all()
 
 
 def test_a_difference_of_two_times_is_taken_draw_by_draw():
