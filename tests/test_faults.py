@@ -254,7 +254,7 @@ def test_a_finished_chapter_runs_again_only_where_something_differs(
     """
     monkeypatch.setattr(runner, "_collect", lambda folder: None)
     write_chapter(here, "01_small", [CELLS[0], left])
-    write_chapter(here, "06_reads", [CELLS[0]])
+    write_chapter(here, "07_reads", [CELLS[0]])
 
     def ran(*options: str) -> list[str]:
         assert main(["run", "small", *options]) == 0
@@ -262,14 +262,14 @@ def test_a_finished_chapter_runs_again_only_where_something_differs(
         lines = [line for line in out.splitlines() if line.startswith("0")]
         return [line[:2] for line in lines if "done before" not in line]
 
-    assert ran() == ["01", "06"]
+    assert ran() == ["01", "07"]
     assert ran() == []
     table = here / "outputs/small/tables/01_a.csv"
     table.unlink()
-    assert ran() == ["01", "06"], "06 reads what 01 left"
+    assert ran() == ["01", "07"], "07 reads what 01 left"
     write_chapter(here, "01_small", [CELLS[0], left + "# other"])
     assert ran("--only", "01") == ["01"]
-    assert ran() == ["06"]
+    assert ran() == ["07"]
     monkeypatch.setattr(fingerprints, "code", lambda: "other code")
     assert ran("--only", "01") == ["01"]
     fingerprints.note(here / "outputs/small", "01_small", {}, afresh=True)

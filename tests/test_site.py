@@ -115,8 +115,8 @@ def study(tmp_path: Path) -> Path:
 
 
 def synthesis(folder: Path) -> bytes:
-    """Add what chapter 06 leaves; returns its main figure."""
-    picture = png(folder / "figures" / "06_frontier.png", 200)
+    """Add what chapter 07 leaves; returns its main figure."""
+    picture = png(folder / "figures" / "07_frontier.png", 200)
     (folder / "tables").mkdir()
     rows = [
         ("digits", "rn", "episodic", "vote", 0.0225, 0.001, 0.2),
@@ -129,16 +129,16 @@ def synthesis(folder: Path) -> bytes:
     ]
     columns = ["dataset", "backbone", "panel", "name", "gain", "gain_p_holm"]
     board = pd.DataFrame(rows, columns=[*columns, "seconds_per_image"]).assign(seed=0)
-    board.to_csv(folder / "tables" / "06_leaderboard.csv", index=False)
+    board.to_csv(folder / "tables" / "07_leaderboard.csv", index=False)
     found = pd.DataFrame(
         {"chapter": ["01", "02b"], "question": "?", "answer": ["A & <b>", "B"]}
     )
-    found.to_csv(folder / "tables" / "06_findings.csv", index=False)
-    title = v4.new_markdown_cell("# 06 All together\n\n> Side by side.")
+    found.to_csv(folder / "tables" / "07_findings.csv", index=False)
+    title = v4.new_markdown_cell("# 07 All together\n\n> Side by side.")
     image = {"image_png": base64.b64encode(picture).decode()}
     figure = code('run.figure(\n    "frontier", *f)', shown(**image))
     save(
-        folder / "06_synthesis.ipynb",
+        folder / "07_synthesis.ipynb",
         title,
         figure,
         v4.new_markdown_cell("*The price.*"),
@@ -272,7 +272,7 @@ def test_wide_tables_have_a_box(study: Path) -> None:
 def test_the_index_falls_back_and_says_so(study: Path) -> None:
     index = pages(study)["index.html"]
     note = index.select_one(".note").get_text()
-    assert "Chapter 06" in note
+    assert "Chapter 07" in note
     assert "study run mini" in note
     picture = (study / "figures" / "01_accuracy.png").read_bytes()
     assert base64.b64encode(picture).decode() in index.select_one("figure img")["src"]

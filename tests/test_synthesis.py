@@ -1,4 +1,4 @@
-"""Chapter 06: small ledgers made here, against slow oracles."""
+"""Chapter 07: small ledgers made here, against slow oracles."""
 
 import math
 from itertools import product
@@ -207,6 +207,8 @@ def test_a_folder_without_ledgers_says_what_to_run(tmp_path):
         ("tent_online", "online", "05"),
         ("tent_marginal", "episodic", "05"),
         ("two_models", "second model", "05"),
+        ("tda_80", "online", "06"),
+        ("em_priors", "online", "06"),
         ("tptx", "own", ""),
         ("my method", "own", ""),
     ],
@@ -294,7 +296,7 @@ def test_the_data_set_that_is_hardest_is_told(tmp_path):
 
 
 def test_missing_chapters_are_named(made):
-    assert synthesis.missing(synthesis.load(made)) == ["02b", "03", "04"]
+    assert synthesis.missing(synthesis.load(made)) == ["02b", "03", "04", "06"]
 
 
 # Frontier, agreement, ranks
@@ -463,7 +465,7 @@ def test_findings_answer_only_for_chapters_that_were_run(made):
     decided = findings.decisions(scores, synthesis.leaderboard(scores))
     found = findings.findings(scores, decided, "d", ["b"])
     assert list(found) == ["chapter", "question", "answer"]
-    assert found["chapter"].tolist() == ["01", "02", "06"]
+    assert found["chapter"].tolist() == ["01", "02", "07"]
     assert found["question"].str.endswith("?").all()
     assert found["answer"].str.endswith(".").all()
 
@@ -604,15 +606,15 @@ def test_the_chapter_runs_where_only_the_first_has_been_run(tmp_path):
         place = {"dataset": dataset, "backbone": "picto-rn", "weights": "picto"}
         ledger(folder, "zero_shot_photo", ids, ids[:right], **place)
         ledger(folder, "ensemble_80", ids, ids[: right + 5], **place)
-    (chapter,) = paths.NOTEBOOKS.glob("06_*.ipynb")
+    (chapter,) = paths.NOTEBOOKS.glob("07_*.ipynb")
     output, choices = tmp_path / "out.ipynb", {"study": "alone", "device": "cpu"}
     papermill.execute_notebook(chapter, output, choices, progress_bar=False)
     said = output.read_text(encoding="utf-8")
     assert all(f"chapter {n} is missing" in said for n in ("02", "03", "04", "05"))
-    found = pd.read_csv(folder / "tables" / "06_findings.csv", dtype=str)
-    assert found["chapter"].tolist() == ["00", "01", "06"]
-    board = pd.read_csv(folder / "tables" / "06_leaderboard.csv")
+    found = pd.read_csv(folder / "tables" / "07_findings.csv", dtype=str)
+    assert found["chapter"].tolist() == ["00", "01", "07"]
+    board = pd.read_csv(folder / "tables" / "07_leaderboard.csv")
     assert set(board["n"]) == {60}
-    decided = pd.read_csv(folder / "tables" / "06_decisions.csv")
+    decided = pd.read_csv(folder / "tables" / "07_decisions.csv")
     assert decided["dataset"].tolist() == ["picto", "picto-s"]
-    assert (folder / "figures" / "06_frontier.png").stat().st_size > 10_000
+    assert (folder / "figures" / "07_frontier.png").stat().st_size > 10_000

@@ -188,13 +188,23 @@ def original_logits(
     batch: int = 1,
 ) -> Tensor:
     """Logits [B, C] of view 0 of views [B, V, D], each image with its own context."""
+    return view_logits(views[:, :1], text_features, logit_scale, contexts, batch)[:, 0]
+
+
+def view_logits(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    contexts: Tensor,
+    batch: int = 1,
+) -> Tensor:
+    """Logits [B, V, C] of all views, each image with its own context."""
     logits = []
-    pairs = zip(views[:, :1].split(batch), contexts.split(batch), strict=True)
-    for original, at in pairs:
+    for part, at in zip(views.split(batch), contexts.split(batch), strict=True):
         with torch.no_grad():
             features = text_features(at)
-        logits.append(_logits(original.to(at.dtype), features, logit_scale))
-    return torch.cat(logits)[:, 0]
+        logits.append(_logits(part.to(at.dtype), features, logit_scale))
+    return torch.cat(logits)
 
 
 def adamw_step(

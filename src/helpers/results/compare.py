@@ -6,6 +6,7 @@ evidence: the wins (only the method is right) and the losses (only the baseline 
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,81 @@ def paired_difference(
         "losses": losses,
         "p": mcnemar(hits_a, hits_b),
     }
+
+
+def over_orders(
+    values: ArrayLike, less: ArrayLike | None = None, resamples: int = 1000
+) -> dict[str, float]:
+    """Mean of values [O, N] of N images in O orders of a stream, with its interval.
+
+    Orders are a sample, as images are: another one would give other numbers. So both
+    are resampled with replacement, independently of each other, and a value counts as
+    often as its order times as often as its image was drawn (Owen 2007, the pigeonhole
+    bootstrap, which errs to the side of wide intervals). With one order, the interval
+    is about images alone.
+
+    Args:
+        values: gains of an image in an order, say hit minus hit of a baseline; NaN
+            where a stream did not have the image, or not at the time in question.
+        less: other values [O, N], whose mean is subtracted.
+
+    Returns:
+        difference, ci_low, ci_high (95 %); p (two-sided, from the standard deviation
+        of the resampled means); spread, the standard deviation of the orders' means
+        (NaN for one order); orders, and n, the images with a value.
+    """
+    values = np.asarray(values, dtype=float)
+    if values.ndim != 2 or np.isnan(values).all():
+        raise ValueError(
+            f"values are {list(values.shape)}: expected [orders, images], some of them "
+            "numbers"
+        )
+    middle, draws = _two_way(values, resamples)
+    if less is not None:
+        taken, other = _two_way(np.asarray(less, dtype=float), resamples)
+        middle, draws = middle - taken, draws - other
+    draws = draws[np.isfinite(draws)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    there = ~np.isnan(values)
+    of_order = np.nansum(values, axis=1)[there.any(axis=1)]
+    of_order = of_order / there.sum(axis=1)[there.any(axis=1)]
+    several = len(of_order) > 1
+    return {
+        "difference": float(middle),
+        "ci_low": float(low),
+        "ci_high": float(high),
+        "p": float(2 * norm.sf(abs(middle) / draws.std())) if draws.std() else 1.0,
+        "spread": float(of_order.std(ddof=1)) if several else math.nan,
+        "orders": len(values),
+        "n": int(there.any(axis=0).sum()),
+    }
+
+
+def _two_way(values: np.ndarray, resamples: int) -> tuple[float, np.ndarray]:
+    """The mean of values [O, N] and the means of resampled ones [resamples]."""
+    there = ~np.isnan(values)
+    of_orders, of_images = (
+        _weights(count, resamples, axis) for axis, count in enumerate(values.shape)
+    )
+    sums, counts = (
+        ((of_images.astype(np.float32) @ part.T.astype(np.float32)) * of_orders).sum(1)
+        for part in (np.nan_to_num(values), there)
+    )
+    with np.errstate(invalid="ignore"):  # a draw that hits nothing
+        return np.nanmean(values), sums / counts
+
+
+@lru_cache(maxsize=16)
+def _weights(count: int, resamples: int, axis: int) -> np.ndarray:
+    """How often each of `count` things is drawn: uint8 [resamples, count].
+
+    The same for all values, so that two means of one thing are compared draw by draw.
+    """
+    rng = np.random.default_rng([count, axis])
+    found = np.empty((resamples, count), np.uint8)
+    for row in found:
+        row[:] = np.bincount(rng.integers(count, size=count), minlength=count)
+    return found
 
 
 def paired_calibration(

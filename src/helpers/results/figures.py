@@ -53,6 +53,11 @@ METHOD_COLOURS = {
     "caption": "#aa3377",
     "tent": "#9bd08b",
     "tda": "#5f0f40",
+    "dmn": "#2200ee",
+    "dota": "#aa5544",
+    "bca": "#778888",
+    "onzeta": "#ff3366",
+    "boost_adapter": "#6677ff",
 }
 """Colours of families of methods: `vote_augmix` is a shade of `vote`."""
 

@@ -244,6 +244,10 @@ CLAIMS = {
         ),
         ("UPL", "upl", "its teacher", ("ensemble_held_out",)),
     ],
+    "06": [
+        ("TDA on a shuffled stream", "tda", ONE, BASELINES[ONE]),
+        ("OnZeta", "onzeta", ONE, BASELINES[ONE]),
+    ],
 }
 """What each chapter claims or refutes: a method against what it has to beat."""
 
@@ -274,7 +278,7 @@ def findings(
         answers[chapter] = ". ".join(filter(None, told))
     if answers["01"]:
         answers["01"] = f"{_levels(scores, first, backbones[0])}. {answers['01']}"
-    answers["06"] = _verdicts(decided, backbones[0])
+    answers["07"] = _verdicts(decided, backbones[0])
     rows = [(c, question(c), f"{a}.") for c, a in sorted(answers.items()) if a]
     return pd.DataFrame(rows, columns=["chapter", "question", "answer"])
 

@@ -18,9 +18,9 @@ def findings(folder: Path, at: str) -> str:
     `folder` is a study's outputs, `at` where the README links to them. Raises
     FileNotFoundError where the last chapter has not been run.
     """
-    path = folder / "tables" / "06_findings.csv"
+    path = folder / "tables" / "07_findings.csv"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run chapter 06 of the study")
+        raise FileNotFoundError(f"{path} is missing: run chapter 07 of the study")
     lines = ["| chapter | question | what was found |", "|---|---|---|"]
     chapters = {number_of(p.stem): p.name for p in folder.glob("*.ipynb")}
     for row in pd.read_csv(path, dtype=str).itertuples():

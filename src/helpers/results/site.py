@@ -20,7 +20,7 @@ from helpers.results.site_cells import Chapter
 from helpers.study.parameters import number_of
 
 ASSETS = Path(__file__).parent / "assets"
-SYNTHESIS = "06"  # the chapter that sets all others side by side
+SYNTHESIS = "07"  # the chapter that sets all others side by side
 TEMPLATES = Environment(
     loader=FileSystemLoader(ASSETS),
     autoescape=True,

@@ -108,6 +108,16 @@ KINDS = {
     "rlcf": Kind("05", "second model", "second model"),
     "two_models": Kind("05", "second model", "second model"),
     "other_model": Kind("05", "second model", "second model"),
+    "tda": Kind("06", "online", "memory"),
+    "boost_adapter": Kind("06", "online", "memory"),
+    "dmn": Kind("06", "online", "memory"),
+    "dota": Kind("06", "online", "memory"),
+    "bca": Kind("06", "online", "memory"),
+    "onzeta": Kind("06", "online", "memory"),
+    "em_priors": Kind("06", "online", "all at once"),
+    "zlap": Kind("06", "online", "all at once"),
+    "transclip": Kind("06", "online", "all at once"),
+    "stata": Kind("06", "online", "all at once"),
 }
 """Of a method's name, or of what it begins with; the longest that fits counts."""
 
@@ -132,6 +142,15 @@ SPOKESMEN = {
     "lafter": "LaFTer",
     "coop": "CoOp",
     "tpt_coop": "TPT from CoOp",
+    "tda": "TDA",
+    "dmn": "DMN",
+    "dota": "DOTA",
+    "bca": "BCA",
+    "onzeta": "OnZeta",
+    "em_priors": "EM class priors",
+    "zlap": "ZLaP",
+    "transclip": "TransCLIP",
+    "stata": "StatA",
 }
 """The methods that figures show, of their many variants: chosen here, not by result."""
 

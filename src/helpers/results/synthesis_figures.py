@@ -34,7 +34,9 @@ FAMILIES = {
     "self-training": METHOD_COLOURS["lafter"],
     "entropy": METHOD_COLOURS["tent"],
     "learned prompts": METHOD_COLOURS["coop"],
-    "second model": METHOD_COLOURS["tda"],
+    "second model": METHOD_COLOURS["difftpt"],
+    "memory": METHOD_COLOURS["tda"],
+    "all at once": METHOD_COLOURS["vote"],
     "own": VERMILION,
 }
 """Families of methods and their colours, those of a member in the other chapters."""

@@ -331,6 +331,20 @@ def _rates(value: list, parameters: Mapping[str, Any]) -> str:
     return "" if fine else "accepted: a list of numbers above 0"
 
 
+def _ratios(value: list, parameters: Mapping[str, Any]) -> str:
+    fine = value and _are_numbers(value, 1)
+    return "" if fine else "accepted: a list of numbers from 1 on"
+
+
+def _remembering(value: list, parameters: Mapping[str, Any]) -> str:
+    from helpers.methods import memory
+
+    known = [name for name in memory.ONLINE if name not in memory.OF_VIEWS]
+    if value and _several(value, known):
+        return ""
+    return f"accepted: a list without repetition from {', '.join(known)}"
+
+
 def _focus(value: str, parameters: Mapping[str, Any]) -> str:
     known = [parameters.get("dataset"), *parameters.get("shifts", [])]
     return _one_of(value, map(str, known))
@@ -508,4 +522,10 @@ RULES: dict[str, tuple[type, Rule]] = {
     "feature_epochs": (int, _between(2, math.inf)),
     "episodic_images": (int, _images),
     "close_sets": (list, _close_sets),
+    "remembering": (list, _remembering),
+    "stream_images": (int, _images),
+    "orders": (int, _between(1, math.inf)),
+    "alphas": (list, _rates),
+    "tails": (list, _ratios),
+    "batch_sizes": (list, _step_counts),
 }

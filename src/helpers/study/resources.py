@@ -47,6 +47,8 @@ CONTEXTS = 8  # as in `helpers.adaptation`
 BEFORE = 10  # tokens of a caption before the class
 PROMPTS = 4096  # as in `helpers.models.slots`
 KEPT_PIXELS = 2**28  # as in `helpers.views.pool`
+ROOM = 2**29  # as in `helpers.streams`
+COPIES = 4  # of a memory while it is learnt from images
 LARGE = 3  # parts that are told
 # What chapters declare that do the like: a notebook of one's own may.
 TUNING = {"augmentations", "focus", "view_count", "memory", "jacobian"}
@@ -60,6 +62,7 @@ CURES = {
     "views": "view_images 200",
     "prompts": "memory 1",
     "Jacobian": "jacobian false",
+    "streams": "orders 1",
     "pictures": "pool_images 200",
     "training": "batch 16",
 }
@@ -149,6 +152,12 @@ def estimate(job: Job) -> Need:
         disk["views"] = 2 * taken * p["view_count"] * width * len(models)
         largest = taken / len(looked_at) * p["view_count"]
         memory["views"] = 4 * largest * width + 2 * of_logits(largest)
+    if "alphas" in p:
+        gaussians = 4 * classes * width**2  # of one stream, DOTA's
+        together = max(gaussians, min(p["orders"] * gaussians, ROOM))
+        memory["streams"] = COPIES * together
+        # One prompt and 80, of about ten methods.
+        ledgers += 20 * of_logits(images) * len(models)
     if "diffusion" in p:
         memory["diffusion"] = 3e8 if p["diffusion"].startswith("picto-") else 5e9
     if "captioner" in p:

@@ -1,0 +1,107 @@
+"""CoTS: a temperature for each tuned image that gives back zero-shot's confidence.
+
+Bridging the Confidence Gap: Temperature Scaling for Calibrating Test-Time Prompt
+Tuning; code yuweiliang911/CoTS. Tuning makes an image's views surer than they were. Of
+the views but view 0, take the K = max(1, int(rho (V - 1))) of lowest entropy after the
+tuning, A, with logits z' after and z before it:
+
+    T = argmin_T  sum_{v in A} (max softmax(z'_v / T) - max softmax(z_v))^2
+
+CoTS divides view 0's logits by T: no label is needed and no prediction changes. E-CoTS
+mixes in the other views, the more of them the less the class names resemble each other:
+
+    ln of  b softmax(z'_0 / T) + (1 - b) mean_{v in A} softmax(z'_v / T)
+    b = mean cosine of two class features before the tuning, or 0.6 in the fixed form
+
+Deviations. The code takes 50 steps of Adam on ln T from 0; here ln T comes from a grid
+over [-3, 3], refined. b is kept in [0, 1], and is 1 for one class.
+"""
+
+import torch
+from torch import Tensor
+
+from helpers.methods import online, selection
+from helpers.methods.tpt import TextFeatures, tune, view_logits
+
+LOG_RANGE = 3.0
+GRID = 61
+REFINEMENTS = 25
+
+
+def cots(adapted: Tensor, before: Tensor, rho: float = 0.1) -> Tensor:
+    """Logits [B, C] of view 0, over T, from those of all views [B, V, C], after and
+    before the tuning."""
+    surest = _surest(adapted, rho)
+    after, target = (selection.take(z, surest) for z in (adapted, before))
+    return adapted[:, 0] / temperatures(after, target)[:, None]
+
+
+def e_cots(
+    adapted: Tensor, before: Tensor, share: float | Tensor, rho: float = 0.1
+) -> Tensor:
+    """ln of the mixed probabilities [B, C]; `share` is b, see `resemblance`."""
+    surest = _surest(adapted, rho)
+    after, target = (selection.take(z, surest) for z in (adapted, before))
+    t = temperatures(after, target)[:, None]
+    others = selection.log_marginal(after / t[..., None])
+    return online.mixture(others, (adapted[:, 0] / t).log_softmax(dim=1), share)
+
+
+def tuned_logits(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    context: Tensor,
+    **tuning,
+) -> tuple[Tensor, Tensor]:
+    """Logits [B, V, C] of all views after and before TPT's tuning, see `tpt.tune`."""
+    batch = tuning.get("batch", 1)
+    tuned = tune(views, text_features, logit_scale, context, **tuning).context
+    start = context.expand_as(tuned)
+    after = view_logits(views, text_features, logit_scale, tuned, batch)
+    return after, view_logits(views, text_features, logit_scale, start, batch)
+
+
+def resemblance(class_features: Tensor) -> Tensor:
+    """Mean cosine of two different classes' unit features [C, D], within [0, 1]."""
+    count = len(class_features)
+    if count == 1:
+        return class_features.new_ones(())
+    cosines = class_features @ class_features.T
+    pairs = cosines.sum() - cosines.diagonal().sum()
+    return (pairs / (count * (count - 1))).clamp(min=0, max=1)
+
+
+@torch.no_grad()
+def temperatures(after: Tensor, before: Tensor) -> Tensor:
+    """T [B] of logits [B, K, C] whose confidences shall become those of `before`."""
+    target = _confidence(before)
+
+    def gap(log_t: Tensor) -> Tensor:
+        made = _confidence(after * (-log_t).exp()[:, None, None])
+        return (made - target).square().sum(dim=1)
+
+    grid = torch.linspace(-LOG_RANGE, LOG_RANGE, GRID).tolist()
+    gaps = torch.stack([gap(torch.full_like(target[:, 0], u)) for u in grid])
+    best = after.new_tensor(grid)[gaps.argmin(dim=0)]
+    reach = 2 * LOG_RANGE / (GRID - 1)
+    low, high = best - reach, best + reach
+    for _ in range(REFINEMENTS):  # a third of the interval goes each time
+        left, right = low + (high - low) / 3, high - (high - low) / 3
+        lower = gap(left) <= gap(right)
+        low, high = torch.where(lower, low, left), torch.where(lower, right, high)
+    return ((low + high) / 2).exp()
+
+
+def _surest(adapted: Tensor, rho: float) -> Tensor:
+    """Positions [B, K] of the trusted views, never view 0."""
+    others = adapted.shape[1] - 1
+    if not others:
+        raise ValueError("1 view: CoTS needs the image and an augmentation of it")
+    if not 0 < rho <= 1:
+        raise ValueError(f"rho is {rho}, but must lie above 0 and at most at 1")
+    return 1 + selection.confident(adapted[:, 1:], max(1, int(rho * others)))
+
+
+def _confidence(logits: Tensor) -> Tensor:
+    return logits.log_softmax(dim=-1).amax(dim=-1).exp()

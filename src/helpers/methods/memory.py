@@ -1,0 +1,68 @@
+"""The methods that remember images: all of them by name, and what a memory weighs."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from helpers.methods import (
+    bca,
+    boost_adapter,
+    dmn,
+    dota,
+    em_priors,
+    onzeta,
+    stata,
+    tda,
+    transclip,
+    zlap,
+)
+
+ONLINE = {
+    "tda": tda,
+    "boost_adapter": boost_adapter,
+    "dmn": dmn,
+    "dota": dota,
+    "bca": bca,
+    "onzeta": onzeta,
+}
+"""Name -> module with `start` and `step`, see `online`."""
+
+OF_VIEWS = {"boost_adapter"}
+"""Online methods whose images are views [O, T, V, D], view 0 the image as it is."""
+
+TRANSDUCTIVE = {
+    "em_priors": em_priors,
+    "zlap": zlap,
+    "transclip": transclip,
+    "stata": stata,
+}
+"""Name -> module with `predict(features [N, D], class_features [C, D], logit_scale)`,
+logits float32 [N, C] of a set whose images are classified together."""
+
+NAMES = {
+    "tda": "TDA",
+    "boost_adapter": "BoostAdapter",
+    "dmn": "DMN",
+    "dota": "DOTA",
+    "bca": "BCA",
+    "onzeta": "OnZeta",
+    "em_priors": "EM class priors",
+    "zlap": "ZLaP",
+    "transclip": "TransCLIP",
+    "stata": "StatA",
+}
+"""Name -> how figures and tables call it."""
+
+
+def state_bytes(state: NamedTuple) -> int:
+    """Bytes of all that a state remembers, of all its orders together.
+
+    The class features do not count: zero-shot needs them, too.
+    """
+    total = 0
+    for field, value in zip(state._fields, state, strict=True):
+        if isinstance(value, Tensor) and field != "class_features":
+            total += value.numel() * value.element_size()
+        elif hasattr(value, "_fields"):
+            total += state_bytes(value)
+    return total
