@@ -163,7 +163,7 @@ def test_three_classes_of_seven_photographs_under_names_of_their_own(
     assert f"With {loaded[0]} unless another is named" in page
     assert f"{root.name} with {', '.join(loaded)}" in said  # the first is the first
     assert (folder / "tables" / "03_captions_Fotos_Köln_2023.csv").is_file()
-    board = pd.read_csv(folder / "tables" / "06_leaderboard.csv")
+    board = pd.read_csv(folder / "tables" / "07_leaderboard.csv")
     assert board["gain"].notna().any()
 
 
@@ -194,7 +194,7 @@ def test_one_image_or_two_claim_nothing(classes, tmp_path):
     said = run(study, photographs(tmp_path / "so few", classes))
     assert "no T from so few images" in said
     folder = paths.OUTPUTS / study
-    answers = pd.read_csv(folder / "tables" / "06_findings.csv")["answer"]
+    answers = pd.read_csv(folder / "tables" / "07_findings.csv")["answer"]
     assert len(answers) > 4
     claims = answers.str.contains(r"\b(?:gains|loses) against|surely better|worse on")
     assert not claims.any(), answers[claims].tolist()

@@ -110,6 +110,7 @@ def work(job: Job, datasets: Mapping[str, Dataset]) -> Work:
         ("captioner" in p, _captions),
         ("prompt_sets" in p, _weighing),
         (p.keys() >= TRAINING, _training),
+        ("remembering" in p, _remembering),
     ]
     found: Work = Counter()
     for count in (count for fits, count in kinds if fits):
@@ -217,8 +218,6 @@ def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
 
 def _training_seconds(model: clip.Backbone, images: Sequence) -> float:
     """One picture there and back through the image tower, its norms being tuned."""
-    if model.precision == "float16":  # chapter 05 refuses it
-        return 0.0
     pixels = torch.stack([model.crop(image) for image in images])
     tower = ImageTower(model, norms=True)
     student = Student(tower, torch.zeros(2, model.embed_dim, device=model.device))
@@ -410,3 +409,11 @@ def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
         "texts": classes * (LISTS[p["text_templates"]] + LISTS[p["tap_templates"]]),
         "steps": classes * tuned,
     }
+
+
+def _remembering(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    drawn = p["view_count"] * sum(
+        _some(counts[s], p["view_images"]) for s in p["view_sets"]
+    )
+    texts = models * classes * (LISTS["photo"] + LISTS["openai_80"])
+    return {"drawn": drawn, "encoded": drawn, "texts": texts}
