@@ -65,7 +65,10 @@ def test_what_chapters_do_is_counted():
     streams = 3750 * 11  # TENT online, and ten steps per batch
     trainings = 50 * 3750 * (3 + 4 + 1 + 1) + 50 * 3750
     assert found["05"]["trained"] == streams + trainings + 100 * 16
-    assert found["06"] == {}
+    views = 1000 * 64  # those of chapter 02, if they are still there
+    texts = 200 * (1 + 80)
+    assert found["06"] == {"drawn": views, "encoded": views, "texts": texts}
+    assert found["07"] == {}
     assert not found["02b"].keys() - times.NAMES.keys()
 
 
@@ -73,7 +76,7 @@ def test_what_chapters_do_is_counted():
     ("changed", "chapters", "part"),
     [
         ({"images": 500}, ["01", "02", "05"], "encoded"),
-        ({"view_count": 10}, ["02", "02b", "04", "05"], "drawn"),
+        ({"view_count": 10}, ["02", "02b", "04", "05", "06"], "drawn"),
         ({"view_images": 100}, ["02", "02b"], "steps"),
         ({"augmentations": ["preaugment"]}, ["02"], "steps"),
         ({"learning_rates": [0.1]}, ["02"], "steps"),
