@@ -341,5 +341,5 @@ def test_other_errors_stay_what_they_are(tmp_path):
     with pytest.raises(KeyError), files.replacing(tmp_path / "x"):
         raise KeyError("x")
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError), files.replacing(tmp_path / "file" / "x"):
+    with pytest.raises(files.NotWritable), files.replacing(tmp_path / "file" / "x"):
         pass

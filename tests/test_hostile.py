@@ -504,7 +504,7 @@ def test_jupyterlab_is_allowed_to_root_where_root_opens_it(tmp_path, user, optio
     fake = tmp_path / "id"
     fake.write_text(f"#!/bin/sh\necho {user}\n")
     fake.chmod(0o755)
-    command = ["make", "-n", "-o", ".venv/.ready", "lab"]
+    command = ["make", "-n", "--no-print-directory", "-o", ".venv/.ready", "lab"]
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     done = subprocess.run(
         command, cwd=paths.ROOT, env=environment, capture_output=True, text=True

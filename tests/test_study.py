@@ -24,6 +24,7 @@ import yaml
 from nbformat import v4
 
 from helpers import notebook, paths
+from helpers.models import embedded
 from helpers.picto import make
 from helpers.study import check, main, parameters, resources
 from helpers.study.checks import RULES
@@ -107,8 +108,8 @@ def printed(path: Path) -> str:
         ("unlabelled", "imagenet", "imagenet has other classes than picto"),
         ("shifts", [["picto-s"]], "without repetition"),
         ("backbone", "ViT-B16", "ViT-B-16"),
-        ("weights", "opena", "accepted for picto-rn: picto"),
-        ("weights", "missing.safetensors", "path of a .safetensors"),
+        ("weights", "opena", "accepted for picto-rn: choose one of picto"),
+        ("weights", "missing.safetensors", r"a file \(.safetensors"),
         ("images", -1, "at least 2"),
         ("images", 1, "at least 2"),
         ("wordings", ["a {} {x}"], "one"),
@@ -162,11 +163,12 @@ def test_all_problems_are_named_at_once_each_with_its_source():
     assert starts == ["a.yaml: images", "b.yaml: seed", "c: device"]
 
 
-def test_weights_may_be_a_file_and_must_fit_the_backbone(tmp_path):
-    file = tmp_path / "mine.safetensors"
-    file.touch()
-    check({"backbone": "RN50", "weights": str(file)}, "x")
+def test_weights_may_be_a_file_and_must_fit_the_backbone():
+    file = str(embedded.asset("picto-rn"))
+    check({"backbone": "picto-rn", "weights": file}, "x")
     check({"backbone": "RN50", "weights": "random"}, "x")
+    with pytest.raises(ValueError, match="picto-rn"):
+        check({"backbone": "picto-vit", "weights": file}, "x")
     with pytest.raises(ValueError, match=r"accepted for RN50: .*cc12m"):
         check({"backbone": "RN50", "weights": "picto"}, "x")
 
@@ -473,7 +475,7 @@ def test_run_uses_this_interpreter_whatever_is_installed(world, monkeypatch, cap
 def test_failed_cell_is_named_and_what_ran_is_kept(world, capsys, code, cause):
     write_notebook(world, "01_one", "print(1)", code, "print(2)")
     write_notebook(world, "02_two", "print('goes on')")
-    write_notebook(world, "06_reads", "print('never')")
+    write_notebook(world, "07_reads", "print('never')")
     folder = world.outputs / "tiny"
     folder.mkdir(parents=True)
     (folder / "01_one.ipynb").write_text("an earlier run")
@@ -483,10 +485,10 @@ def test_failed_cell_is_named_and_what_ran_is_kept(world, capsys, code, cause):
     assert "2 of 3 chapters did not run" in error
     assert f"01_one.ipynb, cell 4: {cause}" in error
     assert "01_one.partial.ipynb" in error
-    assert "06_reads.ipynb: not started, since no chapter" in error
+    assert "07_reads.ipynb: not started, since no chapter" in error
     assert printed(folder / "02_two.ipynb") == "goes on\n"
     assert (folder / "01_one.ipynb").read_text() == "an earlier run"
-    assert not (folder / "06_reads.ipynb").exists()
+    assert not (folder / "07_reads.ipynb").exists()
     expected = ["completed"] * 3 + ["failed", "pending"]
     assert statuses(folder / "01_one.partial.ipynb") == expected
     assert "input_path" not in (folder / "01_one.partial.ipynb").read_text()

@@ -176,8 +176,9 @@ def _run(arguments: argparse.Namespace) -> int:
     from helpers import scale
     from helpers.study import resources, runner
 
+    room = resources.check(jobs, arguments.outputs)
     _check_folders(jobs, arguments.outputs)
-    print(resources.check(jobs, arguments.outputs), flush=True)
+    print(room, flush=True)
     try:
         with scale.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)
