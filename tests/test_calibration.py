@@ -106,6 +106,20 @@ def test_tuned_logits_are_those_of_all_views_after_and_before():
     assert torch.allclose(after[:, 0], tpt(views, toy, SCALE, context))
 
 
+def test_tpt_with_cots_predicts_as_tpt_at_a_temperature_of_its_own():
+    views, context = toy_case()
+    made = cots.tpt_cots(views, toy, SCALE, context, rho=0.5)
+    plain = tpt(views, toy, SCALE, context, rho=0.5)
+    after, before = cots.tuned_logits(views, toy, SCALE, context, rho=0.5)
+    factor = plain / made  # one number for all classes of an image
+    assert torch.allclose(factor, factor[:, :1].expand_as(factor), rtol=1e-4)
+    for image in range(len(views)):
+        surest = entropies(after[image, 1:]).argsort()
+        surest = 1 + surest[: max(1, int(0.5 * (views.shape[1] - 1)))]
+        t = literal_temperature(after[image, surest], before[image, surest])
+        assert torch.allclose(factor[image, 0], t.to(factor), rtol=1e-3)
+
+
 def test_resemblance_is_the_mean_cosine_of_pairs():
     features = F.normalize(normal(4, 9) + 2, dim=1)
     pairs = [features[a] @ features[b] for a in range(4) for b in range(4) if a != b]

@@ -24,7 +24,7 @@ FAST = {
     "learning_rates": [0.005],
 }
 METHODS = ["vote_mean", "vote", "vote_reference", "zero", "mta", "tps"]
-TUNED = ["tpt", "tpt_revote", "ctpt"]
+TUNED = ["tpt", "tpt_revote", "tpt_cots", "ctpt", "atpt"]
 
 
 def run(study: str, outputs, **overrides):

@@ -47,6 +47,19 @@ def e_cots(
     return online.mixture(others, (adapted[:, 0] / t).log_softmax(dim=1), share)
 
 
+def tpt_cots(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    context: Tensor,
+    rho: float = 0.1,
+    **tuning,
+) -> Tensor:
+    """Logits [B, C] of view 0 of views [B, V, D]: `tpt`'s, over CoTS's temperature."""
+    made = tuned_logits(views, text_features, logit_scale, context, rho=rho, **tuning)
+    return cots(*made, rho=rho)
+
+
 def tuned_logits(
     views: Tensor,
     text_features: TextFeatures,

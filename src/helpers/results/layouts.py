@@ -243,6 +243,7 @@ RANKED = {
     "vote": ("VTE",),
     "tpt": ("TPT",),
     "ctpt": ("C-TPT",),
+    "atpt": ("A-TPT",),
     "tpt_coop": ("TPT+CoOp",),
     "tpt_cocoop": ("TPT+CoCoOp",),
     "zero": ("ZERO",),

@@ -40,7 +40,7 @@ CLASSES, CONTEXTS = 32, 8  # of a step of prompt tuning
 RECIPES = ("preaugment", "augmix", "autoaugment")
 LISTS = {**{name: len(texts) for name, texts in TEMPLATES.items()}, "pooled": 80}
 LISTS |= {"waffle": 40}
-METHODS = 3  # that tune prompts in chapter 02: TPT, TPT re-voted and C-TPT
+METHODS = 5  # that tune prompts in chapter 02: TPT in three forms, C-TPT and A-TPT
 TOLD = 2  # the dearest parts of a chapter that are named
 NAMES = {
     "read": "reading pictures",
