@@ -197,7 +197,8 @@ def sentence(subject: str, against: str, table: pd.DataFrame) -> str:
         ):
             told = [f"{row['dataset']} {points(row)}" for _, row in some.iterrows()]
             if told:
-                more = f" and {len(told) - 2} others" if len(told) > 2 else ""
+                rest = len(told) - 2
+                more = f" and {rest} other{'s' * (rest > 1)}" if rest > 0 else ""
                 text += f"; surely {word} on {', '.join(told[:2])}{more}"
     return text
 
