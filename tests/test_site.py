@@ -292,6 +292,14 @@ def test_the_index_falls_back_and_says_so(study: Path) -> None:
     assert answers == ["It depends on <em>where</em>.", "Yes."]
 
 
+def test_the_index_begins_with_the_synthesis_answer(study: Path) -> None:
+    synthesis(study)
+    with (study / "tables" / "07_findings.csv").open("a") as found:
+        found.write("06,?,of streams\n07,?,of all\n")
+    leads = pages(study)["index.html"].select("header p.lead")
+    assert [lead.get_text() for lead in leads][1:] == ["of all"]
+
+
 def test_the_index_shows_the_synthesis(study: Path) -> None:
     picture = synthesis(study)
     index = pages(study)["index.html"]

@@ -157,6 +157,7 @@ class _Pages:
             entries=[(name, finished.get(name)) for name in names],
             evidence=evidence,
             answers=answers,
+            whole=SYNTHESIS,
             facts=facts,
             provenance=self.provenance,
         )
