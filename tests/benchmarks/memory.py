@@ -29,8 +29,8 @@ SETTINGS = {
     "02": {
         "view_images": 2,
         "dev_images": 2,
-        "view_count": 8,
-        "view_counts": [8],
+        "view_count": 10,
+        "view_counts": [10],
         "fractions": [0.25],
         "step_counts": [1],
         "learning_rates": [0.005],
