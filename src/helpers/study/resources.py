@@ -109,7 +109,8 @@ def estimate(job: Job) -> Need:
 
     weights = [m.bytes for m in models]
     memory: Sizes = {"libraries": LIBRARIES, "batches": ACTIVATIONS + 600 * side}
-    memory["weights"] = sum(weights) + max(weights)  # a file is read beside its model
+    beside = 0 if p["weights"] == "random" else max(weights)  # a file, while it is read
+    memory["weights"] = sum(weights) + beside
     memory["features"] = 4 * images * sum(m.embed_dim for m in models)
     disk, ledgers = {"features": memory["features"]}, 0.0
 
