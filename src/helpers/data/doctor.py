@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -31,7 +31,9 @@ from helpers.files import replacing
 from helpers.models import optional
 from helpers.paths import OUTPUTS, from_root
 from helpers.picto import splits
-from helpers.study.parameters import Job
+
+if TYPE_CHECKING:
+    from helpers.study.parameters import Job
 
 GOOD, NOTE, LEFT_OUT, BAD = "✓", "!", "○", "✗"
 LEDGER = "zero_shot_photo"  # the method whose accuracy papers report
@@ -76,7 +78,7 @@ class Report:
         return "\n".join([*shown, verdict])
 
 
-def diagnose(parameters: Mapping[str, Any], jobs: Sequence[Job] = ()) -> Report:
+def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Report:
     """Check a study from its merged parameters; tell what each of its `jobs` takes.
 
     Reads study, dataset, shifts, data_root, images, seed, backbone, weights and the
