@@ -30,8 +30,8 @@ reference: .venv/.ready ## make outputs/reference/picto and the findings in READ
 	rm -rf .cache/reference/picto/predictions outputs/reference
 	mkdir -p outputs
 	mv .cache/reference outputs/reference
-	$(BIN)/python -m helpers.results.lean outputs/reference
-	$(BIN)/python -m helpers.results.front
+	$(BIN)/python tools/lean.py outputs/reference
+	$(BIN)/python tools/front.py
 
 # torch asks for its CUDA libraries itself, and only where it can use them.
 requirements: | $(filter $(OWN_UV),$(UV)) ## pin what pyproject.toml names

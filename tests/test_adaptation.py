@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import adaptation, bank, data
+from helpers import bank, data
+from helpers.chapters import adaptation
+from helpers.chapters.notebook import Run
 from helpers.methods import coop, selection, tpt, vote
 from helpers.models import clip, contexts
 from helpers.models.prompts import PromptTower
-from helpers.notebook import Run
 from helpers.results import predictions
 
 COUNT = 10

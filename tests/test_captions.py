@@ -20,9 +20,9 @@ from helpers.methods import caption_prompts
 from helpers.methods.autoclip import autoclip, uniform
 from helpers.models import captioner as captioners
 from helpers.models import clip, embedded, slots
-from helpers.picto import CLASS_NAMES, make, speech, splits
-from helpers.picto import captioner as training
 from helpers.prompts import captions
+from picto import CLASS_NAMES, make, speech, splits
+from picto import captioner as training
 
 DOGS = ["Golden Retriever", "white-headed capuchin", "apple", "T-shirt", "ox"]
 TOY = training.Recipe(

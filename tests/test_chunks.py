@@ -11,13 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import adaptation, bank, checkpoints, chunks, data, files, scale
+from helpers import bank, checkpoints, chunks, data, files, parallel
 from helpers.bank import captioning
+from helpers.chapters import adaptation
 from helpers.methods import tpt, vote
 from helpers.methods.ctpt import ctpt
 from helpers.models import clip, contexts
-from helpers.picto import pool
 from helpers.results import figures, predictions
+from picto import pool
 
 ROWS, SIZE = 19, 8
 
@@ -96,8 +97,8 @@ def test_workers_share_the_spans(tmp_path, monkeypatch):
         asked.extend(spans)
         yield from ((span, work(span)) for span in reversed(spans))
 
-    monkeypatch.setattr(scale, "active", lambda: True)
-    monkeypatch.setattr(scale, "spread", spread)
+    monkeypatch.setattr(parallel, "active", lambda: True)
+    monkeypatch.setattr(parallel, "spread", spread)
     chunks._write(tmp_path / "0000000-0000008.safetensors", EXPECTED[:8], 0.5)
     assert torch.equal(fill(tmp_path, Squares()), EXPECTED)
     assert asked == [range(8, 16), range(16, 19)]

@@ -945,7 +945,7 @@ def test_files_are_opened_by_position(tmp_path):
     ],
 )
 def test_picto_pictures_labels_and_facts_belong_together(name, split):
-    from helpers.picto import splits
+    from picto import splits
 
     dataset = data.load(name, images=120, seed=1)
     assert len(dataset.class_names) == data.describe(name).classes

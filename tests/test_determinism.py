@@ -7,12 +7,13 @@ import pytest
 import torch
 from digests import FILE, digests, machine, unsure
 
-from helpers import adaptation, bank, data
+from helpers import bank, data
 from helpers.bank import keys, shards
 from helpers.bank import views as view_bank
+from helpers.chapters import adaptation
+from helpers.chapters.notebook import Run
 from helpers.methods import tpt, vote
 from helpers.models import clip
-from helpers.notebook import Run
 from helpers.study import main
 from helpers.study.parameters import number_of
 

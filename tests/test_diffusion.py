@@ -29,7 +29,7 @@ from helpers import bank, data
 from helpers.bank.generated import generated_features
 from helpers.methods import difftpt, selection, tpt
 from helpers.models import clip, diffusion, sdedit
-from helpers.picto import diffusion as training
+from picto import diffusion as training
 
 
 @pytest.fixture(scope="module")

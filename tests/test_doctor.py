@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from helpers import data, paths
-from helpers.data import doctor, integrity
+from helpers.data import integrity
 from helpers.models import embedded
 from helpers.results import predictions
-from helpers.study import parameters
+from helpers.study import doctor, parameters
 
 RANDOM = {"backbone": "RN50-quickgelu", "weights": "random"}
 
@@ -365,7 +365,7 @@ def test_chance_without_published_numbers_is_noted():
 def test_another_rasteriser_is_noticed(monkeypatch):
     report = diagnose("picto", images=64)
     assert "drawn as picto-rn saw it" in found(report, "picto", "✓")
-    monkeypatch.setattr("helpers.picto.pool.world_hash", lambda: "0123456789ab")
+    monkeypatch.setattr("picto.pool.world_hash", lambda: "0123456789ab")
     report = diagnose("picto", images=64)
     noted = found(report, "picto", "!")
     assert "0123456789ab" in noted

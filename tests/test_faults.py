@@ -16,18 +16,20 @@ import pytest
 from nbformat import v4
 from PIL import Image
 
-from helpers import adaptation, notebook, paths
+from helpers import paths
 from helpers.bank import keys
+from helpers.chapters import adaptation, notebook
 from helpers.study import fingerprints, lock, main, parameters, runner
 
 CELLS = (
     'study: str = "small"  # folder\nimages: int = 70  # pictures\n',
     """
-    from helpers import adaptation, data
+    from helpers import data
+    from helpers.chapters import adaptation
     from helpers.methods import tpt, vote
     from helpers.methods.ctpt import ctpt
     from helpers.models import clip
-    from helpers.notebook import start
+    from helpers.chapters.notebook import start
     """,
     'run = start("01_small", study=study, seed=0, device="cpu", images=images)',
     """
@@ -282,7 +284,7 @@ def test_a_chapter_runs_again_once_the_model_that_it_did_without_is_here(
     cells = (
         """
     from helpers.models.optional import MissingModel
-    from helpers.notebook import start
+    from helpers.chapters.notebook import start
     run = start("01_small", study=study, seed=0, device="cpu")
     def load():
         raise MissingModel("captioner", "fetch it with `hf download a/b`", None)

@@ -17,15 +17,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from helpers.data.dataset import Dataset, Pixels
+from helpers.data.pool import Pool, held_out, pool, protocol, twins
 from helpers.methods import lafter as method
 from helpers.methods import training
 from helpers.methods.lafter import ABLATIONS, lafter, text_classifier
 from helpers.methods.training import Step, Student
 from helpers.models import clip
 from helpers.models.visual import ImageTower, norm_affines, tuned_share
-from helpers.picto import splits
 from helpers.views import strong
-from helpers.views.pool import Pool, held_out, pool, protocol, twins
+from picto import splits
 
 C, N, SIDE = 6, 12, 64
 FIGURES = ["loss", "agreement", "labelled", "effective_classes", "student_norm"]
@@ -637,7 +637,7 @@ def test_strong_views_depend_on_seed_epoch_and_id_alone(photos):
 @pytest.mark.parametrize(("most", "read"), [(2**28, 1), (0, 2)])
 def test_pictures_stay_in_memory_once_they_are_looked_at(most, read, monkeypatch):
     """A pool that is tested and not trained on holds no full pictures."""
-    monkeypatch.setattr("helpers.views.pool.KEPT_PIXELS", most)
+    monkeypatch.setattr("helpers.data.pool.KEPT_PIXELS", most)
     dataset, reads = data_of("picto"), []
     image = dataset.image
     counted = replace(dataset)

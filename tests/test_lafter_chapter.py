@@ -10,14 +10,15 @@ import pytest
 import torch
 from lookalikes import imagenet_layout, picture
 
-from helpers import bank, data, self_training
+from helpers import bank, data
+from helpers.chapters import self_training
+from helpers.data.pool import pool
 from helpers.methods.lafter import lafter
 from helpers.methods.training import NO_LABEL, Trained
 from helpers.models import clip
 from helpers.models.visual import ImageTower
 from helpers.results import figures
 from helpers.study import check, main
-from helpers.views.pool import pool
 
 FAST = {
     "pool_images": 2,

@@ -27,11 +27,12 @@ import pyarrow.parquet as pq
 import pytest
 from nbformat import v4
 
-from helpers import files, notebook, paths
-from helpers.data import doctor
+from helpers import files, paths
+from helpers.chapters import notebook
 from helpers.prompts import descriptions
 from helpers.results import figures, predictions
 from helpers.study import (
+    doctor,
     environment,
     fingerprints,
     lock,

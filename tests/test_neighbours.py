@@ -15,6 +15,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils.checkpoint import checkpoint
 from torchvision.transforms.functional import to_pil_image
 
+from helpers.data.pool import Pool
 from helpers.methods import coop, drml, rlcf, selection, tap, tent, tpt
 from helpers.methods import training as loop
 from helpers.methods.clip_adapter import Adapter, clip_adapter
@@ -27,9 +28,8 @@ from helpers.methods.upl import Prompted, confident_images, upl
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip
 from helpers.models.visual import ImageTower, norm_affines
-from helpers.picto import splits
-from helpers.views.pool import Pool
 from helpers.views.strong import strong
+from picto import splits
 
 # Twelve images and heads from scratch: what the loop says of them is no surprise.
 pytestmark = pytest.mark.filterwarnings("ignore:.*have collapsed:RuntimeWarning")

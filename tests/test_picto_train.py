@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from helpers.models import clip, embedded
-from helpers.picto import (
+from picto import (
     cards,
     make,
     numerals,
@@ -20,7 +20,7 @@ from helpers.picto import (
     train,
     transformer,
 )
-from helpers.picto import filter as hard_filter
+from picto import filter as hard_filter
 
 TOY = train.Recipe(steps=6, images=64, batch=16, warmup=2)
 

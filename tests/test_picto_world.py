@@ -8,14 +8,14 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from helpers import picto
-from helpers.picto import captions, shapes, splits
-from helpers.picto.contexts import CONTEXTS
-from helpers.picto.corruptions import CORRUPTIONS, SEVERITIES, corrupt
-from helpers.picto.geometry import box, ellipse
-from helpers.picto.render import contrast, object_mask, render
-from helpers.picto.scenes import Nuisance, sample
-from helpers.picto.styles import STYLES, training_shares
+import picto
+from picto import captions, shapes, splits
+from picto.contexts import CONTEXTS
+from picto.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from picto.geometry import box, ellipse
+from picto.render import contrast, object_mask, render
+from picto.scenes import Nuisance, sample
+from picto.styles import STYLES, training_shares
 
 CLASSES = len(picto.CLASS_NAMES)
 SPLITS = [name for name in picto.SPLITS if name != "picto-a"]

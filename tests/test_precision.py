@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import adaptation, data
+from helpers import data
+from helpers.chapters import adaptation
+from helpers.data.pool import pool
 from helpers.methods import cocoop, coop, ctpt, rlcf, tent, tpt
 from helpers.methods.fixmatch import fixmatch
 from helpers.methods.lafter import lafter
@@ -18,9 +20,8 @@ from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip, slots
 from helpers.models.prompts import PromptTower
 from helpers.models.visual import ImageTower
-from helpers.picto import CLASS_NAMES
 from helpers.study import main
-from helpers.views.pool import pool
+from picto import CLASS_NAMES
 
 # A training of two steps on eight images: what the loop says of it is no surprise.
 pytestmark = pytest.mark.filterwarnings("ignore:.*have collapsed:RuntimeWarning")

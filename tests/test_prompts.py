@@ -14,11 +14,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from helpers.methods.descriptions import class_features
 from helpers.methods.zero_shot import ensemble, zero_shot
 from helpers.models import embedded
-from helpers.picto import captions
-from helpers.picto.shapes import CLASSES
-from helpers.prompts import descriptions, generate, waffle
+from helpers.prompts import descriptions, waffle
 from helpers.prompts.templates import TEMPLATES, shared
-from helpers.study import main
+from picto import captions
+from picto.shapes import CLASSES
+from tools import generate
 
 NAMES = ("hen", "barn owl", "Great_White Shark")
 DCLIP = {
@@ -353,7 +353,7 @@ def test_the_command_writes_a_file_that_loads(writer, tmp_path, capsys):
     out = tmp_path / "new" / "texts.json"
     options = ["--classes", str(tmp_path / "classes.txt"), "--model", writer]
     options += ["--out", str(out), "--answers", "2", "--device", "cpu"]
-    assert main(["generate", "texts", *options]) == 0
+    assert generate.main(options) == 0
     assert str(out) in capsys.readouterr().out
     content = json.loads(out.read_text())
     assert list(content["sentences"]) == ["owl", "barn swallow"]
@@ -478,8 +478,6 @@ def test_other_files_and_models_are_refused(writer, tmp_path, capsys):
     with pytest.raises(ValueError, match="context of 320"):
         generate.generate(["hen " * 99], writer, out, device="cpu")
     assert not out.exists()
-    assert main(["generate", "images"]) == 2
-    assert "choose texts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

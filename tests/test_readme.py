@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from helpers.data import digits
 from helpers.paths import PARAMS, ROOT
-from helpers.picto.contexts import CONTEXTS
-from helpers.picto.splits import CLASS_NAMES
-from helpers.picto.styles import STYLES
-from helpers.results import front
 from helpers.study import command, parameters
+from picto.contexts import CONTEXTS
+from picto.splits import CLASS_NAMES
+from picto.styles import STYLES
+from tools import front
 
 README = (ROOT / "README.md").read_text("utf-8")
 REFERENCE = "outputs/reference/picto"

@@ -12,13 +12,12 @@ import pytest
 from nbformat import v4
 
 from helpers import paths
-from helpers.data import doctor
+from helpers.data import pool
 from helpers.methods import training
 from helpers.models import clip, visual
 from helpers.models.prompts import PromptTower
-from helpers.picto import CLASS_NAMES
-from helpers.study import main, parameters, resources, runner
-from helpers.views import pool
+from helpers.study import doctor, main, parameters, resources, runner
+from picto import CLASS_NAMES
 
 GB = 10**9
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers import streams
+from helpers.chapters import streams
 from helpers.methods import memory
 from helpers.results import compare
 

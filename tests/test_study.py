@@ -23,11 +23,12 @@ import torch
 import yaml
 from nbformat import v4
 
-from helpers import notebook, paths
+from helpers import paths
+from helpers.chapters import notebook
 from helpers.models import embedded
-from helpers.picto import make
 from helpers.study import check, main, parameters, resources
 from helpers.study.checks import RULES
+from picto import make
 
 PICTO = yaml.safe_load((paths.PARAMS / "picto.yaml").read_text())
 STUDIES = sorted(path.stem for path in paths.PARAMS.glob("*.yaml"))

@@ -6,9 +6,8 @@ from collections import Counter
 import pytest
 
 from helpers import data, paths
-from helpers.data import doctor
 from helpers.models import clip
-from helpers.study import parameters, times
+from helpers.study import doctor, parameters, times
 
 ONE = dict.fromkeys(times.NAMES, 1.0)
 

@@ -23,9 +23,8 @@ from transformers import (
     SiglipModel,
 )
 
-from helpers.data import doctor
 from helpers.models import clip, embedded, weights
-from helpers.study import checks
+from helpers.study import checks, doctor
 
 TINY = {
     "embed_dim": 16,

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from helpers import scale
+from helpers import parallel
 from helpers.files import replacing
 from helpers.progress import track
 
@@ -48,8 +48,8 @@ def in_chunks(folder: Path, rows: int, work: Work, label: str, size: int) -> Ten
                 found[span] = yield from _gather(work, span)
                 _write(files[span], *found[span])
 
-    if scale.active():
-        for span, chunk in scale.spread(partial(_gathered, work), missing, label):
+    if parallel.active():
+        for span, chunk in parallel.spread(partial(_gathered, work), missing, label):
             found[span] = chunk
             _write(files[span], *chunk)
     elif missing:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from helpers.models import clip, slots
-from helpers.picto import CLASS_NAMES, speech, splits
 from helpers.prompts import captions
+from picto import CLASS_NAMES, speech, splits
 
 SIZES = {  # backbone, weights, images for the loops, for the shared way, classes
     "picto": ("picto-rn", "picto", 40, 400, 64),

@@ -28,9 +28,9 @@ import torch
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers import scale, views
-from helpers.adaptation import CHUNK
+from helpers import parallel, views
 from helpers.bank.views import SPAN
+from helpers.chapters.adaptation import CHUNK
 from helpers.models import clip
 from helpers.models.prompts import PromptTower
 
@@ -134,11 +134,11 @@ def units(name: str, draw: float) -> Units:
 
 
 def stages(of: Units, rate: float, gpus: int) -> list[Stage]:
-    """The bank of views, then the methods that tune, in the tasks of helpers.scale."""
+    """The bank of views, then the methods that tune, in the tasks of `parallel`."""
 
     def stage(name: str, gpu: float, cpu: float, size: float, span: int) -> Stage:
-        room = scale.Placement(CORES, 1, gpus)
-        together = scale.bundle(math.ceil(IMAGES / span), room)
+        room = parallel.Placement(CORES, 1, gpus)
+        together = parallel.bundle(math.ceil(IMAGES / span), room)
         return Stage(name, gpu, cpu, size, span * together)
 
     row = VIEWS * of.width * 2
@@ -229,7 +229,7 @@ def sizes(of: Units, gpus: int) -> None:
         other = replace(stage, task=task)
         spent = expected(other, gpus)
         line = f"{task:20}{other.tasks:8}{clock(spent):>12}{ideal / spent:8.0%}"
-        print(line + ("   as helpers.scale does" if task == stage.task else ""))
+        print(line + ("   as helpers.parallel does" if task == stage.task else ""))
 
 
 def main() -> None:

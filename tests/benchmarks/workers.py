@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from helpers import bank, data, scale
+from helpers import bank, data, parallel
 from helpers.bank import keys
 from helpers.models import clip
 
@@ -27,14 +27,14 @@ def main() -> None:
     spent = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         keys.CACHE = Path(folder)
-        with scale.chosen(workers=2):
+        with parallel.chosen(workers=2):
             began = time.perf_counter()
             bank.view_features(model, dataset, count=2, seed=-1)  # loads the workers
             print(f"Ray's start: {time.perf_counter() - began:.1f} s")
         for seed in range(ROUNDS):
             for workers in spent:
                 keys.CACHE = Path(folder, str(workers))
-                with scale.chosen(workers=workers):
+                with parallel.chosen(workers=workers):
                     began = time.perf_counter()
                     bank.view_features(model, dataset, count=VIEWS, seed=seed)
                     spent[workers].append(time.perf_counter() - began)

@@ -13,7 +13,7 @@ where both make the same one, both write the same bytes.
 
 An image's views come from a generator of its own and are batched with each other only.
 So its features depend, to the bit, on no other image, no order and no number of
-drawing threads. With workers (`helpers.scale`) they make spans of images, and the
+drawing threads. With workers (`helpers.parallel`) they make spans of images, and the
 process that asked for the bank writes the rows; a killed run loses the spans at work.
 
 float16 moves logits at scale 100 by 0.01 at most (0.0095 is the most among 163,840 of
@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers import scale
+from helpers import parallel
 from helpers import views as recipes
 from helpers.bank import keys
 from helpers.data.dataset import Dataset
@@ -80,7 +80,7 @@ def view_features(
             f"{room / 1e6:,.1f} MB on disk"
         )
         maker = _Maker(backbone, dataset, views, recipes.VIEWS[views], count, seed)
-        if scale.active():
+        if parallel.active():
             print(told)
             _spread(rows, maker, missing, label)
         else:
@@ -256,7 +256,7 @@ def _spread(rows: Rows, maker: _Maker, missing: Sequence[int], label: str) -> No
 
     starts = range(0, len(missing), SPAN)
     spans = [range(start, min(start + SPAN, len(missing))) for start in starts]
-    for _, made in scale.spread(work, spans, label):
+    for _, made in parallel.spread(work, spans, label):
         for n, features, seconds in made:
             rows.write(n, features, seconds)
 

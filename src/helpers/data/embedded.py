@@ -10,7 +10,7 @@ from functools import lru_cache
 from PIL import Image
 
 from helpers.data.dataset import Dataset, Info
-from helpers.picto.splits import CLASS_NAMES, SPLITS, facts, image
+from picto.splits import CLASS_NAMES, SPLITS, facts, image
 
 # Data set -> split: the test sets by their own names, and what methods may learn from.
 OFFERED = {name: name for name in SPLITS if name.startswith("picto")}
@@ -43,6 +43,13 @@ def read(name: str, data_root: str) -> Dataset:
         read=_Drawn(split),
         facts=shown,
     )
+
+
+def world_hash() -> str:
+    """A short hash of what is drawn and said here."""
+    from picto.pool import world_hash  # it imports torch
+
+    return world_hash()
 
 
 @dataclass(frozen=True)

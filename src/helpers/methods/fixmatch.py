@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.data.pool import Pool
 from helpers.methods.lafter import LEARNING_RATE, WEIGHT_DECAY
 from helpers.methods.training import (
     NO_LABEL,
@@ -37,7 +38,6 @@ from helpers.methods.training import (
     digest,
     train,
 )
-from helpers.views.pool import Pool
 from helpers.views.strong import weak
 
 THRESHOLD = 0.95

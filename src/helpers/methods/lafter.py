@@ -34,8 +34,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.data.pool import Pool
 from helpers.methods.training import Step, Student, Trained, decay_groups, train
-from helpers.views.pool import Pool
 
 NOISE = 0.1
 SMOOTHING = 0.1

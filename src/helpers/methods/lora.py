@@ -19,9 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.data.pool import Pool
 from helpers.methods.lafter import SMOOTHING, WEIGHT_DECAY
 from helpers.methods.training import Step, Student, Trained, decay_groups, digest, train
-from helpers.views.pool import Pool
 
 
 def lora(

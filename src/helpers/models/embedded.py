@@ -1,18 +1,19 @@
 """The embedded CLIPs, known to open_clip by name like any other.
 
-Each is four files in `helpers/picto/assets/`: `NAME.json` (open_clip's model config),
+Each is four files in `picto/assets/`: `NAME.json` (open_clip's model config),
 `NAME.safetensors` (fp16 weights), `NAME.card.json` (how it was trained, what it
 reaches, the hash of its weights), and the tokenizer's merges, which all share.
 """
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import open_clip
 
-ASSETS = Path(__file__).resolve().parents[1] / "picto" / "assets"
+ASSETS = Path(__file__).resolve().parents[2] / "picto" / "assets"
 MERGES = ASSETS / "picto-bpe.txt.gz"
 TAG = "picto"
 
@@ -52,6 +53,13 @@ def asset(name: str) -> Path:
 def card(name: str) -> dict:
     """How an embedded model was made and what it reaches."""
     return json.loads((ASSETS / f"{name}.card.json").read_text())
+
+
+def train(what: str, options: Sequence[str]) -> int:
+    """Make an embedded model anew: the command line of `study train`."""
+    from picto import make  # it imports this module
+
+    return make.main(what, options)
 
 
 def tokenizer_options(name: str) -> dict:

@@ -605,3 +605,8 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(logging.NOTSET)
+
+
+def weight_bytes(backbone: str) -> int:
+    """Size of an open_clip model's parameters in float32; nothing is allocated."""
+    return sum(4 * parameter.numel() for parameter in outline(backbone).parameters())

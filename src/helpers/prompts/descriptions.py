@@ -69,7 +69,8 @@ def load(
     if missing:
         raise ValueError(
             f"{source} has no {kind} for {len(missing)} of {len(class_names)} classes: "
-            f"{', '.join(map(repr, missing))}. Write them with `study generate texts`"
+            f"{', '.join(map(repr, missing))}. Write them "
+            "with `python tools/generate.py`"
         )
     return texts
 

@@ -123,17 +123,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(command=_train)
 
-    one = commands.add_parser(
-        "generate", help="have a language model describe the classes of a data set"
-    )
-    one.add_argument("what", metavar="WHAT", help="texts")
-    one.add_argument(
-        "options",
-        nargs=argparse.REMAINDER,
-        metavar="...",
-        help="its own; `study generate texts --help` lists them",
-    )
-    one.set_defaults(command=_generate)
     return parser
 
 
@@ -159,8 +148,7 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     jobs = _plan(arguments)
-    from helpers.data import doctor
-    from helpers.study import resources
+    from helpers.study import doctor, resources
 
     _check_folders(jobs, paths.OUTPUTS)
     merged = {k: v for job in jobs for k, v in job.parameters.items()}
@@ -173,14 +161,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     print(f"study {arguments.name}: checking its parameters", flush=True)
     jobs = _plan(arguments)
-    from helpers import scale
+    from helpers import parallel
     from helpers.study import resources, runner
 
     room = resources.check(jobs, arguments.outputs)
     _check_folders(jobs, arguments.outputs)
     print(room, flush=True)
     try:
-        with scale.chosen(arguments.workers, arguments.ray_address):
+        with parallel.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)
     except runner.NotebookFailed as failure:
         environment.complain(str(failure))
@@ -222,12 +210,6 @@ def _check_folders(jobs: Sequence[parameters.Job], outputs: Path) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from helpers.picto import make
+    from helpers.models import embedded
 
-    return make.main(arguments.what, arguments.options)
-
-
-def _generate(arguments: argparse.Namespace) -> int:
-    from helpers.prompts import generate
-
-    return generate.main(arguments.what, arguments.options)
+    return embedded.train(arguments.what, arguments.options)

@@ -26,7 +26,7 @@ from helpers.models import optional
 from helpers.paths import from_root
 from helpers.study.parameters import Job, number_of
 
-HELPERS = Path(__file__).parents[1]
+SOURCE = Path(__file__).parents[2]
 PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
 LATER = "07"  # from this chapter on they read what all others have left
 
@@ -55,8 +55,9 @@ def cells(notebook: Path) -> str:
 @cache
 def code() -> str:
     """Hash of the package's files and of the versions that numbers depend on."""
-    files = [f for f in HELPERS.rglob("*") if f.is_file() and _is_source(f)]
-    named = {f.relative_to(HELPERS).as_posix(): digest([f]) for f in sorted(files)}
+    found = [*(SOURCE / "helpers").rglob("*"), *(SOURCE / "picto").rglob("*")]
+    files = [f for f in found if f.is_file() and _is_source(f)]
+    named = {f.relative_to(SOURCE).as_posix(): digest([f]) for f in sorted(files)}
     return _hash([named, {package: version(package) for package in PACKAGES}])
 
 

@@ -78,5 +78,5 @@ NAMES: dict[str, Callable[[], Collection[str]]] = {
     "captioner": lambda: ["picto-captioner"],
     "diffusion": lambda: ["picto-diffusion"],
     "embeddings": lambda: ["clip"],
-    "model": lambda: [],  # of `study generate texts`
+    "model": lambda: [],  # of tools/generate.py
 }

@@ -28,7 +28,7 @@ from helpers.paths import CACHE
 from helpers.study.parameters import Job
 
 if TYPE_CHECKING:
-    from helpers.data.doctor import Report
+    from helpers.study.doctor import Report
 
 SURE = 0.6  # of an estimate is needed in any case
 FLOOR = 0.04, 10**9  # left free: this share of the memory, so many bytes at most
@@ -43,11 +43,11 @@ FLOATS = 10  # per token and unit of width that a ViT's block keeps for its grad
 STEM, BLOCK = 180, 20  # per pixel and 64 units of width, what a ResNet keeps
 HEADROOM, GRAPHS = 1.3, 1e9  # as in `helpers.methods.training`
 KEPT_BACK = 0.6  # of a training's memory that the allocator does not hand back
-CONTEXTS = 8  # as in `helpers.adaptation`
+CONTEXTS = 8  # as in `helpers.chapters.adaptation`
 BEFORE = 10  # tokens of a caption before the class
 PROMPTS = 4096  # as in `helpers.models.slots`
-KEPT_PIXELS = 2**28  # as in `helpers.views.pool`
-ROOM = 2**29  # as in `helpers.streams`
+KEPT_PIXELS = 2**28  # as in `helpers.data.pool`
+ROOM = 2**29  # as in `helpers.chapters.streams`
 COPIES = 4  # of a memory while it is learnt from images
 LARGE = 3  # parts that are told
 # What chapters declare that do the like: a notebook of one's own may.
@@ -198,7 +198,7 @@ def check(jobs: Sequence[Job], outputs: Path) -> str:
 
 def check_room(report: "Report", jobs: Sequence[Job], outputs: Path) -> None:
     """Tell a doctor's report what each chapter takes, against what there is."""
-    from helpers.data import doctor
+    from helpers.study import doctor
 
     lines, problems = survey(jobs, outputs)
     report.add("room", doctor.GOOD, "\n".join(lines[::-1]))
@@ -360,8 +360,8 @@ class _Model:
 def _model(name: str) -> _Model:
     import open_clip
 
-    from helpers.data.doctor import weight_bytes
     from helpers.models import embedded
+    from helpers.models.weights import weight_bytes
 
     embedded.register()
     config = open_clip.get_model_config(name)

@@ -31,7 +31,7 @@ from helpers.study.parameters import Job
 from helpers.study.resources import TRAINING, TUNING
 
 if TYPE_CHECKING:
-    from helpers.data.doctor import Report
+    from helpers.study.doctor import Report
 
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, MOST = 2, 32  # pictures or texts that are timed together
@@ -64,7 +64,7 @@ def check_time(
     weights_are_here: bool,
 ) -> None:
     """Tell a doctor's report what each chapter takes, and all of them."""
-    from helpers.data import doctor
+    from helpers.study import doctor
 
     parameters = {k: v for job in jobs for k, v in job.parameters.items()}
     if not weights_are_here:

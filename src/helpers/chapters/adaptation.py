@@ -1,0 +1,353 @@
+"""Adaptation as the chapters run it: methods on views, timed, and kept as ledgers.
+
+Here the rooms meet: the text side of a backbone, views from the bank, the functions of
+`helpers.methods`, and ledgers. Contexts that are learned are learned once and kept in
+the cache, and so are the logits of methods that tune for hours, in chunks of images.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from helpers import bank
+from helpers import views as recipes
+from helpers.chapters.notebook import Run
+from helpers.chunks import in_chunks, seconds
+from helpers.data.dataset import Dataset
+from helpers.files import digest
+from helpers.methods import cocoop, coop, selection, tpt, training
+from helpers.methods.zero_shot import zero_shot
+from helpers.models import contexts
+from helpers.models.clip import Backbone
+from helpers.models.prompts import PromptTower
+from helpers.paths import CACHE
+from helpers.progress import track
+from helpers.results import predictions
+
+MOST = 8  # contexts that go through the text tower at once: more are no faster
+CHUNK = 128  # images, or nearly so many, that a killed run loses of what it tuned
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Text:
+    """The text side of a backbone for one list of classes, ready to be tuned."""
+
+    tower: PromptTower
+    context: Tensor  # [M, W], where tuning starts, or one for each image, [N, M, W]
+    class_features: Tensor  # [C, D] of the start [M, W]
+    logit_scale: float
+    batch: int  # contexts that go through the tower at once
+    jacobian: Tensor | None  # [C, D, M, W] at the start, or none
+
+
+Method = Callable[[Tensor, Text], Tensor]
+"""(views [N, V, D], text) -> logits [N, C]."""
+
+
+def prepare(
+    backbone: Backbone,
+    class_names: tuple[str, ...],
+    context: str | Tensor = "a photo of a",
+    memory: float = 2.0,
+    jacobian: bool = False,
+) -> Text:
+    """The text side with prompts "<context> <class name>.".
+
+    `context`: words, or a learned context [M, W]. `memory`: gigabytes (1e9 bytes) that
+    prompts on their way through the tower may take; one context at a time goes through
+    it in any case. Says how many do and, where it is computed, what the Jacobian took.
+    """
+    words = context if isinstance(context, str) else len(context)
+    tower = PromptTower(backbone, class_names, words)
+    start = tower.context if isinstance(context, str) else context
+    fitting = int(1e9 * memory / tower.peak_bytes(1, gradient=True))
+    batch = max(1, min(MOST, fitting))
+    peak = tower.peak_bytes(batch, gradient=True) / 1e9
+    told = f"{backbone.name}: {batch} contexts at once, {peak:.2f} GB at most"
+    found = None
+    if jacobian:
+        began = time.perf_counter()
+        found = tower.jacobian(start)
+        spent = time.perf_counter() - began
+        told += f"; Jacobian of {tower.jacobian_bytes / 1e6:,.0f} MB in {spent:.1f} s"
+    print(told)
+    with torch.no_grad():
+        classes = tower.features(start)
+    return Text(tower, start, classes, backbone.logit_scale, batch, found)
+
+
+def as_it_is(views: Tensor, text: Text) -> Tensor:
+    """Zero-shot: view 0 alone, nothing adapted."""
+    return zero_shot(views[:, 0], text.class_features, text.logit_scale)
+
+
+def in_feature_space(method: Callable[..., Tensor]) -> Method:
+    """A method of (views, class features, logit scale): a vote, ZERO, MTA or TPS."""
+
+    def run(views: Tensor, text: Text) -> Tensor:
+        return method(views, text.class_features, text.logit_scale)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A method of (views, text features, logit scale, context): TPT and its kin.
+
+    It takes seconds per image, so `evaluate` keeps its logits on disk.
+    """
+
+    method: Callable[..., Tensor]
+    settings: Mapping[str, object]
+
+    def __call__(self, views: Tensor, text: Text) -> Tensor:
+        side = text.tower.features, text.logit_scale, text.context
+        shared = {"batch": text.batch, "jacobian": text.jacobian}
+        return self.method(views, *side, **shared, **self.settings)
+
+    @property
+    def key(self) -> str:
+        """What tells it from every other; "" where nothing on disk could.
+
+        That is so of functions from elsewhere than `helpers.methods`, a notebook say,
+        whose names do not tell what they do, and of settings that are not JSON.
+        """
+        name = f"{self.method.__module__}.{self.method.__qualname__}"
+        if not name.startswith("helpers.methods.") or "<" in name:
+            return ""
+        try:
+            settings = json.dumps(dict(self.settings), sort_keys=True)
+        except TypeError:
+            return ""
+        return f"{name}|{settings}|{_code()}|torch {torch.__version__}"
+
+
+@cache
+def _code() -> str:
+    """Hash of the sources that decide what a `Tuning` computes."""
+    files = [*HERE.glob("methods/*.py"), Path(__file__), HERE / "models/prompts.py"]
+    return digest(files)
+
+
+def by_tuning(method: Callable[..., Tensor], **settings) -> Tuning:
+    """`Tuning` with these settings on top of the method's own."""
+    return Tuning(method, settings)
+
+
+def evaluate(
+    run: Run,
+    backbone: Backbone,
+    dataset: Dataset,
+    text: Text,
+    methods: Mapping[str, Method],
+    recipe: str = "",
+    count: int = 1,
+) -> list[pd.DataFrame]:
+    """Run methods on the same views of a data set and write a ledger of each.
+
+    Ledgers are named "METHOD-RECIPE", or "METHOD" without a recipe, where methods get
+    the image as it is. Their seconds are those of looking (reading, drawing, encoding,
+    when the bank did it) and of the method; `attrs` tell the first of these. What a
+    `Tuning` made before is read from disk, its seconds included: a killed run goes on
+    with the images that it had not come to, and its ledgers are the same.
+    """
+    if recipe:
+        views = bank.view_features(backbone, dataset, recipe, count, run.seed)
+        asked = {"views": recipe, "count": count, "seed": run.seed}
+        looking = bank.view_seconds_per_image(backbone, dataset, **asked)
+    else:
+        views = bank.image_features(backbone, dataset)[:, None]
+        looking = bank.seconds_per_image(backbone, dataset)
+    used = {"views": recipe, "view_count": count}
+    return on_views(run, backbone, dataset, text, methods, views, looking, recipe, used)
+
+
+def on_views(
+    run: Run,
+    backbone: Backbone,
+    dataset: Dataset,
+    text: Text,
+    methods: Mapping[str, Method],
+    views: Tensor,
+    looking: float,
+    called: str,
+    used: Mapping[str, object],
+) -> list[pd.DataFrame]:
+    """`evaluate` on views [N, V, D] that are at hand, of whatever origin.
+
+    `looking` is what they cost, seconds per image, `called` what stands behind the
+    hyphen of the ledgers' names, "" for nothing, and `used` goes into their settings.
+    """
+    views, ledgers = views.to(backbone.device), []
+    for name, method in methods.items():
+        full = f"{name}-{called}" if called else name
+        label = f"{full} on {dataset.name} with {backbone.name}"
+        logits, own = _logits(method, views, text, backbone.key, label)
+        cost = looking + own / len(dataset)
+        path = run.predictions(full, dataset, backbone, logits, cost, dict(used))
+        ledger = predictions.read(path)
+        ledger.attrs["looking"] = looking
+        ledgers.append(ledger)
+    return ledgers
+
+
+def chunk_size(batch: int) -> int:
+    """About `CHUNK` images, and a whole number of a method's own batches.
+
+    Rounding depends on what goes through the tower together; cut there, it is the same
+    in chunks as in one piece.
+    """
+    whole = math.lcm(tpt.FIRST_STEPS, batch)
+    return whole * max(1, CHUNK // whole)
+
+
+def _logits(
+    method: Method, views: Tensor, text: Text, backbone: str, label: str
+) -> tuple[Tensor, float]:
+    """Logits [N, C] on the CPU, and what they took in seconds.
+
+    `backbone` is the key of the one that views and text come from.
+    """
+
+    def some(span: range) -> Iterator[tuple[range, Tensor]]:
+        rows = slice(span.start, span.stop)
+        own = text.context[rows] if text.context.ndim == 3 else text.context
+        with torch.no_grad():
+            logits = method(views[rows], replace(text, context=own))
+        yield span, logits
+
+    key = method.key if isinstance(method, Tuning) else ""
+    if not key:
+        began = time.perf_counter()
+        ((_, logits),) = some(range(len(views)))
+        return logits.cpu(), time.perf_counter() - began
+    side = [views, text.context, text.class_features, torch.tensor(text.logit_scale)]
+    told = [key, backbone, f"{text.batch} {text.jacobian is not None}"]
+    made_by = "|".join([*told, training.digest(*side), *text.tower.class_names])
+    name = hashlib.sha256(made_by.encode()).hexdigest()[:20]
+    folder = CACHE / "adapted" / f"{method.method.__name__}-{name}"
+    size = chunk_size(text.batch)
+    logits = in_chunks(folder, len(views), some, label, size)
+    return logits, seconds(folder, len(views), size)
+
+
+def look(
+    backbone: Backbone,
+    dataset: Dataset,
+    text: Text,
+    position: int,
+    recipe: str,
+    count: int,
+    seed: int = 0,
+    surest: int = 5,
+    least: int = 2,
+) -> tuple[list[np.ndarray], pd.DataFrame]:
+    """Some views of one image, for `figures.view_rows`: pictures and what is to know.
+
+    View 0, then the `surest` of the others, then the `least` sure. Kept are those that
+    TPT keeps, a tenth of all `count`.
+    """
+    image, image_id = dataset.image(position), dataset.ids[position]
+    generator = np.random.default_rng(recipes.image_seed(seed, image_id))
+    size = backbone.image_size
+    drawn = recipes.make(recipe, image, count, size, generator, backbone.crop)
+    views = bank.view_features(backbone, dataset, recipe, count, seed)[position]
+    views = views.to(text.class_features)
+    logits = text.logit_scale * views @ text.class_features.T  # [V, C]
+    entropies, best = selection.entropy(logits), logits.argmax(dim=-1)
+    order = entropies.argsort(stable=True).tolist()
+    kept = order[: selection.keep_count(count, 0.1)]
+    others = [n for n in order if n]
+    shown = [0, *others[:surest], *others[max(surest, len(others) - least) :]]
+    frame = pd.DataFrame(
+        {
+            "recipe": recipe,
+            "view": shown,
+            "prediction": [dataset.class_names[c] for c in best[shown].tolist()],
+            "entropy": entropies[shown].tolist(),
+            "kept": [n in kept for n in shown],
+        }
+    )
+    return [drawn[n].permute(1, 2, 0).numpy() for n in shown], frame
+
+
+def learn_coop(
+    backbone: Backbone,
+    dataset: Dataset,
+    tokens: int,
+    recipe: str,
+    count: int,
+    epochs: int,
+    seed: int = 0,
+) -> Path:
+    """The file of a CoOp context of so many tokens, learned now or before.
+
+    Trained as `coop.train` says on the views of labelled images, but for the plain
+    image among `count`.
+    """
+    made = {"method": "coop", "tokens": tokens, "views": [recipe, count]}
+    made |= {"epochs": epochs, "seed": seed}
+    path = contexts.place(backbone, dataset.fingerprint, made)
+    if not contexts.sound(path):
+        tower = PromptTower(backbone, dataset.class_names, tokens)
+        start = coop.random_start(tokens, tower.context.shape[1], seed)
+        trained = coop.train(
+            *_labelled(backbone, dataset, recipe, count, seed),
+            tower.features,
+            backbone.logit_scale,
+            start.to(backbone.device),
+            epochs,
+            seed=seed,
+            progress=partial(track, label="epochs of CoOp"),
+        )
+        learned = {"context": trained.context}
+        contexts.save(path, learned, backbone, dataset.name, made)
+    return path
+
+
+def learn_cocoop(
+    backbone: Backbone,
+    dataset: Dataset,
+    recipe: str,
+    count: int,
+    epochs: int,
+    seed: int = 0,
+) -> Path:
+    """The file of a CoCoOp that starts from "a photo of a", learned now or before."""
+    made = {"method": "cocoop", "views": [recipe, count], "epochs": epochs}
+    made |= {"seed": seed}
+    path = contexts.place(backbone, dataset.fingerprint, made)
+    if not contexts.sound(path):
+        tower = PromptTower(backbone, dataset.class_names)
+        trained = cocoop.train(
+            *_labelled(backbone, dataset, recipe, count, seed),
+            tower.features,
+            backbone.logit_scale,
+            tower.context,
+            epochs,
+            seed=seed,
+            progress=partial(track, label="epochs of CoCoOp"),
+        )
+        learned = trained.model._asdict()
+        contexts.save(path, learned, backbone, dataset.name, made)
+    return path
+
+
+def _labelled(
+    backbone: Backbone, dataset: Dataset, recipe: str, count: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Views but for the plain image, [N, count - 1, D], and labels, on the device."""
+    views = bank.view_features(backbone, dataset, recipe, count, seed)[:, 1:]
+    labels = torch.tensor(dataset.labels)
+    return views.to(backbone.device), labels.to(backbone.device)

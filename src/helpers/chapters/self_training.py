@@ -1,0 +1,189 @@
+"""Self-training as chapter 05 runs it: halves of data sets, runs that go on, ledgers.
+
+Here the rooms meet: data sets, pools of pictures, the loop of `helpers.methods`, the
+cache, and ledgers.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from helpers import parallel, views
+from helpers.chapters.notebook import Run
+from helpers.data.dataset import Dataset
+from helpers.data.pool import Pool, held_out, pool, protocol, twins
+from helpers.files import replacing
+from helpers.methods import training
+from helpers.models.clip import Backbone
+from helpers.paths import CACHE
+from helpers.progress import track
+from helpers.results import predictions
+
+VERSION = 1  # of what training computes: raise it, and kept runs are made anew
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """What training may see of a data set, and what is tested."""
+
+    seen: Dataset  # its labels are for diagnosis alone
+    test: Dataset
+    pool: Pool  # the pictures of `seen`
+    tested: Pool  # the pictures of `test`
+    protocol: str  # "inductive": they share no picture
+    twins: Mapping[str, str] = field(default_factory=dict)  # left out of the pool
+
+    @property
+    def name(self) -> str:
+        """The data set that is tested."""
+        return self.test.name
+
+
+def halves(
+    backbone: Backbone,
+    dataset: Dataset,
+    unlabelled: Dataset | None = None,
+    pool_images: int = 0,
+    test_images: int = 0,
+    seed: int = 0,
+    transductive: bool = False,
+) -> Halves:
+    """Cut a data set in two by the hash of its ids; no label has a say.
+
+    `unlabelled` takes the place of the half that is seen. Of either half so many
+    pictures are kept, 0 for all. Pictures of the pool that are tested, too, are left
+    out of it and named in `twins`, each with the id that is tested. If that leaves
+    none, as with a single image, the pool is what is tested, and the protocol says so.
+
+    `transductive`: nothing is left out, and what is seen is the whole data set.
+    """
+    cut = held_out(dataset.ids, 0.5, seed) if len(dataset) > 1 else ([0], [0])
+    seen, test = (dataset.subset(rows) for rows in cut)
+    seen = dataset if transductive else seen
+    seen = few(seen if unlabelled is None else unlabelled, pool_images, seed)
+    test = few(test, test_images, seed)
+    both = [pool(part, backbone.crop, backbone.image_size) for part in (seen, test)]
+    same = {} if transductive else twins(*both)
+    if len(same) == len(seen):
+        seen, both[0] = test, both[1]
+    elif same:
+        seen = seen.subset([i for i, name in enumerate(seen.ids) if name not in same])
+        both[0] = pool(seen, backbone.crop, backbone.image_size)
+    return Halves(seen, test, *both, protocol(*both, transductive=True), same)
+
+
+def few(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
+    """So many pictures by the hash of their ids, 0 for all; no label has a say."""
+    if count == 0 or count >= len(dataset):
+        return dataset
+    return dataset.subset(held_out(dataset.ids, count / len(dataset), seed)[1])
+
+
+def folder(
+    backbone: Backbone, method: str, seen: Pool, *tensors: Tensor, **settings: object
+) -> Path:
+    """Where a run keeps its log and checkpoint: another run, another folder.
+
+    `tensors` and `settings` are all that it depends on besides backbone and pool.
+    """
+    about = [str(VERSION), backbone.key, seen.key, training.digest(*tensors)]
+    text = "|".join([*about, json.dumps(settings, sort_keys=True)])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:20]
+    return CACHE / "trained" / f"{method}-{digest}"
+
+
+def side_by_side(
+    trainings: Sequence[Callable[[], training.Trained]], label: str
+) -> list[training.Trained]:
+    """What trainings that do not depend on each other leave, in their order.
+
+    Each is a `functools.partial` with a keyword `folder` of its own. With workers
+    (`helpers.parallel`) one trains on each, and the files of its folder come back: the
+    training that is then called here finds itself done. All of them are shipped to
+    every worker, their pools too.
+    """
+    if parallel.active():
+        folders = [call.keywords["folder"] for call in trainings]
+
+        def work(span: range) -> list[dict[str, bytes]]:
+            return [_files_of(trainings[i], folders[i]) for i in span]
+
+        spans = [range(i, i + 1) for i in range(len(trainings))]
+        for span, (files,) in parallel.spread(work, spans, label):
+            for name, content in files.items():
+                with replacing(folders[span.start] / name) as temporary:
+                    temporary.write_bytes(content)
+        return [call() for call in trainings]
+    return [call() for call in track(trainings, label=label)]
+
+
+def _files_of(call: Callable[[], training.Trained], folder: Path) -> dict[str, bytes]:
+    """Train, and read what lies in the folder then."""
+    call()
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def hits(logits: Tensor, labels: Sequence[int]) -> float:
+    """Top-1 accuracy of logits [N, C]."""
+    chosen = logits.argmax(dim=-1).cpu()
+    return (chosen == torch.as_tensor(labels)).double().mean().item()
+
+
+def watch(images: Tensor, labels: Sequence[int]) -> Callable[[nn.Module], dict]:
+    """What a log tells of an epoch: `top1` on these images; training never sees it."""
+    return lambda model: {"top1": hits(training.logits(model, images), labels)}
+
+
+def label_accuracy(trained: training.Trained, labels: Sequence[int]) -> list[float]:
+    """The share of right labels, an epoch each, among images that were taught one."""
+    given, labels = trained.labels, torch.as_tensor(labels)
+    taught = given != training.NO_LABEL
+    right = ((given == labels) & taught).sum(dim=1) / taught.sum(dim=1)
+    return right.tolist()
+
+
+def timed(model: nn.Module, images: Tensor) -> tuple[Tensor, float]:
+    """Logits [N, C] of a trained model on the CPU, and its seconds per image."""
+    began = time.perf_counter()
+    logits = training.logits(model, images).cpu()
+    return logits, (time.perf_counter() - began) / len(images)
+
+
+def drawn(
+    backbone: Backbone, dataset: Dataset, recipe: str, count: int, seed: int
+) -> Iterator[Tensor]:
+    """Of each image its views uint8 [V, 3, S, S], the same as those of the bank."""
+    for i, name in enumerate(dataset.ids):
+        generator = np.random.default_rng(views.image_seed(seed, name))
+        size, crop = backbone.image_size, backbone.crop
+        yield views.make(recipe, dataset.image(i), count, size, generator, crop)
+
+
+def record(
+    run: Run,
+    backbone: Backbone,
+    method: str,
+    place: Halves,
+    logits: Tensor,
+    seconds: float = 0.0,
+    settings: Mapping[str, object] | None = None,
+    seed: int | None = None,
+) -> pd.DataFrame:
+    """Write a method's ledger on the test half, and read it back without logits.
+
+    `seed` is that of training, the run's unless given. The settings tell the protocol
+    and how many pictures were seen.
+    """
+    told = {"protocol": place.protocol, "pool_images": len(place.seen)}
+    told |= settings or {}
+    run = run if seed is None else replace(run, seed=seed)
+    path = run.predictions(method, place.test, backbone, logits, seconds, told)
+    return predictions.read(path, with_logits=False)

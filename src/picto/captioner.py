@@ -1,0 +1,244 @@
+"""Train the embedded captioner: a small GPT-2 that reads a frozen embedded CLIP.
+
+The encoder is frozen, so that its view of every training picture is computed once and
+training is the decoder's alone: teacher forcing on captions that say what and where.
+As with the CLIPs, a run is a function of its recipe, and goes on from a checkpoint.
+"""
+
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import VisionEncoderDecoderModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from helpers.chunks import in_chunks
+from helpers.models import captioner as captioners
+from helpers.models import embedded
+from helpers.paths import CACHE
+from helpers.progress import track
+from picto import cards, pool, speech, splits, train
+
+NAME = captioners.EMBEDDED
+CAPTIONS_EACH = 4
+ENCODE = 250  # pictures at once
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the weights, besides the world and the encoder."""
+
+    steps: int = 6_000
+    images: int = 64_000
+    batch: int = 128
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    warmup: int = 200
+    seed: int = 0
+    backbone: str = "picto-rn"
+    decoder: dict[str, int] = field(
+        default_factory=lambda: {
+            "n_embd": 128,
+            "n_layer": 2,
+            "n_head": 4,
+            "n_positions": 24,
+        }
+    )
+
+
+def train_captioner(
+    recipe: Recipe,
+    folder: Path = CACHE / "train",
+    checkpoint_every: int = 500,
+    log=print,
+) -> tuple[VisionEncoderDecoderModel, list[dict]]:
+    """Train; the model in evaluation mode, and its curve, a row per checkpoint.
+
+    Leaves `folder/picto-captioner.pt`, from which a second call with the same recipe
+    goes on.
+    """
+    checkpoint = folder / f"{NAME}.pt"
+    torch.manual_seed(recipe.seed)
+    model = captioners.new_model(recipe.backbone, recipe.decoder)
+    tokens = _tokens(recipe)
+    levels = encode(model, pool.render("train", range(recipe.images)))
+    optimizer = train.new_optimizer(model, recipe)
+    made_by = {
+        **asdict(recipe),
+        "world": pool.world_hash(),
+        "merges": embedded.sha256(embedded.MERGES),
+        "encoder": embedded.card(recipe.backbone)["sha256"],
+    }
+    state = train.resume(checkpoint, made_by, model, optimizer)
+    step, curve, minutes = state["step"], state["curve"], state["minutes"]
+    began, losses = time.monotonic(), []
+    while step < recipe.steps:
+        model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = train.learning_rate(step, recipe)
+        seen, texts = _batch(levels, tokens, step, recipe)
+        losses.append(training_step(model, optimizer, seen, texts))
+        step += 1
+        if step % checkpoint_every == 0 or step == recipe.steps:
+            spent = minutes + (time.monotonic() - began) / 60
+            row = {
+                "step": step,
+                "minutes": round(spent, 2),
+                "loss": round(float(np.mean(losses)), 4),
+                **dev_scores(model, recipe),
+            }
+            losses.clear()
+            train.keep(checkpoint, made_by, model, optimizer, curve, row, log)
+    return model.eval(), curve
+
+
+@torch.inference_mode()
+def encode(model: VisionEncoderDecoderModel, pictures: np.ndarray) -> list[Tensor]:
+    """What the frozen encoder sees in pictures uint8 [N, 64, 64, 3], level by level.
+
+    Float16 [N, cells, channels] each: 64,000 pictures take 0.8 GB.
+    """
+    parts = [pictures[i : i + ENCODE] for i in range(0, len(pictures), ENCODE)]
+    levels: list[Tensor] = []
+    for number, part in enumerate(track(parts, label="encoding training pictures")):
+        seen = model.encoder.levels(pool.normalise(part))
+        levels = levels or [
+            x.new_empty(len(pictures), *x.shape[1:]).half() for x in seen
+        ]
+        for whole, x in zip(levels, seen, strict=True):
+            whole[number * ENCODE :][: len(part)] = x.half()
+    return levels
+
+
+def training_step(
+    model: VisionEncoderDecoderModel,
+    optimizer: torch.optim.Optimizer,
+    levels: Sequence[Tensor],
+    texts: Tensor,
+) -> float:
+    """One optimizer step on levels of B pictures and token ids int64 [B, L]."""
+    device = model.device
+    texts = texts.to(device)
+    with torch.autocast(device.type, torch.bfloat16), train.attention(device):
+        seen = model.encoder.project([x.to(device).float() for x in levels])
+        answer = model(
+            encoder_outputs=BaseModelOutput(seen),
+            decoder_input_ids=texts[:, :-1],
+            decoder_attention_mask=texts[:, :-1] != 0,
+        )
+    logits = answer.logits.float().flatten(0, 1)
+    loss = F.cross_entropy(logits, texts[:, 1:].flatten(), ignore_index=0)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def _batch(
+    levels: Sequence[Tensor], tokens: np.ndarray, step: int, recipe: Recipe
+) -> tuple[list[Tensor], Tensor]:
+    """Batch `step`: every epoch is a permutation, a caption for each picture."""
+    epoch, place = divmod(step, len(tokens) // recipe.batch)
+    order = np.random.default_rng([recipe.seed, 1, epoch]).permutation(len(tokens))
+    rows = order[place * recipe.batch : (place + 1) * recipe.batch]
+    rng = np.random.default_rng([recipe.seed, 2, step])
+    texts = tokens[rows, rng.integers(tokens.shape[1], size=len(rows))].astype(np.int64)
+    length = int((texts != 0).sum(axis=1).max())
+    return [x[rows] for x in levels], torch.from_numpy(texts[:, :length])
+
+
+def _tokens(recipe: Recipe) -> np.ndarray:
+    """Token ids int16 [N, 4, n_positions] of training captions, made once."""
+    length = recipe.decoder["n_positions"]
+    digest = f"{pool.world_hash()}-{embedded.sha256(embedded.MERGES)[:8]}-{length}"
+    folder = CACHE / "picto" / f"telling-{recipe.images}-{digest}"
+
+    def tokenise(rows: range) -> Iterator[tuple[range, Tensor]]:
+        found = pool._spread(_Tokenise(recipe.backbone, length), rows, "captions")
+        yield rows, torch.from_numpy(np.concatenate(found))
+
+    count = recipe.images
+    return in_chunks(folder, count, tokenise, "token ids", size=count).numpy()
+
+
+@dataclass(frozen=True)
+class _Tokenise:
+    """A class, not a closure, so that other processes take it."""
+
+    backbone: str
+    length: int
+
+    def __call__(self, indices: Sequence[int]) -> np.ndarray:
+        texts = []
+        for i in indices:
+            rng = random.Random(f"telling/train/{i}")
+            texts += speech.telling(splits.scene("train", i), rng, CAPTIONS_EACH)
+        tokenizer = captioners.tokenizer(self.backbone)
+        ids = tokenizer(texts, context_length=self.length).numpy().astype(np.int16)
+        return ids.reshape(len(indices), CAPTIONS_EACH, self.length)
+
+
+def dev_scores(model: VisionEncoderDecoderModel, recipe: Recipe) -> dict[str, float]:
+    """What greedy captions of every fifth picture of picto-dev get right, by part."""
+    pictures, facts = pool.dev_pool()
+    rows = np.arange(0, len(pictures), 5)
+    model.eval()
+    write = captioners.wrap(model, recipe.backbone, beams=1)
+    texts = write([Image.fromarray(pictures[i]) for i in rows])
+    shown = splits.facts("picto-dev", rows.tolist())
+    scores = speech.correctness(texts, shown)
+    right = speech.said(texts)["class_name"].eq(shown["class_name"])
+    parts = right.groupby(facts["part"].to_numpy()[rows]).mean().round(3)
+    return {k: v for k, v in scores.items() if k != "n"} | parts.to_dict()
+
+
+def publish(
+    model: VisionEncoderDecoderModel, recipe: Recipe, made: dict, assets: Path
+) -> dict:
+    """Write what was trained in fp16, and the card: how, and what it gets right.
+
+    Measured on every test split, with the weights as they are read back.
+    """
+    path = assets / f"{NAME}.safetensors"
+    weights = {
+        key: value.detach().half().contiguous()
+        for key, value in model.state_dict().items()
+        if not key.startswith("encoder.trunk.") and key != "decoder.lm_head.weight"
+    }
+    save_file(weights, path)
+    card = {
+        "name": NAME,
+        "sha256": embedded.sha256(path),
+        "megabytes": round(path.stat().st_size / 1e6, 2),
+        **made,
+        "recipe": asdict(recipe),
+        "world": pool.world_hash(),
+        "encoder": embedded.card(recipe.backbone)["sha256"],
+    }
+    model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
+    model.tie_weights()
+    write = captioners.wrap(model.eval(), recipe.backbone)
+    card["right"] = {split: _test_scores(write, split) for split in cards.TESTS}
+    text = json.dumps(card, indent=2)
+    (assets / f"{NAME}.card.json").write_text(text + "\n")
+    return card
+
+
+def _test_scores(write: captioners.Captioner, split: str) -> dict[str, float]:
+    indices = range(splits.SPLITS[split].size)
+    pictures = pool.render(split, indices)
+    texts: list[str] = []
+    for part in np.array_split(pictures, max(1, len(pictures) // ENCODE)):
+        texts += write([Image.fromarray(picture) for picture in part])
+    right = speech.correctness(texts, splits.facts(split, indices))
+    return {key: share for key, share in right.items() if not np.isnan(share)}

@@ -1,0 +1,245 @@
+"""Train the embedded diffusion model on the `train` split, without labels or captions.
+
+The loss is that of denoising diffusion (Ho et al. 2020, arXiv 2006.11239), weighted as
+an error of v (Salimans and Ho 2022, arXiv 2202.00512). Times are logit-normal (Esser et
+al. 2024, arXiv 2403.03206) around a third of the schedule, since variations start
+part-way. What is published is the moving average of the weights. As with the CLIPs, a
+run is a function of its recipe, and goes on from a checkpoint.
+"""
+
+import copy
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from helpers.models import clip, embedded, sdedit
+from helpers.models.diffusion import EMBEDDED as NAME
+from helpers.paths import CACHE
+from picto import cards, pool, splits, train
+
+BACKBONE = "picto-rn"  # says whether a variation is still of its class
+LEAST_NOISE = 0.05  # s(t)^2 at t = 130
+ENCODE = 100  # pictures at once
+STRENGTHS = {0.2: 1, 0.35: 2, 0.5: 3, 0.7: 4}  # and the steps taken
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides the weights, besides the world."""
+
+    steps: int = 10_000
+    images: int = 64_000
+    batch: int = 32
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup: int = 200
+    seed: int = 0
+    widths: tuple[int, ...] = (64, 96, 160)
+    block: int = 4
+    average: float = 0.998  # of the weights, a step
+
+
+def train_diffusion(
+    recipe: Recipe,
+    folder: Path = CACHE / "train",
+    checkpoint_every: int = 500,
+    log=print,
+) -> tuple[nn.Module, list[dict]]:
+    """Train; the averaged model in evaluation mode, and its curve, a row a checkpoint.
+
+    Leaves `folder/picto-diffusion.pt`, from which a second call with the same recipe
+    goes on.
+    """
+    checkpoint = folder / f"{NAME}.pt"
+    pictures = pool.render("train", range(recipe.images))
+    torch.manual_seed(recipe.seed)
+    pipeline = sdedit.new_pipeline(recipe.widths, recipe.block)
+    unet = pipeline.unet
+    average = copy.deepcopy(unet).requires_grad_(False)
+    models = nn.ModuleDict({"unet": unet, "average": average})
+    optimizer = train.new_optimizer(unet, recipe)
+    alphas = pipeline.scheduler.alphas_cumprod
+    made_by = {**asdict(recipe), "widths": list(recipe.widths)}
+    made_by["world"] = pool.world_hash()
+    state = train.resume(checkpoint, made_by, models, optimizer)
+    step, curve, minutes = state["step"], state["curve"], state["minutes"]
+    began, losses = time.monotonic(), []
+    while step < recipe.steps:
+        unet.train()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, recipe)
+        x, noise, times = draw_batch(pictures, step, recipe)
+        shares = alphas[times]
+        noisy = pipeline.blocks(noised(x, noise, shares))
+        batch = noisy, times, pipeline.blocks(x), shares
+        losses.append(training_step(unet, optimizer, *batch))
+        step += 1
+        with torch.no_grad():
+            decay = min(recipe.average, (1 + step) / (10 + step))
+            for slow, fast in zip(average.parameters(), unet.parameters(), strict=True):
+                slow.lerp_(fast, 1 - decay)
+        if step % checkpoint_every == 0 or step == recipe.steps:
+            spent = minutes + (time.monotonic() - began) / 60
+            row = {
+                "step": step,
+                "minutes": round(spent, 2),
+                "loss": round(float(np.mean(losses)), 4),
+                **dev_accuracy(average.eval(), recipe),
+            }
+            losses.clear()
+            train.keep(checkpoint, made_by, models, optimizer, curve, row, log)
+    return average.eval(), curve
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """Linear warm-up, a level, and linear to zero in the last quarter: so a longer run
+    shares its beginning with a shorter one."""
+    left = 4 * (recipe.steps - step) / recipe.steps
+    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup, left)
+
+
+def draw_batch(
+    pictures: np.ndarray, step: int, recipe: Recipe
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch `step`: pictures [B, 3, H, W] in [-1, 1], half of them mirrored, noise of
+    that shape, and times int64 [B]."""
+    epoch, place = divmod(step, len(pictures) // recipe.batch)
+    order = np.random.default_rng([recipe.seed, 1, epoch]).permutation(len(pictures))
+    rows = np.sort(order[place * recipe.batch : (place + 1) * recipe.batch])
+    rng = np.random.default_rng([recipe.seed, 2, step])
+    x = scaled(pictures[rows])
+    mirrored = torch.from_numpy(rng.random(len(rows)) < 0.5)
+    x = torch.where(mirrored[:, None, None, None], x.flip(-1), x)
+    noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
+    middle = rng.standard_normal(len(rows)) - 0.6
+    times = torch.from_numpy(sdedit.STEPS / (1 + np.exp(-middle))).long()
+    return x, noise, times
+
+
+def scaled(pictures: np.ndarray) -> Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def noised(x: Tensor, noise: Tensor, shares: Tensor) -> Tensor:
+    """Noisy pictures, of the shape of x; `shares` is a(t)^2, [B]."""
+    shares = shares.view(-1, 1, 1, 1)
+    return shares.sqrt() * x + (1 - shares).sqrt() * noise
+
+
+def training_step(
+    unet: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    noisy: Tensor,
+    times: Tensor,
+    clean: Tensor,
+    shares: Tensor,
+) -> float:
+    """One optimizer step on noisy blocks at times [B]; the loss before it.
+
+    The squared error of the clean blocks is weighted by 1 / s(t)^2, which makes it that
+    of v = a noise - s x, up to a bound where there is next to no noise.
+    """
+    device = next(unet.parameters()).device
+    with torch.autocast(device.type, torch.bfloat16), train.attention(device):
+        guess = unet(noisy.to(device), times.to(device)).sample
+    errors = (guess.float() - clean.to(device)).square().flatten(1).mean(dim=1)
+    loss = (errors / (1 - shares).clamp(min=LEAST_NOISE).to(device)).mean()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def dev_accuracy(
+    unet: nn.Module, recipe: Recipe, images: int = 100
+) -> dict[str, float]:
+    """Zero-shot accuracy on variations of photos of picto-dev, by strength."""
+    pictures, facts = pool.dev_pool()
+    rows = facts.index[facts["part"] == "photo"][:images]
+    found = kept(_pipeline(unet, recipe), pictures[rows], facts["label"][rows])
+    return {f"at {strength}": share for strength, share in found.items()}
+
+
+def kept(
+    pipeline: sdedit.SDEditPipeline, pictures: np.ndarray, labels: Sequence[int]
+) -> dict[float, float]:
+    """Zero-shot accuracy on a variation of each picture, by strength; 0: untouched."""
+    backbone = clip.load(BACKBONE, embedded.TAG, "cpu")
+    classes = cards.classifier(BACKBONE, backbone.model, cards.PHOTO)
+    varied = {0.0: pictures}
+    for strength, steps in STRENGTHS.items():
+        varied[strength] = vary(pipeline, pictures, strength, steps)
+    shares = {}
+    for strength, some in varied.items():
+        features = cards.image_features(backbone.model, some)
+        hits = cards.predictions(features, classes) == np.asarray(labels)
+        shares[strength] = round(float(hits.mean()), 4)
+    return shares
+
+
+def vary(
+    pipeline: sdedit.SDEditPipeline, pictures: np.ndarray, strength: float, steps: int
+) -> np.ndarray:
+    """A variation of each of pictures uint8 [N, 64, 64, 3], number i by seed i."""
+    parts = []
+    for start in range(0, len(pictures), ENCODE):
+        some = scaled(pictures[start : start + ENCODE])
+        seeds = [torch.Generator().manual_seed(start + i) for i in range(len(some))]
+        parts.append(pipeline(some, strength, steps, seeds).float())
+    pixels = (torch.cat(parts).permute(0, 2, 3, 1) + 1) * 127.5
+    return pixels.round().byte().numpy()
+
+
+def publish(unet: nn.Module, recipe: Recipe, made: dict, assets: Path) -> dict:
+    """Write what was trained in fp16, a sheet of samples, and the card: how it was
+    made, and how much accuracy its variations of the test pictures keep.
+
+    Measured with the weights as they are read back.
+    """
+    path = assets / f"{NAME}.safetensors"
+    weights = {k: v.detach().half().contiguous() for k, v in unet.state_dict().items()}
+    save_file(weights, path)
+    unet.load_state_dict({k: v.float() for k, v in weights.items()})
+    pipeline = _pipeline(unet, recipe)
+    indices = range(splits.SPLITS["picto"].size)
+    pictures = pool.render("picto", indices)
+    labels = [splits.scene("picto", i).label for i in indices]
+    card = {
+        "name": NAME,
+        "sha256": embedded.sha256(path),
+        "megabytes": round(path.stat().st_size / 1e6, 2),
+        **made,
+        "recipe": asdict(recipe),
+        "world": pool.world_hash(),
+        "accuracy": {"n": len(labels), "by": BACKBONE}
+        | {f"strength {k}": v for k, v in kept(pipeline, pictures, labels).items()},
+    }
+    samples(pipeline).save(assets / f"{NAME}.png", optimize=True)
+    (assets / f"{NAME}.card.json").write_text(json.dumps(card, indent=2) + "\n")
+    return card
+
+
+def samples(pipeline: sdedit.SDEditPipeline, columns: int = 12) -> Image.Image:
+    """A sheet: pictures of picto-dev, below them variations from weak to strong, and in
+    the last row pictures from noise alone."""
+    pictures = pool.dev_pool()[0][:columns]
+    rows = [pictures, *(vary(pipeline, pictures, *pair) for pair in STRENGTHS.items())]
+    rows.append(vary(pipeline, np.full_like(pictures, 128), 1.0, 50))
+    return Image.fromarray(np.concatenate([np.concatenate([*row], 1) for row in rows]))
+
+
+def _pipeline(unet: nn.Module, recipe: Recipe) -> sdedit.SDEditPipeline:
+    pipeline = sdedit.new_pipeline(recipe.widths, recipe.block)
+    pipeline.unet.load_state_dict(unet.state_dict())
+    pipeline.unet.eval()
+    return pipeline

@@ -1,0 +1,281 @@
+"""The splits of the world: which scenes they hold, and their pictures.
+
+Scene i of a split is a function of the split's name and i alone, so no picture is
+stored: any of them can be drawn again, in any order, on any machine.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import random
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from picto.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from picto.drawing import SIDE
+from picto.render import contrast, object_mask, render
+from picto.scenes import HARD, Scene, sample
+from picto.shapes import CLASSES
+from picto.styles import STYLES, training_shares
+
+CLASS_NAMES: tuple[str, ...] = tuple(sorted(CLASSES))
+
+SHOTS = 16
+RENDITIONS = tuple(name for name in STYLES if name not in ("photo", "sketch"))
+KEPT = Path(__file__).parent / "assets" / "picto_a.json"
+
+# What a person needs to solve a hard scene
+LEAST_AREA = 120.0  # visible pixels of the object
+LEAST_CONTRAST = 20.0  # grey levels between the object and what surrounds it
+MOST_HIDDEN = 0.5  # share of the object behind the occluder
+HARD_ODD = 0.25  # share of hard scenes in places and colours the class never has
+
+FACTS = (
+    "class_name",
+    "style",
+    "context",
+    "colour",
+    "typical",
+    "scale",
+    "rotation",
+    "occluded",
+    "clutter",
+    "light",
+    "quality",
+    "cropped",
+    "corruption",
+    "severity",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A named sequence of scenes."""
+
+    name: str
+    count: int | None  # None: as many as the filter network kept
+    about: str
+    make: Callable[[int], Scene]
+    endless: bool = False  # indices past the size are scenes of the split, too
+
+    @property
+    def size(self) -> int:
+        """How many scenes it has."""
+        return len(kept()) if self.count is None else self.count
+
+
+def scene(split: str, index: int) -> Scene:
+    """Scene `index` of a split. ValueError for an unknown split or a bad index."""
+    found = _split(split)
+    if index < 0 or (index >= found.size and not found.endless):
+        raise ValueError(f"{split} has scenes 0 to {found.size - 1}, not {index}")
+    return found.make(int(index))
+
+
+def image(split: str, index: int) -> np.ndarray:
+    """The picture of a scene, corrupted if the split says so: uint8 [64, 64, 3]."""
+    return picture(scene(split, index))
+
+
+def images(split: str, indices: Iterable[int]) -> np.ndarray:
+    """Pictures of many scenes of a split: uint8 [N, 64, 64, 3]."""
+    pictures = [image(split, i) for i in indices]
+    return np.stack(pictures) if pictures else np.empty((0, SIDE, SIDE, 3), np.uint8)
+
+
+def picture(of: Scene) -> np.ndarray:
+    """The rendered and, where the scene has a corruption, corrupted picture."""
+    pixels = render(of)
+    if of.corruption:
+        pixels = corrupt(pixels, of.corruption, of.severity, of.seed)
+    return pixels
+
+
+def facts(split: str, indices: Iterable[int]) -> pd.DataFrame:
+    """What the scenes show, a row per index, with the columns `FACTS`."""
+    scenes = [scene(split, i) for i in indices]
+    rows = [[getattr(s, name) for name in FACTS] for s in scenes]
+    return pd.DataFrame(rows, columns=list(FACTS))
+
+
+def _split(name: str) -> Split:
+    if name not in SPLITS:
+        raise ValueError(f"unknown split {name!r}; choose one of {', '.join(SPLITS)}")
+    return SPLITS[name]
+
+
+def _stream(split: str, index: int, attempt: int = 0) -> random.Random:
+    """The scene's own random stream, from a hash that no Python version changes."""
+    text = f"picto/{split}/{index}/{attempt}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return random.Random(int.from_bytes(digest))
+
+
+def _balanced(split: str, index: int, kinds: int = 1, **how: object) -> Scene:
+    """A scene whose label cycles through the classes within each of `kinds` strands."""
+    strand, turn = index % kinds, index // kinds
+    label = (turn + 11 * strand) % len(CLASS_NAMES)
+    rng = _stream(split, index)
+    name = CLASS_NAMES[label]
+    return sample(rng, name, label=label, split=split, index=index, **how)
+
+
+def _train(index: int) -> Scene:
+    rng = _stream("train", index)
+    shares = training_shares()
+    style = rng.choices(tuple(shares), tuple(shares.values()))[0]
+    label = rng.randrange(len(CLASS_NAMES))
+    return sample(
+        rng, CLASS_NAMES[label], style=style, label=label, split="train", index=index
+    )
+
+
+def _photo(split: str, index: int) -> Scene:
+    return _balanced(split, index)
+
+
+def _odd(index: int) -> Scene:
+    return _balanced("picto-o", index, odd=True)
+
+
+def _sketch(index: int) -> Scene:
+    return _balanced("picto-s", index, style="sketch")
+
+
+def _rendition(index: int) -> Scene:
+    kinds = len(RENDITIONS)
+    return _balanced("picto-r", index, kinds, style=RENDITIONS[index % kinds])
+
+
+def _corrupted(index: int) -> Scene:
+    cells = [(kind, severity) for severity in SEVERITIES for kind in CORRUPTIONS]
+    kind, severity = cells[index % len(cells)]
+    clean = _balanced("picto-c", index, len(cells))
+    return dataclasses.replace(clean, corruption=kind, severity=severity)
+
+
+def _hard(split: str, index: int, label: int, attempt: int) -> Scene:
+    """The hard scene of the index at this attempt, solvable or not."""
+    rng = _stream(split, index, attempt)
+    return sample(
+        rng,
+        CLASS_NAMES[label],
+        odd=rng.random() < HARD_ODD,
+        nuisance=HARD,
+        label=label,
+        split=split,
+        index=index,
+    )
+
+
+@functools.lru_cache(maxsize=20_000)
+def solvable_attempt(split: str, index: int, label: int) -> int:
+    """The first attempt at a hard scene that a person can solve."""
+    for attempt in range(1000):
+        if solvable(_hard(split, index, label, attempt)):
+            return attempt
+    raise RuntimeError(f"no solvable scene for {split}/{index}; relax the floor")
+
+
+def _solvable(split: str, index: int, label: int) -> Scene:
+    return _hard(split, index, label, solvable_attempt(split, index, label))
+
+
+def solvable(of: Scene) -> bool:
+    """Whether enough of the object is seen, and sets itself off its surroundings."""
+    mask = object_mask(of)
+    area = mask.sum()
+    if area <= LEAST_AREA:
+        return False
+    if of.occluded:
+        whole = object_mask(dataclasses.replace(of, occluded=False)).sum()
+        if area <= (1 - MOST_HIDDEN) * whole:
+            return False
+    return contrast(render(of), mask) > LEAST_CONTRAST
+
+
+def _pool(index: int) -> Scene:
+    return _solvable("hard-pool", index, index % len(CLASS_NAMES))
+
+
+def _adversarial(index: int) -> Scene:
+    place, attempt = kept()[index]
+    found = _hard("hard-pool", place, place % len(CLASS_NAMES), attempt)
+    return dataclasses.replace(found, split="picto-a", index=index)
+
+
+@functools.cache
+def kept() -> tuple[tuple[int, int], ...]:
+    """The scenes of `hard-pool` that make up picto-a: index and solvable attempt.
+
+    Raises FileNotFoundError where no filter network has chosen them yet.
+    """
+    if not KEPT.is_file():
+        raise FileNotFoundError(
+            f"{KEPT} is missing; `study train picto-filter` chooses picto-a's scenes"
+        )
+    return tuple((i, attempt) for i, attempt in json.loads(KEPT.read_text())["scenes"])
+
+
+DEV_PARTS = ("photo", "odd", "sketch", "rendition", "corruption", "hard")
+
+
+def _dev(index: int) -> Scene:
+    split, kinds = "picto-dev", len(DEV_PARTS)
+    turn = index // kinds
+    match DEV_PARTS[index % kinds]:
+        case "photo":
+            return _balanced(split, index, kinds)
+        case "odd":
+            return _balanced(split, index, kinds, odd=True)
+        case "sketch":
+            return _balanced(split, index, kinds, style="sketch")
+        case "rendition":
+            style = RENDITIONS[turn % len(RENDITIONS)]
+            return _balanced(split, index, kinds, style=style)
+        case "corruption":
+            kind = tuple(CORRUPTIONS)[turn % len(CORRUPTIONS)]
+            severity = SEVERITIES[turn % len(SEVERITIES)]
+            clean = _balanced(split, index, kinds)
+            return dataclasses.replace(clean, corruption=kind, severity=severity)
+        case _:
+            return _solvable(split, index, turn % len(CLASS_NAMES))
+
+
+def _splits() -> dict[str, Split]:
+    classes = len(CLASS_NAMES)
+
+    def photos(name: str, count: int, about: str) -> Split:
+        return Split(name, count, about, functools.partial(_photo, name))
+
+    splits = (
+        Split(
+            "train",
+            40_000,
+            "all styles but six; captions; more past its size",
+            _train,
+            True,
+        ),
+        photos("few-shot", SHOTS * classes, f"{SHOTS} labelled photos per class"),
+        photos("unlabelled", 6_000, "photos whose labels nobody reads"),
+        photos("picto", 2_000, "photos like those of training"),
+        Split("picto-o", 2_000, "photos in odd places and colours", _odd),
+        Split("picto-s", 2_000, "sketches", _sketch),
+        Split(
+            "picto-r", 2_400, "renditions, half of them in unseen styles", _rendition
+        ),
+        Split("picto-c", 3_000, "six corruptions at five severities", _corrupted),
+        Split("hard-pool", 12_000, "hard photos that a person can solve", _pool),
+        Split(
+            "picto-a", None, "hard photos that a filter network got wrong", _adversarial
+        ),
+        Split("picto-dev", 2_000, "a little of each, for every choice", _dev),
+    )
+    return {split.name: split for split in splits}
+
+
+SPLITS: dict[str, Split] = _splits()

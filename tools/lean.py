@@ -1,0 +1,46 @@
+"""Make an executed study small enough to be committed.
+
+    python tools/lean.py outputs/reference
+
+Pictures keep their size and lose colours: 128 are left of each figure, in its file and
+in the notebook that shows it.
+"""
+
+import base64
+import io
+import json
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+COLOURS = 128
+
+
+def lean(folder: Path) -> None:
+    """Every PNG below the folder and in its notebooks, with a palette, if smaller."""
+    for path in folder.rglob("*.png"):
+        path.write_bytes(palette(path.read_bytes()))
+    for path in folder.rglob("*.ipynb"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for cell in content["cells"]:
+            for output in cell.get("outputs", []):
+                shown = output.get("data", {})
+                if "image/png" in shown:
+                    png = palette(base64.b64decode(shown["image/png"]))
+                    shown["image/png"] = base64.b64encode(png).decode()
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def palette(png: bytes) -> bytes:
+    """The PNG with a palette, or as it was where that is no smaller."""
+    target = io.BytesIO()
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    few = picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(target, "PNG", optimize=True)
+    return min(target.getvalue(), png, key=len)
+
+
+if __name__ == "__main__":
+    lean(Path(sys.argv[1]))
