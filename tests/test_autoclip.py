@@ -375,3 +375,18 @@ def test_only_the_released_weights_depend_on_which_images_come_together():
     right = autoclip(images.flatten(0, 1), descriptors, 1.0).view(15, 5, 5)
     found = autoclip(moved.flatten(0, 1), descriptors, 1.0).view(15, 5, 5)
     assert torch.allclose(found.roll(-1, dims=1), right, atol=1e-9)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("tau", [1.0, 100.0])
+def test_float32_is_precise_enough_whatever_the_aggregate(aggregation, tau):
+    centre = unit(1, 512)
+    noise = torch.randn(80, 200, 512, generator=torch.Generator().manual_seed(1))
+    templates = F.normalize(centre + 0.02 * noise, dim=-1)
+    noise = torch.randn(30, 512, generator=torch.Generator().manual_seed(2))
+    images = F.normalize(0.3 * centre + 0.05 * noise, dim=-1)
+    exact = weights(images, templates, 100.0, aggregation=aggregation, tau=tau)
+    found = weights(
+        images.float(), templates.float(), 100.0, aggregation=aggregation, tau=tau
+    )
+    assert (found - exact).abs().max() < 5e-5

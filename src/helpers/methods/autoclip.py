@@ -211,9 +211,10 @@ def aggregate_gradient(scores: Tensor, aggregation: str, tau: float) -> Tensor:
         best = scores.argmax(dim=-1)
         return F.one_hot(best, scores.shape[-1]).to(scores.dtype)
     if aggregation == "entropy":
-        log_p = (tau * scores).log_softmax(dim=-1)
+        log_p = (tau * scores.double()).log_softmax(dim=-1)  # differences are small
         p = log_p.exp()
-        return p * (log_p - (p * log_p).sum(dim=-1, keepdim=True))
+        q = p * (log_p - (p * log_p).sum(dim=-1, keepdim=True))
+        return q.to(scores.dtype)
     raise ValueError(f"aggregation {aggregation!r}: choose one of {AGGREGATIONS}")
 
 

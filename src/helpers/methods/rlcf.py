@@ -15,7 +15,9 @@ image afterwards. The reward's CLIP is larger in the paper, so much of the gain 
 knowledge: `two_models`, the mean of both zero-shot probabilities, is the control.
 
 Deviations: the authors' prompt form starts from CoOp's weights, which learned from
-labels; here it starts from words. Everything in float32. No momentum over images.
+labels; here it starts from words. Everything in float32. No momentum over images. The
+release tunes a ResNet with BatchNorm in training mode, so with the statistics of an
+image's views; here BatchNorm keeps CLIP's own.
 """
 
 from collections.abc import Callable, Iterable

@@ -12,7 +12,7 @@ What goes by this name differs in four things, which `PROTOCOLS` sets together:
 
     online     the paper's, with the rates of a benchmark on CLIP (github.com/
                mariodoebler/test-time-adaptation): SGD, 1 step a batch of 64, never
-               reset, predictions from before the step. It depends on the order.
+               reset, predictions from before the last step. It depends on the order.
     per batch  that of CLIPArTT (Hakim et al. 2024, arXiv 2405.00754) and WATT
                (Osowiechi et al. 2024, arXiv 2406.13875): Adam, 10 steps on a batch of
                128, reset before each, predictions from after the last.
@@ -73,7 +73,7 @@ def tent(
     """Logits float32 [N, C] of a stream of images, uint8 [N, 3, S, S], in this order.
 
     With `reset` every batch starts from the pretrained norms, and its logits are those
-    after its steps; without, its logits are those before its first step.
+    after its steps; without, its logits are those before its last step.
     `make_tower`: as in `lafter.lafter`; `class_features` [C, D].
     """
     student = _student(make_tower, class_features, logit_scale)

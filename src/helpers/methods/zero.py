@@ -13,9 +13,9 @@ the tied classes. Does none vote for them, the first rejected view chooses by it
 among them (where none is rejected, the most confident view). The winner gets one more
 vote, as in the released code.
 
-Deviations. Votes are integers; the code divides by the smallest step of the dtype
+Deviation. Votes are integers; the code divides by the smallest step of the dtype
 instead, which under fp16 leaves a temperature of 1/1024 at which close classes share a
-vote. The code walks the last V - K views in the order they were made, not by entropy.
+vote.
 
 A class's probability is its share of the votes, too coarse to be called calibrated:
 name the rule beside any ECE. A class without votes gets ln of the smallest normal
