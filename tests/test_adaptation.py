@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import bank, data
+from helpers import data, store
 from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.methods import coop, selection, tpt, vote
-from helpers.models import clip, contexts
+from helpers.models import clip
 from helpers.models.prompts import PromptTower
 from helpers.results import predictions
+from helpers.store import contexts
 
 COUNT = 10
 RECIPE = "preaugment"
@@ -67,7 +68,7 @@ def test_ledgers_hold_what_the_methods_say(run, model, dataset, text):
         "zero_shot": adaptation.as_it_is,
     }
     ledgers = adaptation.evaluate(run, model, dataset, text, methods, RECIPE, COUNT)
-    views = bank.view_features(model, dataset, RECIPE, COUNT)
+    views = store.view_features(model, dataset, RECIPE, COUNT)
     side = [text.tower.features, text.logit_scale, text.context]
     expected = [
         vote.confident_vote(views, text.class_features, text.logit_scale),
@@ -86,15 +87,15 @@ def test_ledgers_hold_what_the_methods_say(run, model, dataset, text):
 def test_without_a_recipe_methods_get_the_image_as_it_is(run, model, dataset, text):
     methods = {"zero_shot": adaptation.as_it_is}
     (ledger,) = adaptation.evaluate(run, model, dataset, text, methods)
-    features = bank.image_features(model, dataset)
+    features = store.image_features(model, dataset)
     logits = text.logit_scale * features @ text.class_features.T
     assert ledger.attrs["method"] == "zero_shot"
-    assert ledger.attrs["looking"] == bank.seconds_per_image(model, dataset)
+    assert ledger.attrs["looking"] == store.seconds_per_image(model, dataset)
     assert np.allclose(predictions.logits(ledger), logits, atol=1e-4)
 
 
 def test_a_look_at_an_image_shows_its_views_by_entropy(model, dataset, text):
-    views = bank.view_features(model, dataset, RECIPE, 20)[3].float()
+    views = store.view_features(model, dataset, RECIPE, 20)[3].float()
     logits = text.logit_scale * views @ text.class_features.T
     entropies = selection.entropy(logits)
     pictures, frame = adaptation.look(model, dataset, text, 3, RECIPE, 20)
@@ -119,7 +120,7 @@ def test_contexts_are_learned_once(model, dataset, monkeypatch):
     settings = (model, dataset, 4, RECIPE, 3, 2)
     path = adaptation.learn_coop(*settings)
     context = contexts.load(path, model)
-    views = bank.view_features(model, dataset, RECIPE, 3)
+    views = store.view_features(model, dataset, RECIPE, 3)
     tower = PromptTower(model, dataset.class_names, 4)
     start = coop.random_start(4, tower.context.shape[1])
     labels = torch.tensor(dataset.labels)

@@ -13,14 +13,16 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from helpers import bank, data
-from helpers.bank import captioning as kept
+from helpers import data, store
 from helpers.data.dataset import Dataset, Pixels
+from helpers.keys import key
 from helpers.methods import caption_prompts
 from helpers.methods.autoclip import autoclip, uniform
 from helpers.models import captioner as captioners
 from helpers.models import clip, embedded, slots
 from helpers.prompts import captions
+from helpers.store import features as stored
+from helpers.store import folders
 from picto import CLASS_NAMES, make, speech, splits
 from picto import captioner as training
 
@@ -49,8 +51,7 @@ def toy() -> captioners.Captioner:
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(kept, "CACHE", tmp_path)
-    monkeypatch.setattr(bank.keys, "CACHE", tmp_path)
+    monkeypatch.setattr(folders, "CACHE", tmp_path)
     return tmp_path
 
 
@@ -433,8 +434,8 @@ def test_cosines_with_own_prompts_are_kept_and_go_on_where_they_stood(
     dataset = pictures(7)
     media = ("photo", "sketch", "photo", "b", "photo", "b", "x")
     templates = [f"{word} of {{a}}" for word in media]
-    monkeypatch.setattr(bank.shards, "SHARD", 3)
-    images = bank.image_features(backbone, dataset)
+    monkeypatch.setattr(stored, "SHARD", 3)
+    images = store.image_features(backbone, dataset)
     expected = torch.stack(
         [
             image @ backbone.encode_texts([slots.fill(t, n) for n in ("cat", "dog")]).T
@@ -451,15 +452,15 @@ def test_cosines_with_own_prompts_are_kept_and_go_on_where_they_stood(
 
     monkeypatch.setattr(slots, "features", killed)
     with pytest.raises(KeyboardInterrupt):
-        bank.prompt_cosines(backbone, dataset, templates)
-    found = bank.prompt_cosines(backbone, dataset, templates)
+        store.prompt_cosines(backbone, dataset, templates)
+    found = store.prompt_cosines(backbone, dataset, templates)
     assert (found - expected).abs().max() < 1e-5
     assert sum(map(len, calls)) == 2 + 2 + 2 + 1  # b x photo, photo; the second twice
-    assert torch.equal(bank.prompt_cosines(backbone, dataset, templates), found)
+    assert torch.equal(store.prompt_cosines(backbone, dataset, templates), found)
     assert len(calls) == 4
-    assert bank.prompt_seconds_per_image(backbone, dataset, templates) > 0
+    assert store.prompt_seconds_per_image(backbone, dataset, templates) > 0
     with pytest.raises(ValueError, match="6 templates for 7 images"):
-        bank.prompt_cosines(backbone, dataset, templates[:6])
+        store.prompt_cosines(backbone, dataset, templates[:6])
 
 
 # Captions, kept
@@ -473,19 +474,19 @@ def test_each_picture_is_captioned_once(toy, cache):
 
         def __call__(self, images):
             seen.extend(images)
-            return [f"picture {kept.picture_hash(image)[:4]}" for image in images]
+            return [f"picture {key(image)[:4]}" for image in images]
 
-    first = bank.captions(Counting(), dataset)
+    first = store.captions(Counting(), dataset)
     assert list(first.columns) == ["image_id", "caption", "seconds"]
     assert first["image_id"].tolist() == list(dataset.ids)
     assert len(seen) == 5
-    assert first.equals(bank.captions(Counting(), dataset))
-    part = bank.captions(Counting(), pictures(5, "others").subset([3, 1, 3 - 1]))
+    assert first.equals(store.captions(Counting(), dataset))
+    part = store.captions(Counting(), pictures(5, "others").subset([3, 1, 3 - 1]))
     assert part["caption"].tolist() == first["caption"][[3, 1, 2]].tolist()
     assert len(seen) == 5  # another data set, the same pictures
     other = Counting()
     other.key = "another"
-    bank.captions(other, dataset)
+    store.captions(other, dataset)
     assert len(seen) == 10
 
 
@@ -502,11 +503,11 @@ def test_a_killed_run_goes_on(cache, monkeypatch):
             return ["héllo"] * len(images)
 
     with pytest.raises(KeyboardInterrupt):
-        bank.captions(Dying(), dataset)
-    (store,) = (cache / "captions").glob("*.jsonl")
-    with store.open("a") as file:
+        store.captions(Dying(), dataset)
+    (kept_file,) = cache.rglob("*.jsonl")
+    with kept_file.open("a") as file:
         file.write('["abc", "half a li')
-    assert bank.captions(Dying(), dataset)["caption"].tolist() == ["héllo"] * 5
+    assert store.captions(Dying(), dataset)["caption"].tolist() == ["héllo"] * 5
     assert len(seen) == 4 + 3
 
 
@@ -714,7 +715,6 @@ def test_all_attempts_are_what_they_are_alone_in_whatever_portions():
 @pytest.fixture
 def toy_training(cache, monkeypatch):
     drawn = {name: splits.images(name, range(40)) for name in ("train", "picto-dev")}
-    monkeypatch.setattr(training, "CACHE", cache)
     monkeypatch.setattr(
         training.pool, "render", lambda name, rows: drawn[name][rows.start : rows.stop]
     )

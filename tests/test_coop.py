@@ -11,7 +11,8 @@ from torch import Tensor
 from helpers.methods import cocoop, coop
 from helpers.methods.cocoop import CoCoOp
 from helpers.methods.zero_shot import zero_shot
-from helpers.models import clip, contexts
+from helpers.models import clip
+from helpers.store import contexts
 
 C, D, M, W = 5, 32, 3, 8
 SCALE = 20.0
@@ -478,18 +479,3 @@ def test_conditional_contexts_from_both_kinds_of_file(backbone, tmp_path):
     contexts.save(ours, wider._asdict(), backbone, "few-shot", {})
     with pytest.raises(ValueError, match=r"hidden_weight \[8, 64\].* needs \[8, 128\]"):
         contexts.load_conditional(ours, backbone)
-
-
-def test_each_recipe_has_a_place_of_its_own(backbone):
-    recipe = {"epochs": 50, "seed": 0}
-    path = contexts.place(backbone, "data", recipe)
-    assert path == contexts.place(backbone, "data", {"seed": 0, "epochs": 50})
-    assert path.suffix == ".safetensors"
-    other = clip.load("picto-rn", "random", device="cpu")
-    paths = {
-        path,
-        contexts.place(backbone, "data", recipe | {"epochs": 51}),
-        contexts.place(backbone, "other data", recipe),
-        contexts.place(other, "data", recipe),
-    }
-    assert len(paths) == 4

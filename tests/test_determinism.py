@@ -7,13 +7,13 @@ import pytest
 import torch
 from digests import FILE, digests, machine, unsure
 
-from helpers import bank, data
-from helpers.bank import keys, shards
-from helpers.bank import views as view_bank
+from helpers import data, store
 from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.methods import tpt, vote
 from helpers.models import clip
+from helpers.store import ahead, features, folders
+from helpers.store import views as view_store
 from helpers.study import main
 from helpers.study.parameters import number_of
 
@@ -83,8 +83,7 @@ def dataset():
 
 def evaluated(folder, monkeypatch, model, dataset) -> dict[str, bytes]:
     """The ledgers of some methods, from an empty cache."""
-    for module in (keys, adaptation):
-        monkeypatch.setattr(module, "CACHE", folder / "cache")
+    monkeypatch.setattr(folders, "CACHE", folder / "cache")
     run = Run("02_x", "toy", folder / "toy", 0, torch.device("cpu"))
     text = adaptation.prepare(model, dataset.class_names)
     methods = {
@@ -102,9 +101,8 @@ def test_ledgers_do_not_depend_on_threads_that_read_and_draw_or_on_chunks(
     model, dataset, tmp_path, monkeypatch
 ):
     first = evaluated(tmp_path / "first", monkeypatch, model, dataset)
-    monkeypatch.setattr(shards, "READERS", 1)
-    monkeypatch.setattr(view_bank, "DRAWERS", 1)
-    monkeypatch.setattr(view_bank, "AHEAD", 0)
+    monkeypatch.setattr(ahead, "THREADS", 1)
+    monkeypatch.setattr(view_store, "AHEAD", 0)
     monkeypatch.setattr(adaptation, "CHUNK", 32)
     assert len(first) == 3
     assert evaluated(tmp_path / "other", monkeypatch, model, dataset) == first
@@ -113,15 +111,15 @@ def test_ledgers_do_not_depend_on_threads_that_read_and_draw_or_on_chunks(
 def test_batches_and_torchs_threads_move_features_by_rounding_only(
     model, dataset, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(keys, "CACHE", tmp_path / "one")
-    features = bank.image_features(model, dataset)
+    monkeypatch.setattr(folders, "CACHE", tmp_path / "one")
+    plain = store.image_features(model, dataset)
     threads = torch.get_num_threads()
     for number, batch in ((1, 64), (2, 64), (threads, 7)):
-        monkeypatch.setattr(keys, "CACHE", tmp_path / f"{number}-{batch}")
-        monkeypatch.setattr(shards, "BATCH", batch)
+        monkeypatch.setattr(folders, "CACHE", tmp_path / f"{number}-{batch}")
+        monkeypatch.setattr(features, "BATCH", batch)
         torch.set_num_threads(number)
         try:
-            other = bank.image_features(model, dataset)
+            other = store.image_features(model, dataset)
         finally:
             torch.set_num_threads(threads)
-        assert (other - features).abs().max() < 1e-6
+        assert (other - plain).abs().max() < 1e-6

@@ -25,10 +25,10 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from helpers import bank, data
-from helpers.bank.generated import generated_features
+from helpers import data, store
 from helpers.methods import difftpt, selection, tpt
 from helpers.models import clip, diffusion, sdedit
+from helpers.store.generated import generated_features
 from picto import diffusion as training
 
 
@@ -299,7 +299,8 @@ def test_the_embedded_model_keeps_the_class(little):
     few = data.load("picto", images=128)
     backbone = clip.load("picto-rn", "picto", "cpu")
     drawn = made([few.image(i) for i in range(len(few))], range(len(few)))
-    classes = bank.template_features(backbone, few.class_names, ["a photo of a {}."])[0]
+    photo = ["a photo of a {}."]
+    classes = store.template_features(backbone, few.class_names, photo)[0]
     crops = torch.stack([backbone.crop(to_pil_image(p)) for p in drawn.pictures])
     features = backbone.encode_images(backbone.normalise(crops))
     hits = (features @ classes.T).argmax(dim=-1) == torch.tensor(few.labels)
@@ -351,7 +352,7 @@ def test_more_strength_goes_farther_from_the_picture():
     assert near < middle < far
 
 
-# Generated views in the bank
+# Generated views in the store
 
 
 class Counting:
@@ -374,7 +375,7 @@ class Counting:
 
 @pytest.fixture
 def few(monkeypatch, tmp_path):
-    monkeypatch.setattr("helpers.bank.keys.CACHE", tmp_path)
+    monkeypatch.setattr("helpers.store.folders.CACHE", tmp_path)
     return clip.load("picto-rn", "picto", "cpu"), data.load("picto", images=12)
 
 
@@ -411,7 +412,7 @@ def test_an_interrupted_generation_goes_on(few):
 def test_the_cap_takes_a_fixed_part(few, monkeypatch, capsys):
     ticks = itertools.count(step=30.0)  # every look at the clock is half a minute on
     monkeypatch.setattr(
-        "helpers.bank.generated.time.perf_counter", lambda: float(next(ticks))
+        "helpers.store.generated.time.perf_counter", lambda: float(next(ticks))
     )
     capped = generated_features(*few, Counting(), 6, max_minutes=2.1)
     assert len(capped.positions) == 4

@@ -17,8 +17,8 @@ from nbformat import v4
 from PIL import Image
 
 from helpers import paths
-from helpers.bank import keys
 from helpers.chapters import adaptation, notebook
+from helpers.store import folders
 from helpers.study import fingerprints, lock, main, parameters, runner
 
 CELLS = (
@@ -47,7 +47,7 @@ CELLS = (
     "adaptation.evaluate(run, model, dataset, text, zero_shot)",
     'adaptation.evaluate(run, model, dataset, text, methods, "preaugment", 10)',
 )
-KEPT = ("bank/*/*.safetensors", "bank/*/marks", "adapted/*/*.safetensors")
+KEPT = "store/*/*/*.safetensors", "store/views/*/marks"
 
 
 def write_chapter(folder: Path, stem: str, cells, params: str = "") -> None:
@@ -133,8 +133,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def unkilled(folder: Path, monkeypatch) -> dict[str, bytes]:
     """The ledgers of the chapter's cells, run in this process in one go."""
-    for module in (keys, adaptation):
-        monkeypatch.setattr(module, "CACHE", folder / "unkilled")
+    monkeypatch.setattr(folders, "CACHE", folder / "unkilled")
     monkeypatch.setattr(notebook, "OUTPUTS", folder / "unkilled")
     scope: dict = {}
     for cell in CELLS:

@@ -23,12 +23,12 @@ import torch
 from nbformat import v4
 from PIL import Image
 
-from helpers import bank, data, paths
-from helpers.bank import captioning
+from helpers import data, paths, store
 from helpers.data import integrity
 from helpers.data.dataset import UnreadableImage, open_image
-from helpers.models import clip, contexts
+from helpers.models import clip
 from helpers.results import predictions
+from helpers.store import contexts, folders
 from helpers.study import main, parameters, runner
 
 
@@ -443,11 +443,11 @@ def test_other_tables_are_no_ledgers(tmp_path):
 def test_a_list_of_checked_files_that_is_none_is_made_anew(tmp_path, content):
     root = lookalikes.photos(tmp_path / "pets", {"cat": 1, "dog": 1})
     dataset = data.read("folder", str(root))
-    store = integrity._ledger(dataset)
-    store.parent.mkdir(parents=True)
-    store.write_text(content, errors="surrogateescape")
+    kept = integrity._ledger(dataset)
+    kept.parent.mkdir(parents=True)
+    kept.write_text(content, errors="surrogateescape")
     assert integrity.verify(dataset) == []
-    assert len(json.loads(store.read_text())) == 2
+    assert len(json.loads(kept.read_text())) == 2
 
 
 class Parrot:
@@ -460,20 +460,20 @@ class Parrot:
 
 
 def test_captions_that_are_none_are_made_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(captioning, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(folders, "CACHE", tmp_path / "cache")
     root = lookalikes.photos(tmp_path / "pets", {"cat": 1, "dog": 1})
     dataset = data.read("folder", str(root))
-    first = bank.captions(Parrot(), dataset)
-    (store,) = (tmp_path / "cache" / "captions").glob("*.jsonl")
-    (hashes,) = (tmp_path / "cache" / "captions").glob("*.json")
+    first = store.captions(Parrot(), dataset)
+    (kept,) = (tmp_path / "cache").rglob("*.jsonl")
+    (hashes,) = (tmp_path / "cache").rglob("keys.json")
     lines = ["5", "null", "[[1], 2, 3]", '{"a": 1, "b": 2, "c": 3}', "[" * 10**5]
-    store.write_text("\n".join([*lines, '["x", "y", "z"]', store.read_text()]))
+    kept.write_text("\n".join([*lines, '["x", "y", "z"]', kept.read_text()]))
     for content in ("5", "[1]", "{", "[" * 10**5, '{"a": 1, "b": 2}'):
         hashes.write_text(content)
-        again = bank.captions(Parrot(), dataset)
+        again = store.captions(Parrot(), dataset)
         pd.testing.assert_frame_equal(first, again)
-    store.write_text("\n".join(lines))
-    assert bank.captions(Parrot(), dataset)["caption"].tolist() == ["a parrot"] * 2
+    kept.write_text("\n".join(lines))
+    assert store.captions(Parrot(), dataset)["caption"].tolist() == ["a parrot"] * 2
 
 
 # Doors

@@ -24,6 +24,7 @@ from helpers.methods.lafter import ABLATIONS, lafter, text_classifier
 from helpers.methods.training import Step, Student
 from helpers.models import clip
 from helpers.models.visual import ImageTower, norm_affines, tuned_share
+from helpers.store.checkpoints import Checkpoint
 from helpers.views import strong
 from picto import splits
 
@@ -498,8 +499,8 @@ def test_rate_is_constant_unless_scheduled():
 
 
 def test_interrupted_training_ends_with_the_same_numbers(tmp_path):
-    whole = toy_run(folder=tmp_path / "whole")
-    calls = []
+    whole = toy_run(checkpoint=Checkpoint(tmp_path / "whole"))
+    calls, cut = [], Checkpoint(tmp_path / "cut")
 
     def interrupt(model: nn.Module) -> dict:
         calls.append(1)
@@ -508,36 +509,38 @@ def test_interrupted_training_ends_with_the_same_numbers(tmp_path):
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        toy_run(folder=tmp_path / "cut", evaluate=interrupt)
+        toy_run(checkpoint=cut, evaluate=interrupt)
     assert len(pd.read_csv(tmp_path / "cut" / "log.csv")) == 2
-    resumed = toy_run(folder=tmp_path / "cut")
+    resumed = toy_run(checkpoint=cut)
     drop = ["seconds"]
     pd.testing.assert_frame_equal(
         resumed.log.drop(columns=drop), whole.log.drop(columns=drop)
     )
     assert torch.equal(resumed.labels, whole.labels)
     assert torch.equal(resumed.model.linear.weight, whole.model.linear.weight)
-    again = toy_run(folder=tmp_path / "cut")
+    again = toy_run(checkpoint=cut)
     assert again.log.equals(resumed.log)
 
 
 def test_interrupted_lafter_ends_with_the_same_numbers(tmp_path, vit, photos, weight):
-    whole = run(vit, weight, photos, folder=tmp_path / "whole")
-    run(vit, weight, photos, epochs=1, folder=tmp_path / "cut")
-    resumed = run(vit, weight, photos, folder=tmp_path / "cut")
+    cut = Checkpoint(tmp_path)
+    whole = run(vit, weight, photos)
+    run(vit, weight, photos, epochs=1, checkpoint=cut)
+    resumed = run(vit, weight, photos, checkpoint=cut)
     assert resumed.log[FIGURES].equals(whole.log[FIGURES])
     for name, parameter in trained(whole.model).items():
         assert torch.equal(parameter, trained(resumed.model)[name])
 
 
-def test_folders_of_other_runs_are_refused(tmp_path):
-    toy_run(folder=tmp_path)
+def test_checkpoints_of_other_runs_are_refused(tmp_path):
+    kept = Checkpoint(tmp_path)
+    toy_run(checkpoint=kept)
     with pytest.raises(ValueError, match=r"another run .*seed 0, not 1"):
-        toy_run(folder=tmp_path, seed=1)
+        toy_run(checkpoint=kept, seed=1)
     with pytest.raises(ValueError, match="method 'toy', not 'other'"):
-        toy_run(folder=tmp_path, settings={"method": "other"})
+        toy_run(checkpoint=kept, settings={"method": "other"})
     with pytest.raises(ValueError, match="4 epochs on, past the 2 asked for"):
-        toy_run(folder=tmp_path, epochs=2)
+        toy_run(checkpoint=kept, epochs=2)
 
 
 def test_healthy_training_is_not_called_a_collapse():
@@ -600,16 +603,15 @@ def test_loop_refuses_nothing_to_do(wrong):
         toy_run(**wrong)
 
 
-def test_memory_is_estimated_before_the_start(monkeypatch, vit, photos, weight):
+def test_memory_is_estimated_before_the_start(vit, photos, weight):
     x, w = normal(100, 50), nn.Parameter(normal(50, 50))
     holder = nn.ParameterList([w])
     kept = training.graph_bytes(holder, lambda: (x @ w).relu())
     assert kept == 4 * (100 * 50 + 100 * 50)  # x, and what the rectifier let through
     objects = gc.get_objects()
     assert not [o for o in objects if type(o) is Tensor and o.grad_fn is not None]
-    monkeypatch.setattr(training, "_free_bytes", lambda device: 10e6)
     with pytest.raises(MemoryError, match=r"batches of 12 need about 0\.\d GB") as told:
-        run(vit, weight, photos, batch=12)
+        run(vit, weight, photos, batch=12, free=lambda device: 10e6)
     assert "at most" in str(told.value)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lookalikes import imagenet_layout, picture
 
-from helpers import bank, data
+from helpers import data, store
 from helpers.chapters import self_training
 from helpers.data.pool import pool
 from helpers.methods.lafter import lafter
@@ -18,6 +18,7 @@ from helpers.methods.training import NO_LABEL, Trained
 from helpers.models import clip
 from helpers.models.visual import ImageTower
 from helpers.results import figures
+from helpers.store import folders
 from helpers.study import check, main
 
 FAST = {
@@ -168,25 +169,28 @@ def test_few_are_a_part_of_more():
     assert self_training.few(dataset, 99) is dataset
 
 
-def test_runs_resume_from_folders_of_their_own(vit, tmp_path, monkeypatch):
-    monkeypatch.setattr(self_training, "CACHE", tmp_path)
+def test_runs_resume_from_checkpoints_of_their_own(vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "CACHE", tmp_path)
     cut = self_training.halves(vit, data.load("picto-s", images=64), pool_images=6)
     weight = torch.randn(64, vit.embed_dim, generator=torch.manual_seed(0))
     used = {"prompts": 2, "epochs": 2, "batch": 3}
-    where = self_training.folder(vit, "lafter", cut.pool, weight, **used)
+
+    def kept(method="lafter", seen=cut.pool, weight=weight, **changes) -> dict:
+        return self_training.kept(vit, method, seen, weight, **{**used, **changes})
+
+    where = kept()["checkpoint"].folder
     others = [
-        self_training.folder(vit, "lafter", cut.pool, weight, **{**used, "epochs": 3}),
-        self_training.folder(vit, "lafter", cut.pool, weight + 1, **used),
-        self_training.folder(vit, "lafter", cut.tested, weight, **used),
-        self_training.folder(vit, "lora", cut.pool, weight, **used),
+        kept(epochs=3),
+        kept(weight=weight + 1),
+        kept(seen=cut.tested),
+        kept(method="lora"),
     ]
-    assert len({where, *others}) == 5
+    assert len({where, *(other["checkpoint"].folder for other in others)}) == 5
     watch = self_training.watch(cut.tested.images, cut.test.labels)
+    make = partial(ImageTower, vit)
     runs = [
-        lafter(
-            partial(ImageTower, vit), weight, cut.pool, **used, folder=where, evaluate=e
-        )
-        for e in (watch, None)
+        lafter(make, weight, cut.pool, **used, **kept(), evaluate=evaluate)
+        for evaluate in (watch, None)
     ]
     assert (where / "log.csv").is_file()
     assert runs[0].log.equals(runs[1].log)  # seconds, too: the second only reads
@@ -200,10 +204,10 @@ def test_label_accuracy_counts_the_taught_alone():
     assert found == pytest.approx([1 / 2, 2 / 3])
 
 
-def test_drawn_views_are_the_banks(vit):
+def test_drawn_views_are_those_of_the_store(vit):
     single = data.load("picto-s", images=64).subset([3, 5])
     drawn = [*self_training.drawn(vit, single, "preaugment", 4, 2)]
-    kept = bank.view_features(vit, single, "preaugment", 4, 2)
+    kept = store.view_features(vit, single, "preaugment", 4, 2)
     for of_image, features in zip(drawn, kept, strict=True):
         made = vit.encode_images(vit.normalise(of_image))
         assert torch.allclose(made, features.float(), atol=1e-3)

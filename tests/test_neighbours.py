@@ -28,6 +28,7 @@ from helpers.methods.upl import Prompted, confident_images, upl
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip
 from helpers.models.visual import ImageTower, norm_affines
+from helpers.store.checkpoints import Checkpoint
 from helpers.views.strong import strong
 from picto import splits
 
@@ -718,7 +719,7 @@ def test_neighbours_log_and_resume_alike(method, tmp_path, vit, make, photos, cl
         "lora": partial(lora, make, classes, scale, photos, labels, epochs=3),
     }
     call = partial(runs[method], batch=6)
-    whole, calls = call(), []
+    whole, calls, kept = call(), [], Checkpoint(tmp_path)
 
     def interrupt(model: nn.Module) -> dict:
         calls.append(model)
@@ -727,8 +728,8 @@ def test_neighbours_log_and_resume_alike(method, tmp_path, vit, make, photos, cl
         return {}
 
     with pytest.raises(KeyboardInterrupt):
-        call(folder=tmp_path, evaluate=interrupt)
-    resumed = call(folder=tmp_path)
+        call(checkpoint=kept, evaluate=interrupt)
+    resumed = call(checkpoint=kept)
     columns = whole.log.columns.drop("seconds")
     assert {"loss", "agreement", "labelled", "effective_classes"} <= {*columns}
     assert resumed.log[columns].equals(whole.log[columns])

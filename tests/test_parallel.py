@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import bank, data, parallel
-from helpers.bank import keys, shards
-from helpers.bank import views as view_bank
+from helpers import data, parallel, store
 from helpers.chapters import adaptation, self_training
 from helpers.chapters.notebook import Run
 from helpers.methods.lafter import lafter
 from helpers.methods.tpt import tpt
 from helpers.models import clip
 from helpers.models.visual import ImageTower
+from helpers.store import checkpoints, features, folders
+from helpers.store import views as view_store
 from helpers.study import main
 
 if importlib.util.find_spec("ray") is None:
@@ -44,7 +44,7 @@ def test_ray_stays_out_until_it_is_asked_for():
         "import sys\n"
         "from helpers import parallel\n"
         "assert 'torch' not in sys.modules\n"
-        "from helpers import bank, chunks\n",
+        "from helpers import store\n",
         "from helpers.chapters import adaptation, self_training\n"
         "assert not parallel.active()\n"
         "done = parallel.spread(list, [range(2), range(2, 3)], 'counting')\n"
@@ -282,7 +282,7 @@ def test_an_error_of_the_work_ends_the_run_at_once(spreading, tmp_path):
 
 
 def bytes_of(folder: Path, run: Run) -> dict[str, bytes]:
-    """The banks' features and the ledgers, without what tells of seconds."""
+    """The views' features and the ledgers, without what tells of seconds."""
     found = {
         str(path.relative_to(run.folder)): path.read_bytes()
         for path in run.folder.rglob("*.parquet")
@@ -293,12 +293,11 @@ def bytes_of(folder: Path, run: Run) -> dict[str, bytes]:
 
 def piece(model, folder: Path, monkeypatch) -> dict[str, bytes]:
     """Features, views and TPT of a few images, everything made anew in `folder`."""
-    for module in (keys, adaptation):
-        monkeypatch.setattr(module, "CACHE", folder)
+    monkeypatch.setattr(folders, "CACHE", folder)
     dataset = data.load("picto-s", images=24).subset(range(6))
     run = Run("02_piece", "piece", folder / "out", 0, torch.device("cpu"))
     text = adaptation.prepare(model, dataset.class_names)
-    plain = bank.image_features(model, dataset)
+    plain = store.image_features(model, dataset)
     method = {"tpt": adaptation.by_tuning(tpt, rho=0.25)}
     adaptation.evaluate(run, model, dataset, text, method, "preaugment", 8)
     found = bytes_of(folder, run)
@@ -309,8 +308,8 @@ def piece(model, folder: Path, monkeypatch) -> dict[str, bytes]:
 def test_a_piece_of_a_study_is_the_same_to_the_byte(
     spreading, model, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(shards, "SHARD", 2)
-    monkeypatch.setattr(view_bank, "SPAN", 2)
+    monkeypatch.setattr(features, "SHARD", 2)
+    monkeypatch.setattr(view_store, "SPAN", 2)
     monkeypatch.setattr(adaptation, "chunk_size", lambda batch: 2)
     with one_thread():
         alone = piece(model, tmp_path / "alone", monkeypatch)
@@ -334,7 +333,8 @@ def test_trainings_side_by_side_leave_the_same(spreading, model, tmp_path):
 
     def trainings(folder: Path) -> list[partial]:
         tune = partial(lafter, make, weight, cut.pool, prompts=2, epochs=2, batch=3)
-        return [partial(tune, seed=n, folder=folder / str(n)) for n in range(2)]
+        kept = [checkpoints.Checkpoint(folder / str(n)) for n in range(2)]
+        return [partial(tune, seed=n, checkpoint=kept[n]) for n in range(2)]
 
     with one_thread():
         alone = self_training.side_by_side(trainings(tmp_path / "alone"), "trainings")

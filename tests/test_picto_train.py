@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers.models import clip, embedded
+from helpers.store import folders
 from picto import (
     cards,
     make,
@@ -28,7 +29,7 @@ TOY = train.Recipe(steps=6, images=64, batch=16, warmup=2)
 @pytest.fixture
 def toy_pool(tmp_path, monkeypatch):
     """An empty cache, and a picto-dev of a dozen pictures."""
-    monkeypatch.setattr(pool, "CACHE", tmp_path)
+    monkeypatch.setattr(folders, "CACHE", tmp_path)
     pictures = splits.images("picto-dev", range(12))
     facts = pd.DataFrame({"label": range(12), "part": ["photo", "odd"] * 6})
     monkeypatch.setattr(pool, "dev_pool", lambda: (pictures, facts))

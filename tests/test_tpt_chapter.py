@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from lookalikes import imagenet_layout
 
-from helpers import bank, data, paths
+from helpers import data, paths, store
 from helpers.methods import tpt
 from helpers.models import clip
 from helpers.models.prompts import PromptTower
@@ -64,7 +64,7 @@ def test_every_method_sees_the_same_images_on_every_augmentation(smoke_study):
 
 
 def test_the_ledger_of_tpt_is_tpts(smoke_study):
-    """Image by image from the bank's views, whatever the chapter's shortcuts."""
+    """Image by image from the store's views, whatever the chapter's shortcuts."""
     path = (
         smoke_study / "predictions" / "picto-a" / "picto-rn" / "tpt-preaugment.parquet"
     )
@@ -72,11 +72,11 @@ def test_the_ledger_of_tpt_is_tpts(smoke_study):
     model = clip.load("picto-rn", "picto", device="cpu")
     dataset = data.load("picto-a", "", 128).sample(64)
     assert kept["image_id"].tolist() == list(dataset.ids)
-    views = bank.view_features(model, dataset, "preaugment", 10)
+    views = store.view_features(model, dataset, "preaugment", 10)
     tower = PromptTower(model, dataset.class_names)
     exact = tpt.tpt(views, tower.features, model.logit_scale, tower.context)
     assert np.allclose(predictions.logits(kept), exact, atol=2e-3)
-    looking = bank.view_seconds_per_image(model, dataset, "preaugment", 10)
+    looking = store.view_seconds_per_image(model, dataset, "preaugment", 10)
     assert kept.attrs["seconds_per_image"] > looking
     assert kept.attrs["settings"]["views"] == "preaugment"
 

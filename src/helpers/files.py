@@ -1,12 +1,13 @@
 """Files that are whole or not there."""
 
 import errno
-import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from helpers.keys import key
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
@@ -85,12 +86,8 @@ def enough_room(path: Path) -> Iterator[None]:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """A short hash of the names and contents of files, whatever their order."""
-    found = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.as_posix()):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        found.update(f"{path.name} {content}\n".encode())
-    return found.hexdigest()[:16]
+    """A key of the names and contents of files, whatever their order."""
+    return key((path.name, path.read_bytes()) for path in sorted(paths))
 
 
 def _says_full(error: BaseException | None) -> bool:

@@ -21,11 +21,12 @@ from torch import Tensor
 from transformers import VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from helpers.chunks import in_chunks
 from helpers.models import captioner as captioners
 from helpers.models import embedded
 from helpers.paths import CACHE
 from helpers.progress import track
+from helpers.store.chunks import in_chunks
+from helpers.store.folders import folder
 from picto import cards, pool, speech, splits, train
 
 NAME = captioners.EMBEDDED
@@ -160,15 +161,15 @@ def _batch(
 def _tokens(recipe: Recipe) -> np.ndarray:
     """Token ids int16 [N, 4, n_positions] of training captions, made once."""
     length = recipe.decoder["n_positions"]
-    digest = f"{pool.world_hash()}-{embedded.sha256(embedded.MERGES)[:8]}-{length}"
-    folder = CACHE / "picto" / f"telling-{recipe.images}-{digest}"
+    made_by = recipe.images, pool.world_hash(), embedded.MERGES.read_bytes(), length
+    where = folder("picto", "telling", *made_by)
 
     def tokenise(rows: range) -> Iterator[tuple[range, Tensor]]:
         found = pool._spread(_Tokenise(recipe.backbone, length), rows, "captions")
         yield rows, torch.from_numpy(np.concatenate(found))
 
     count = recipe.images
-    return in_chunks(folder, count, tokenise, "token ids", size=count).numpy()
+    return in_chunks(where, count, tokenise, "token ids", size=count).numpy()
 
 
 @dataclass(frozen=True)

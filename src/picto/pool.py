@@ -14,10 +14,10 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
-from helpers.chunks import in_chunks
 from helpers.models import embedded
-from helpers.paths import CACHE
 from helpers.progress import track
+from helpers.store.chunks import in_chunks
+from helpers.store.folders import folder
 from picto import captions, numerals, splits
 
 CAPTIONS_EACH = 4
@@ -30,8 +30,8 @@ DRAWN = 8000  # pictures in a file, 100 MB
 def training_pool(images: int) -> tuple[np.ndarray, np.ndarray]:
     """The first pictures of `train`, then a numeral for every twenty of them, uint8
     [N, 64, 64, 3], and their captions' token ids, int16 [N, 4, 48]."""
-    digest = f"{world_hash()}-{embedded.sha256(embedded.MERGES)[:8]}"
-    folder = CACHE / "picto" / f"train-{images}-{digest}.tokens"
+    merges = embedded.MERGES.read_bytes()
+    where = folder("picto", "captions", images, world_hash(), merges)
     written = range(images // SCENES_PER_NUMERAL)
 
     def tokens(rows: range) -> Iterator[tuple[range, Tensor]]:
@@ -40,7 +40,7 @@ def training_pool(images: int) -> tuple[np.ndarray, np.ndarray]:
         yield rows, torch.from_numpy(found)
 
     count = images + len(written)
-    ids = in_chunks(folder, count, tokens, "token ids", size=count)
+    ids = in_chunks(where, count, tokens, "token ids", size=count)
     pictures = [
         render("train", range(images)),
         *(numerals.image(i)[None] for i in written),
@@ -57,9 +57,8 @@ def render(split: str, indices: range) -> np.ndarray:
         drawn = _spread(partial(splits.images, split), some, f"drawing {split}")
         yield rows, torch.from_numpy(np.concatenate(drawn))
 
-    name = f"{split}-{indices.start}-{indices.stop}-{world_hash()}"
-    folder = CACHE / "picto" / name
-    return in_chunks(folder, len(indices), draw, f"pictures of {split}", DRAWN).numpy()
+    where = folder("picto", split, indices.start, indices.stop, world_hash())
+    return in_chunks(where, len(indices), draw, f"pictures of {split}", DRAWN).numpy()
 
 
 @cache

@@ -24,10 +24,10 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from helpers import checkpoints
 from helpers.models import embedded
 from helpers.models.clip import encode_tokens
 from helpers.paths import CACHE
+from helpers.store import checkpoints
 from picto import cards, pool, transformer
 
 TOKEN_STD = 0.01

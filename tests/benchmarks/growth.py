@@ -29,10 +29,10 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers import parallel, views
-from helpers.bank.views import SPAN
 from helpers.chapters.adaptation import CHUNK
 from helpers.models import clip
 from helpers.models.prompts import PromptTower
+from helpers.store.views import SPAN
 
 IMAGES, VIEWS, CLASSES = 50_000, 64, 1000
 BY_TUNING, METHODS = 3, 10
@@ -134,7 +134,7 @@ def units(name: str, draw: float) -> Units:
 
 
 def stages(of: Units, rate: float, gpus: int) -> list[Stage]:
-    """The bank of views, then the methods that tune, in the tasks of `parallel`."""
+    """The store of views, then the methods that tune, in the tasks of `parallel`."""
 
     def stage(name: str, gpu: float, cpu: float, size: float, span: int) -> Stage:
         room = parallel.Placement(CORES, 1, gpus)
@@ -243,11 +243,11 @@ def main() -> None:
     print(f"\nPer image, counted and measured (torch {torch.__version__}):")
     print(f"  decoding and drawing the views: {1e3 * draw:.0f} ms of one core")
     for name, of in found.items():
-        bank = IMAGES * VIEWS * of.width * 2 / 1e9
+        views = IMAGES * VIEWS * of.width * 2 / 1e9
         print(
             f"  {name}: views {of.look / 1e9:,.0f} GFLOP, tuning {of.tune / 1e9:,.0f}"
         )
-        print(f"    (as published {of.plain / 1e9:,.0f}); the bank has {bank:.1f} GB,")
+        print(f"    (as published {of.plain / 1e9:,.0f}); views have {views:.1f} GB,")
         print(f"    the weights that go to each worker {of.weights / 1e9:.1f} GB")
     logits = METHODS * IMAGES * CLASSES * 4 / 1e9
     print(f"  logits of all methods: {logits:.1f} GB")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
-from helpers import bank, data, parallel
-from helpers.bank import keys
+from helpers import data, parallel, store
 from helpers.models import clip
+from helpers.store import folders
 
 IMAGES, VIEWS, ROUNDS = 128, 64, 2
 
@@ -26,17 +26,17 @@ def main() -> None:
     dataset = data.load("picto-s", images=IMAGES)
     spent = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
-        keys.CACHE = Path(folder)
+        folders.CACHE = Path(folder)
         with parallel.chosen(workers=2):
             began = time.perf_counter()
-            bank.view_features(model, dataset, count=2, seed=-1)  # loads the workers
+            store.view_features(model, dataset, count=2, seed=-1)  # loads the workers
             print(f"Ray's start: {time.perf_counter() - began:.1f} s")
         for seed in range(ROUNDS):
             for workers in spent:
-                keys.CACHE = Path(folder, str(workers))
+                folders.CACHE = Path(folder, str(workers))
                 with parallel.chosen(workers=workers):
                     began = time.perf_counter()
-                    bank.view_features(model, dataset, count=VIEWS, seed=seed)
+                    store.view_features(model, dataset, count=VIEWS, seed=seed)
                     spent[workers].append(time.perf_counter() - began)
     one, two = (min(spent[workers]) for workers in (1, 2))
     print(

@@ -1,12 +1,10 @@
 """Adaptation as the chapters run it: methods on views, timed, and kept as ledgers.
 
-Here the rooms meet: the text side of a backbone, views from the bank, the functions of
+Here the rooms meet: the text side of a backbone, views from the store, the functions of
 `helpers.methods`, and ledgers. Contexts that are learned are learned once and kept in
-the cache, and so are the logits of methods that tune for hours, in chunks of images.
+the store, and so are the logits of methods that tune for hours, in chunks of images.
 """
 
-import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,24 +17,25 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from helpers import bank
+from helpers import store
 from helpers import views as recipes
 from helpers.chapters.notebook import Run
-from helpers.chunks import in_chunks, seconds
 from helpers.data.dataset import Dataset
 from helpers.files import digest
-from helpers.methods import cocoop, coop, selection, tpt, training
+from helpers.keys import key
+from helpers.methods import cocoop, coop, selection, tpt
 from helpers.methods.zero_shot import zero_shot
-from helpers.models import contexts
 from helpers.models.clip import Backbone
 from helpers.models.prompts import PromptTower
-from helpers.paths import CACHE
 from helpers.progress import track
 from helpers.results import predictions
+from helpers.store import contexts
+from helpers.store.chunks import in_chunks, seconds
+from helpers.store.folders import folder
 
 MOST = 8  # contexts that go through the text tower at once: more are no faster
 CHUNK = 128  # images, or nearly so many, that a killed run loses of what it tuned
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -121,16 +120,15 @@ class Tuning:
         """What tells it from every other; "" where nothing on disk could.
 
         That is so of functions from elsewhere than `helpers.methods`, a notebook say,
-        whose names do not tell what they do, and of settings that are not JSON.
+        whose names do not tell what they do, and of settings that are functions.
         """
         name = f"{self.method.__module__}.{self.method.__qualname__}"
         if not name.startswith("helpers.methods.") or "<" in name:
             return ""
         try:
-            settings = json.dumps(dict(self.settings), sort_keys=True)
+            return key(name, self.settings, _code(), torch.__version__)
         except TypeError:
             return ""
-        return f"{name}|{settings}|{_code()}|torch {torch.__version__}"
 
 
 @cache
@@ -158,17 +156,17 @@ def evaluate(
 
     Ledgers are named "METHOD-RECIPE", or "METHOD" without a recipe, where methods get
     the image as it is. Their seconds are those of looking (reading, drawing, encoding,
-    when the bank did it) and of the method; `attrs` tell the first of these. What a
+    when the store did it) and of the method; `attrs` tell the first of these. What a
     `Tuning` made before is read from disk, its seconds included: a killed run goes on
     with the images that it had not come to, and its ledgers are the same.
     """
     if recipe:
-        views = bank.view_features(backbone, dataset, recipe, count, run.seed)
+        views = store.view_features(backbone, dataset, recipe, count, run.seed)
         asked = {"views": recipe, "count": count, "seed": run.seed}
-        looking = bank.view_seconds_per_image(backbone, dataset, **asked)
+        looking = store.view_seconds_per_image(backbone, dataset, **asked)
     else:
-        views = bank.image_features(backbone, dataset)[:, None]
-        looking = bank.seconds_per_image(backbone, dataset)
+        views = store.image_features(backbone, dataset)[:, None]
+        looking = store.seconds_per_image(backbone, dataset)
     used = {"views": recipe, "view_count": count}
     return on_views(run, backbone, dataset, text, methods, views, looking, recipe, used)
 
@@ -227,19 +225,17 @@ def _logits(
             logits = method(views[rows], replace(text, context=own))
         yield span, logits
 
-    key = method.key if isinstance(method, Tuning) else ""
-    if not key:
+    tuning = method.key if isinstance(method, Tuning) else ""
+    if not tuning:
         began = time.perf_counter()
         ((_, logits),) = some(range(len(views)))
         return logits.cpu(), time.perf_counter() - began
-    side = [views, text.context, text.class_features, torch.tensor(text.logit_scale)]
-    told = [key, backbone, f"{text.batch} {text.jacobian is not None}"]
-    made_by = "|".join([*told, training.digest(*side), *text.tower.class_names])
-    name = hashlib.sha256(made_by.encode()).hexdigest()[:20]
-    folder = CACHE / "adapted" / f"{method.method.__name__}-{name}"
+    side = text.context, text.class_features, text.logit_scale, text.tower.class_names
+    how = text.batch, text.jacobian is not None
+    where = folder("adapted", tuning, backbone, views, side, how)
     size = chunk_size(text.batch)
-    logits = in_chunks(folder, len(views), some, label, size)
-    return logits, seconds(folder, len(views), size)
+    logits = in_chunks(where, len(views), some, label, size)
+    return logits, seconds(where, len(views), size)
 
 
 def look(
@@ -262,7 +258,7 @@ def look(
     generator = np.random.default_rng(recipes.image_seed(seed, image_id))
     size = backbone.image_size
     drawn = recipes.make(recipe, image, count, size, generator, backbone.crop)
-    views = bank.view_features(backbone, dataset, recipe, count, seed)[position]
+    views = store.view_features(backbone, dataset, recipe, count, seed)[position]
     views = views.to(text.class_features)
     logits = text.logit_scale * views @ text.class_features.T  # [V, C]
     entropies, best = selection.entropy(logits), logits.argmax(dim=-1)
@@ -298,7 +294,7 @@ def learn_coop(
     """
     made = {"method": "coop", "tokens": tokens, "views": [recipe, count]}
     made |= {"epochs": epochs, "seed": seed}
-    path = contexts.place(backbone, dataset.fingerprint, made)
+    path = _context_file(backbone, dataset, made)
     if not contexts.sound(path):
         tower = PromptTower(backbone, dataset.class_names, tokens)
         start = coop.random_start(tokens, tower.context.shape[1], seed)
@@ -327,7 +323,7 @@ def learn_cocoop(
     """The file of a CoCoOp that starts from "a photo of a", learned now or before."""
     made = {"method": "cocoop", "views": [recipe, count], "epochs": epochs}
     made |= {"seed": seed}
-    path = contexts.place(backbone, dataset.fingerprint, made)
+    path = _context_file(backbone, dataset, made)
     if not contexts.sound(path):
         tower = PromptTower(backbone, dataset.class_names)
         trained = cocoop.train(
@@ -344,10 +340,18 @@ def learn_cocoop(
     return path
 
 
+def _context_file(
+    backbone: Backbone, dataset: Dataset, recipe: Mapping[str, object]
+) -> Path:
+    """Where the store keeps what this recipe learns, whether it is there yet or not."""
+    where = folder("contexts", backbone.key, dataset.key, recipe)
+    return where / "context.safetensors"
+
+
 def _labelled(
     backbone: Backbone, dataset: Dataset, recipe: str, count: int, seed: int
 ) -> tuple[Tensor, Tensor]:
     """Views but for the plain image, [N, count - 1, D], and labels, on the device."""
-    views = bank.view_features(backbone, dataset, recipe, count, seed)[:, 1:]
+    views = store.view_features(backbone, dataset, recipe, count, seed)[:, 1:]
     labels = torch.tensor(dataset.labels)
     return views.to(backbone.device), labels.to(backbone.device)

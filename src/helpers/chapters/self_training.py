@@ -1,18 +1,17 @@
 """Self-training as chapter 05 runs it: halves of data sets, runs that go on, ledgers.
 
 Here the rooms meet: data sets, pools of pictures, the loop of `helpers.methods`, the
-cache, and ledgers.
+store, and ledgers.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -20,12 +19,12 @@ from helpers import parallel, views
 from helpers.chapters.notebook import Run
 from helpers.data.dataset import Dataset
 from helpers.data.pool import Pool, held_out, pool, protocol, twins
-from helpers.files import replacing
 from helpers.methods import training
 from helpers.models.clip import Backbone
-from helpers.paths import CACHE
 from helpers.progress import track
 from helpers.results import predictions
+from helpers.store.checkpoints import Checkpoint
+from helpers.store.folders import folder
 
 VERSION = 1  # of what training computes: raise it, and kept runs are made anew
 
@@ -87,17 +86,22 @@ def few(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
     return dataset.subset(held_out(dataset.ids, count / len(dataset), seed)[1])
 
 
-def folder(
+def kept(
     backbone: Backbone, method: str, seen: Pool, *tensors: Tensor, **settings: object
-) -> Path:
-    """Where a run keeps its log and checkpoint: another run, another folder.
+) -> dict[str, Any]:
+    """Arguments of a training that the store keeps: another run, another checkpoint.
 
     `tensors` and `settings` are all that it depends on besides backbone and pool.
     """
-    about = [str(VERSION), backbone.key, seen.key, training.digest(*tensors)]
-    text = "|".join([*about, json.dumps(settings, sort_keys=True)])
-    digest = hashlib.sha256(text.encode()).hexdigest()[:20]
-    return CACHE / "trained" / f"{method}-{digest}"
+    made_by = VERSION, method, backbone.key, seen.key, tensors, settings
+    return {"checkpoint": Checkpoint(folder("trained", *made_by)), "free": free_bytes}
+
+
+def free_bytes(device: torch.device) -> float:
+    """Free memory of a device in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 def side_by_side(
@@ -105,30 +109,23 @@ def side_by_side(
 ) -> list[training.Trained]:
     """What trainings that do not depend on each other leave, in their order.
 
-    Each is a `functools.partial` with a keyword `folder` of its own. With workers
-    (`helpers.parallel`) one trains on each, and the files of its folder come back: the
-    training that is then called here finds itself done. All of them are shipped to
-    every worker, their pools too.
+    Each is a `functools.partial` with a keyword `checkpoint` of its own. With workers
+    (`helpers.parallel`) one trains on each, and its last state comes back: the training
+    that is then called here finds itself done. All of them are shipped to every worker,
+    their pools too.
     """
-    if parallel.active():
-        folders = [call.keywords["folder"] for call in trainings]
+    if not parallel.active():
+        return [call() for call in track(trainings, label=label)]
+    checkpoints = [call.keywords["checkpoint"] for call in trainings]
 
-        def work(span: range) -> list[dict[str, bytes]]:
-            return [_files_of(trainings[i], folders[i]) for i in span]
+    def work(span: range) -> dict[str, Any]:
+        trainings[span.start]()
+        return checkpoints[span.start].load()
 
-        spans = [range(i, i + 1) for i in range(len(trainings))]
-        for span, (files,) in parallel.spread(work, spans, label):
-            for name, content in files.items():
-                with replacing(folders[span.start] / name) as temporary:
-                    temporary.write_bytes(content)
-        return [call() for call in trainings]
-    return [call() for call in track(trainings, label=label)]
-
-
-def _files_of(call: Callable[[], training.Trained], folder: Path) -> dict[str, bytes]:
-    """Train, and read what lies in the folder then."""
-    call()
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+    spans = [range(i, i + 1) for i in range(len(trainings))]
+    for span, state in parallel.spread(work, spans, label):
+        checkpoints[span.start].save(state)
+    return [call() for call in trainings]
 
 
 def hits(logits: Tensor, labels: Sequence[int]) -> float:
@@ -160,7 +157,7 @@ def timed(model: nn.Module, images: Tensor) -> tuple[Tensor, float]:
 def drawn(
     backbone: Backbone, dataset: Dataset, recipe: str, count: int, seed: int
 ) -> Iterator[Tensor]:
-    """Of each image its views uint8 [V, 3, S, S], the same as those of the bank."""
+    """Of each image its views uint8 [V, 3, S, S], the same as those of the store."""
     for i, name in enumerate(dataset.ids):
         generator = np.random.default_rng(views.image_seed(seed, name))
         size, crop = backbone.image_size, backbone.crop

@@ -4,7 +4,6 @@ Pictures stay where they are (files, an array, a renderer) until `image(i)` asks
 one. Every picture becomes RGB the same way, whatever it was stored as: see `to_rgb`.
 """
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -15,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
+
+from helpers.keys import key
 
 # What a file may hold, whatever its suffix says. Pillow opens more, some of it with
 # the help of programs: an EPS file is handed to Ghostscript.
@@ -126,24 +127,28 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash that names what is computed from this data set; cheap.
+        """Names the data set in results, on any machine; cheap.
 
         It covers name, ids, labels and class names, and of the pictures: the sizes of
         all files, or, where there are no files, the pixels of 16 spread over the set
         (so that a renderer that draws differently counts as other data). A file
-        replaced by one of exactly as many bytes goes unnoticed.
+        replaced by one of exactly as many bytes goes unnoticed, which `key` notices.
         """
-        digest = hashlib.sha256()
-        for texts in ((self.name,), self.class_names, self.ids):
-            digest.update("\0".join(texts).encode() + b"\1")
-        digest.update(self.labels.astype("<i8").tobytes())
         if self.files:
-            sizes = [os.stat(path).st_size for path in self.files]
-            digest.update(np.asarray(sizes, dtype="<i8").tobytes())
+            seen = [os.stat(path).st_size for path in self.files]
         else:
-            for position in range(0, len(self), max(1, len(self) // 16)):
-                digest.update(self.image(position).tobytes())
-        return digest.hexdigest()[:16]
+            some = range(0, len(self), max(1, len(self) // 16))
+            seen = map(self.image, some)
+        return key(self.name, self.class_names, self.ids, self.labels, seen)
+
+    @property
+    def key(self) -> str:
+        """Names what is computed from these pictures, for the store.
+
+        Besides the fingerprint it holds the name, size and time of change of every
+        picture file: one that was edited in place is another picture.
+        """
+        return key(self.fingerprint, self.files)
 
 
 class UnreadableImage(ValueError):

@@ -7,7 +7,6 @@ and are not decoded again until they change; damaged ones are tried again each t
 What Pillow warns of is remembered with them, see `remarks`.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from helpers.data.dataset import Dataset, UnreadableImage, open_image, to_rgb
 from helpers.files import replacing
+from helpers.keys import key, state
 from helpers.paths import CACHE
 from helpers.progress import track
 
@@ -147,10 +147,9 @@ def _remark(found: Sequence[Warning]) -> list[str]:
 def _state(path: Path) -> State | None:
     """None for a file that is gone."""
     try:
-        found = path.stat()
+        return state(path)
     except OSError:
         return None
-    return [found.st_size, found.st_mtime_ns]
 
 
 def _fault(path: str) -> str:
@@ -178,8 +177,7 @@ def _reason(error: BaseException) -> str:
 
 def _ledger(dataset: Dataset) -> Path:
     """One file per data set name; different folders may share it, paths differ."""
-    key = hashlib.sha256(dataset.name.encode()).hexdigest()[:16]
-    return CACHE / "verified" / f"{key}.json"
+    return CACHE / "verified" / f"{key(dataset.name)}.json"
 
 
 def _load(ledger: Path) -> dict[str, State]:

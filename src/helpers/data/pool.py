@@ -22,6 +22,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from helpers.data.dataset import Dataset
+from helpers.keys import key
 from helpers.views.strong import AREA, strong
 
 KEPT_PIXELS = 2**28  # decoded pictures stay in memory up to this many, 1.1 GB
@@ -54,10 +55,7 @@ class Pool:
     @property
     def key(self) -> str:
         """A short hash of what is in it: ids and pixels, in this order."""
-        digest = hashlib.sha256("\0".join(self.ids).encode())
-        for part in self.images.split(256):
-            digest.update(part.contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return key(self.ids, self.images)
 
     def views(self, rows: Tensor, epoch: int, seed: int) -> Tensor:
         """A strong view each of the pictures at `rows`: uint8 [B, 3, S, S]."""
@@ -121,11 +119,11 @@ def twins(pool: Pool, test: Pool) -> dict[str, str]:
 
     The same picture is one of the same id or of the same pixels.
     """
-    tested = {_hash(image): i for i, image in zip(test.ids, test.images, strict=True)}
+    tested = {key(image): i for i, image in zip(test.ids, test.images, strict=True)}
     own = {*test.ids}
     found = {}
     for name, image in zip(pool.ids, pool.images, strict=True):
-        twin = name if name in own else tested.get(_hash(image))
+        twin = name if name in own else tested.get(key(image))
         if twin is not None:
             found[name] = twin
     return found
@@ -147,7 +145,3 @@ def protocol(pool: Pool, test: Pool, transductive: bool = False) -> str:
             "transductive=True, which marks every result"
         )
     return "transductive"
-
-
-def _hash(image: Tensor) -> bytes:
-    return hashlib.sha256(image.contiguous().numpy().tobytes()).digest()

@@ -124,7 +124,8 @@ def lafter(
 
     `make_tower(prompts=, norms=, seed=)` gives an image tower of its own to tune, as
     `functools.partial(helpers.models.visual.ImageTower, backbone)` does.
-    `loop`: the arguments `evaluate`, `folder`, `progress` of `training.train`.
+    `loop`: the arguments `evaluate`, `checkpoint`, `free`, `progress` of
+    `training.train`.
 
     Where nothing of the teacher moves (norms frozen), its labels are made once.
     """

@@ -14,18 +14,17 @@ all: order, log, memory estimate, checkpoint, and an eye on collapse.
 - Where a loss is a mean over images, a batch whose graphs would take too much memory
   goes through in parts whose gradients are added: the same step, to rounding.
 - A checkpoint after each epoch holds what trains, the optimiser and the log; the same
-  call goes on where a killed one stood, and ends with the same numbers.
+  call goes on where a killed one stood, and ends with the same numbers. Who calls says
+  where states are kept, and how much memory is free.
 """
 
-import hashlib
 import json
 import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -33,8 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import checkpoints
-from helpers.files import replacing
+from helpers.keys import key as digest
 
 COLLAPSED = 0.5  # share of the effective classes that there were
 PATIENCE = 3  # epochs that a network from scratch has to find the classes
@@ -64,6 +62,19 @@ class Trained:
     model: nn.Module  # of the last epoch
     log: pd.DataFrame  # a row per epoch
     labels: Tensor  # int64 [epochs, N], what each image was taught, -1 for nothing
+
+
+class Checkpoint(Protocol):
+    """Where a training keeps its state, such as `helpers.store.checkpoints.Checkpoint`.
+
+    A state is a dictionary of tensors and plain values.
+    """
+
+    def load(self) -> dict[str, Any] | None:
+        """The state that was saved last, or None."""
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Keep a state in place of the one before."""
 
 
 class Student(nn.Module):
@@ -106,7 +117,8 @@ def train(
     rate: Callable[[int], float] | None = None,
     additive: bool = False,
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None,
-    folder: Path | None = None,
+    checkpoint: Checkpoint | None = None,
+    free: Callable[[torch.device], float] | None = None,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> Trained:
     """Train `model` in place on what `step(rows, epoch)` makes of images int64 [b].
@@ -116,22 +128,24 @@ def train(
     `rate`: epoch -> learning rate that holds for it, constant unless given.
     `additive`: the step's loss is a mean over images, each on its own.
     `evaluate`: model -> figures of an epoch, for the log alone.
-    `folder`: where `log.csv` and `checkpoint.pt` go after each epoch; if they lie there
-    already, training goes on from them.
+    `checkpoint`: keeps a state after each epoch; training goes on from what it holds.
+    `free`: device -> bytes of memory to be had there; without it none are counted.
     `progress` wraps the range of the epochs, say, to show a bar.
 
-    ValueError for a loss that is not finite and for a folder that holds another run,
+    ValueError for a loss that is not finite and for a checkpoint of another run,
     MemoryError before the start where the batch will not fit.
     """
     if epochs < 1 or batch < 1 or images < 1:
         raise ValueError(f"{epochs} epochs, batches of {batch}, {images} images: 1 up")
     batch = min(batch, images)
-    at_once = fitting(model, lambda few: step(torch.arange(few), 0), batch, additive)
+    at_once = fitting(
+        model, lambda few: step(torch.arange(few), 0), batch, additive, free
+    )
     settings = {**settings, "images": images, "batch": batch, "seed": seed}
     settings["start"] = digest(*model.parameters())
     rows, taught = [], torch.full((epochs, images), NO_LABEL)
-    if folder is not None:
-        rows = _resume(folder, settings, model, optimizer, taught)
+    if checkpoint is not None:
+        rows = _resume(checkpoint, settings, model, optimizer, taught)
     before = rows[0]["effective_labels"] if rows else None
     warned = any(row["collapsed"] for row in rows)
     for epoch in progress(range(epochs)):
@@ -158,8 +172,8 @@ def train(
         if evaluate is not None:
             row |= {name: float(value) for name, value in evaluate(model).items()}
         rows.append(row)
-        if folder is not None:
-            _save(folder, settings, model, optimizer, rows, taught)
+        if checkpoint is not None:
+            checkpoint.save(_state(settings, model, optimizer, rows, taught))
     return Trained(model, pd.DataFrame(rows), taught)
 
 
@@ -212,15 +226,6 @@ def chances(images: int, seed: int, epoch: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng([seed, epoch, 1]).random(images))
 
 
-def digest(*tensors: Tensor) -> str:
-    """A short hash of what tensors hold, for `settings`."""
-    found = hashlib.sha256()
-    for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        found.update(flat.view(torch.uint8).numpy())
-    return found.hexdigest()[:16]
-
-
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """What trains, in two groups: biases without weight decay, all else with it.
 
@@ -238,12 +243,13 @@ def fitting(
     forward: Callable[[int], object],
     batch: int,
     additive: bool = True,
+    free: Callable[[torch.device], float] | None = None,
 ) -> int:
     """How many of a batch's images may have a graph at once: all but for `additive`.
 
     `forward` makes the graph of so many images. What fits is told from a few, and does
     not depend on what else the machine does, lest results do. MemoryError where it is
-    more than is free.
+    more than is `free`, as in `train`.
     """
     few = min(MEASURED, batch)
     each = HEADROOM / few * graph_bytes(model, lambda: forward(few))
@@ -251,11 +257,11 @@ def fitting(
     most = GRAPHS * (1 if device.type == "cpu" else GPU_SHARE)
     parts = min(batch, math.ceil(batch * each / most)) if additive else 1
     at_once = math.ceil(batch / max(1, parts))
-    need, free = each * at_once, _free_bytes(device)
-    if need > free:
+    need, room = each * at_once, math.inf if free is None else free(device)
+    if need > room:
         raise MemoryError(
-            f"batches of {batch} need about {need / 1e9:,.1f} GB, {free / 1e9:,.1f} GB "
-            f"are free: at most {int(free / need * at_once)} fit"
+            f"batches of {batch} need about {need / 1e9:,.1f} GB, {room / 1e9:,.1f} GB "
+            f"are free: at most {int(room / need * at_once)} fit"
         )
     return at_once
 
@@ -338,36 +344,31 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
 
-def _save(
-    folder: Path,
+def _state(
     settings: Mapping[str, object],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     rows: list[dict],
     taught: Tensor,
-) -> None:
-    content = {
+) -> dict[str, Any]:
+    return {
         "settings": json.dumps(settings, sort_keys=True),
         "parameters": {n: p.detach() for n, p in _trainable(model).items()},
         "optimizer": optimizer.state_dict(),
         "rows": rows,
         "labels": taught[: len(rows)].int(),
     }
-    with replacing(folder / "log.csv") as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
-    checkpoints.save(folder / "checkpoint.pt", content)
 
 
 def _resume(
-    folder: Path,
+    checkpoint: Checkpoint,
     settings: Mapping[str, object],
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     taught: Tensor,
 ) -> list[dict]:
     """The log so far, after putting model, optimiser and labels where it ends."""
-    path = folder / "checkpoint.pt"
-    content = checkpoints.load(path)
+    content = checkpoint.load()
     if content is None:
         return []
     theirs, ours = json.loads(content["settings"]), json.loads(json.dumps(settings))
@@ -379,13 +380,13 @@ def _resume(
             if theirs.get(key) != ours.get(key)
         ]
         raise ValueError(
-            f"{path} is of another run ({'; '.join(other)}): give another folder, or "
-            "remove this one"
+            f"{checkpoint} is of another run ({'; '.join(other)}): give another one, "
+            "or remove what it holds"
         )
     if len(content["rows"]) > len(taught):
         raise ValueError(
-            f"{path} is {len(content['rows'])} epochs on, past the {len(taught)} asked "
-            "for: give another folder, or remove this one"
+            f"{checkpoint} is {len(content['rows'])} epochs on, past the {len(taught)} "
+            "asked for: give another one, or remove what it holds"
         )
     with torch.no_grad():
         for name, parameter in _trainable(model).items():
@@ -393,15 +394,3 @@ def _resume(
     optimizer.load_state_dict(content["optimizer"])
     taught[: len(content["rows"])] = content["labels"].long()
     return content["rows"]
-
-
-def _free_bytes(device: torch.device) -> float:
-    """Free memory of a device; infinite where nobody tells."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    told = Path("/proc/meminfo")
-    if device.type == "cpu" and told.is_file():
-        for line in told.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return math.inf

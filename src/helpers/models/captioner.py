@@ -5,7 +5,7 @@ the caption word by word (the recipe of nlpconnect/vit-gpt2-image-captioning). T
 embedded `picto-captioner` is the same class: its encoder is a frozen embedded CLIP,
 read before its pooling, and only a projection and the decoder were trained.
 
-`helpers.bank.captions` keeps what a captioner wrote.
+`helpers.store.captions` keeps what a captioner wrote.
 """
 
 import copy

@@ -6,7 +6,6 @@ The towers are frozen, in evaluation mode, and never see a gradient here; method
 tune weights take `backbone.model` and say so.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -21,6 +20,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
+from helpers.keys import key
 from helpers.models import embedded, fast
 from helpers.models import weights as files
 from helpers.paths import from_root
@@ -78,7 +78,7 @@ class Backbone:
 
     @property
     def key(self) -> str:
-        """All that decides the features of an input: what the bank files them under.
+        """All that decides the features of an input: what the store files them under.
 
         Weights alone do not: the same ones give other features with GELU instead of
         QuickGELU (another name), with another image size, mean or resizing, or on a
@@ -277,11 +277,8 @@ def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
 
 def fingerprint(model: nn.Module) -> str:
     """A short hash of every weight and buffer: what "the same model" means here."""
-    digest = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        digest.update(f"{key}{tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    weights = sorted(model.state_dict().items())
+    return key((name, value.float()) for name, value in weights)
 
 
 def with_quick_gelu(name: str, weights: str) -> str:

@@ -534,7 +534,7 @@ def _preprocess(file: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Lists as tuples, as open_clip writes them: they are part of the bank's key."""
+    """Lists as tuples, as open_clip writes them: they are part of the store's keys."""
     return tuple(value) if isinstance(value, list) else value
 
 

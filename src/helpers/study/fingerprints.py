@@ -12,7 +12,6 @@ A finished chapter carries in its notebook's metadata, under `run`, and in the s
 besides the parameters, and in the notebook alone the files that it left.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from helpers import keys
 from helpers.files import digest, replacing
 from helpers.models import optional
 from helpers.paths import from_root
@@ -49,7 +49,7 @@ def cells(notebook: Path) -> str:
         [c["cell_type"], "".join(c["source"]), c["metadata"].get("tags", [])]
         for c in found
     ]
-    return _hash(said)
+    return keys.key(said)
 
 
 @cache
@@ -58,7 +58,7 @@ def code() -> str:
     found = [*(SOURCE / "helpers").rglob("*"), *(SOURCE / "picto").rglob("*")]
     files = [f for f in found if f.is_file() and _is_source(f)]
     named = {f.relative_to(SOURCE).as_posix(): digest([f]) for f in sorted(files)}
-    return _hash([named, {package: version(package) for package in PACKAGES}])
+    return keys.key([named, {package: version(package) for package in PACKAGES}])
 
 
 def _is_source(path: Path) -> bool:
@@ -79,11 +79,11 @@ def data(parameters: dict[str, Any]) -> str:
         path = from_root(value.removeprefix("local-dir:"))
         if value in sets.names() and not value.startswith("picto"):
             found = sets.read(value, root)
-            named.append([value, found.fingerprint, *map(_state, found.files)])
+            named.append([value, found.key])
         elif value and os.path.exists(path):
             inside = sorted(path.iterdir()) if path.is_dir() else []
             named.append([value, *map(_state, [path, *inside])])
-    return _hash(named)
+    return keys.key(named)
 
 
 def earlier(notebook: Path, folder: Path) -> str:
@@ -94,7 +94,7 @@ def earlier(notebook: Path, folder: Path) -> str:
     if number_of(notebook.stem) < LATER:
         return ""
     found = sorted(folder.parent.glob("*/predictions/*/*/*.parquet"))
-    return _hash([[str(f.relative_to(folder.parent)), *_state(f)] for f in found])
+    return keys.key([[str(f.relative_to(folder.parent)), *_state(f)] for f in found])
 
 
 def kept(executed: Path) -> dict[str, Any]:
@@ -193,9 +193,4 @@ def _texts(values: Iterable[Any]) -> Iterator[str]:
 
 
 def _state(path: Path) -> list:
-    found = os.stat(path)
-    return [path.name, found.st_size, found.st_mtime_ns]
-
-
-def _hash(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return [path.name, *keys.state(path)]

@@ -217,7 +217,7 @@ def survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
     ]
     kept = sum(sum(need.cache.values()) for need in needs)
     ledgers = sum(need.ledgers for need in needs)
-    room, held = _free_disk(CACHE), _size(CACHE / "bank")
+    room, held = _free_disk(CACHE), _size(CACHE / "store")
     left = max(0.0, SURE * kept - held)
     if left > room:
         problems.append(

@@ -1,11 +1,10 @@
-"""Captions, each kept under the hash of its picture.
+"""Captions, each kept under the key of its picture.
 
 A picture is captioned once, however many data sets and samples hold it. Captions are
 lines, each a checksum and JSON, that are only ever appended: a killed run loses one
 batch.
 """
 
-import hashlib
 import json
 import time
 import zlib
@@ -17,11 +16,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from PIL.Image import Image
 
-from helpers.bank import keys
 from helpers.data.dataset import Dataset
 from helpers.files import enough_room, replacing
-from helpers.paths import CACHE
+from helpers.keys import key
 from helpers.progress import track
+from helpers.store.folders import folder
 
 if TYPE_CHECKING:  # it imports transformers, which chapters without captions spare
     from helpers.models.captioner import Captioner
@@ -35,15 +34,15 @@ def captions(captioner: "Captioner", dataset: Dataset) -> pd.DataFrame:
     Columns, a row per id: `image_id`, `caption`, and `seconds`, what captioning the
     picture took when that was done.
     """
-    store = CACHE / "captions" / f"{_short_hash(captioner.key)}.jsonl"
-    (known, damaged), hashes = _read(store), _known_hashes(dataset)
-    unsure = [i for i, name in enumerate(hashes) if name not in known]
+    store = folder("captions", captioner.key) / "captions.jsonl"
+    (known, damaged), keys = _read(store), _known_keys(dataset)
+    unsure = [i for i, name in enumerate(keys) if name not in known]
 
     def captioned() -> Iterator[int]:
         for positions, pictures in _batches(dataset, unsure, captioner.batch):
             for i, picture in zip(positions, pictures, strict=True):
-                hashes[i] = picture_hash(picture)
-            fresh = dict(zip((hashes[i] for i in positions), pictures, strict=True))
+                keys[i] = key(picture)
+            fresh = dict(zip((keys[i] for i in positions), pictures, strict=True))
             fresh = {k: picture for k, picture in fresh.items() if k not in known}
             if fresh:
                 began = time.perf_counter()
@@ -61,33 +60,21 @@ def captions(captioner: "Captioner", dataset: Dataset) -> pd.DataFrame:
         label = f"captioning {dataset.name} with {captioner.name}"
         for _ in track(captioned(), len(unsure), label):
             pass
-        with replacing(_hash_file(dataset)) as temporary:
-            temporary.write_text(json.dumps(hashes))
-    rows = [(id_, *known[h]) for id_, h in zip(dataset.ids, hashes, strict=True)]
+        with replacing(_key_file(dataset)) as temporary:
+            temporary.write_text(json.dumps(keys))
+    rows = [(id_, *known[h]) for id_, h in zip(dataset.ids, keys, strict=True)]
     return pd.DataFrame(rows, columns=["image_id", "caption", "seconds"])
 
 
-def picture_hash(picture: Image) -> str:
-    """What names a picture: its size and its pixels."""
-    digest = hashlib.sha256(f"{picture.mode}{picture.size}".encode())
-    digest.update(picture.tobytes())
-    return digest.hexdigest()[:24]
+def _key_file(dataset: Dataset) -> Path:
+    return folder("pictures", dataset.key) / "keys.json"
 
 
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def _hash_file(dataset: Dataset) -> Path:
-    name = _short_hash(keys.pictures(dataset))
-    return CACHE / "captions" / f"pictures-{name}.json"
-
-
-def _known_hashes(dataset: Dataset) -> list[str]:
-    """The pictures' hashes, empty where the data set is new: no picture is opened."""
+def _known_keys(dataset: Dataset) -> list[str]:
+    """The pictures' keys, empty where the data set is new: no picture is opened."""
     new = [""] * len(dataset)
     try:
-        found = json.loads(_hash_file(dataset).read_text(encoding="utf-8"))
+        found = json.loads(_key_file(dataset).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return new
     fits = isinstance(found, list) and len(found) == len(dataset)
@@ -95,7 +82,7 @@ def _known_hashes(dataset: Dataset) -> list[str]:
 
 
 def _read(store: Path) -> tuple[dict[str, tuple[str, float]], int]:
-    """Hash -> (caption, seconds), and how many lines are unfinished or damaged."""
+    """Key -> (caption, seconds), and how many lines are unfinished or damaged."""
     known, damaged = {}, 0
     for line in store.read_bytes().splitlines() if store.is_file() else []:
         checksum, _, row = line.partition(b" ")

@@ -2,8 +2,7 @@
 
 One costs as much as many crops, so their price is told before they are made, a cap in
 minutes takes a fixed part of the images instead of all, and whatever was made stays:
-the files are those of `helpers.bank.views`, a row an image, each with the seconds it
-took and a checksum.
+a row of `helpers.store.rows` for each image.
 """
 
 import math
@@ -17,12 +16,13 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from helpers import views as recipes
-from helpers.bank import keys
-from helpers.bank.views import MARK, Rows, check_room, encode
 from helpers.data.dataset import Dataset
 from helpers.models.clip import Backbone
 from helpers.models.diffusion import Variator
 from helpers.progress import track
+from helpers.store.folders import folder
+from helpers.store.rows import Rows
+from helpers.store.views import encode
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,14 @@ def generated_features(
             f"{count} views in {max_minutes} minutes: need at least 1, and at least 0"
         )
     rows = _rows(backbone, dataset, variator, count, seed)
-    rows.create()
     ranks = [recipes.image_seed(seed, name) for name in dataset.ids]
     order = sorted(range(len(dataset)), key=ranks.__getitem__)
     budget = 60 * max_minutes or math.inf
-    spent = _spent(rows)
-    if not spent.all() and spent.sum() < budget:
-        check_room(rows.folder, int((spent == 0).sum()) * rows.row_bytes)
+    missing = rows.missing()
+    spent = rows.seconds().astype(float)
+    spent[missing] = 0  # by row; what is damaged counts for nothing
+    if missing and spent.sum() < budget:
+        rows.check_room(len(missing))
         made = _make(backbone, dataset, variator, rows, order, spent, budget, seed)
         for _ in track(made, len(order), f"variations of {dataset.name}"):
             pass
@@ -82,15 +83,9 @@ def generated_features(
 def _rows(
     backbone: Backbone, dataset: Dataset, variator: Variator, count: int, seed: int
 ) -> Rows:
-    recipe = f"{variator.key}|{count}|{seed}|{backbone.image_size}"
-    folder = keys.folder("generated", backbone, f"{keys.pictures(dataset)}|{recipe}")
-    return Rows(folder, (len(dataset), count, backbone.embed_dim))
-
-
-def _spent(rows: Rows) -> np.ndarray:
-    """Seconds that each row took, float64 [N]; 0 where it has yet to be made."""
-    marks = np.fromfile(rows.marks_file, MARK)["seconds"].astype(float)
-    return np.where([rows.made(n) for n in range(len(marks))], marks, 0.0)
+    recipe = variator.key, count, seed, backbone.image_size
+    where = folder("generated", backbone.key, dataset.key, recipe)
+    return Rows(where, (len(dataset), count, backbone.embed_dim))
 
 
 def _make(

@@ -1,25 +1,22 @@
 """Results of work on many rows, kept in chunks: a killed run loses the one it was at.
 
-A chunk is a safetensors file with the rows of a span, the seconds they took, and a
-checksum of both. A file that does not fit its checksum is made again. What the rows are
-stands nowhere but in the folder's name, which must be a key of all that made them. Two
-processes that fill one folder leave the same rows.
+A chunk is a file of `helpers.store.tensors` with the rows of a span and the seconds
+they took. A damaged one is made again. What the rows are stands nowhere but in the
+folder's name, which is a key of all that made them. Two processes that fill one folder
+leave the same rows.
 """
 
 import time
-import zlib
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from helpers import parallel
-from helpers.files import replacing
 from helpers.progress import track
+from helpers.store import tensors
 
 Work = Callable[[range], Iterator[tuple[Sequence[int], Tensor]]]
 """A span -> its rows, some at a time: their numbers, and what they hold.
@@ -102,22 +99,12 @@ def _gathered(work: Work, span: range) -> tuple[Tensor, float]:
 def _read(path: Path, span: range) -> tuple[Tensor, float] | None:
     """A chunk, or None where it is missing or damaged and so must be made again."""
     try:
-        with safe_open(path, "pt") as file:
-            rows, facts = file.get_tensor("rows"), file.metadata() or {}
-    except (FileNotFoundError, SafetensorError):
+        found, facts = tensors.load(path)
+    except (FileNotFoundError, ValueError):
         return None
-    spent = facts.get("seconds", "")
-    whole = facts.get("checksum") == _checksum(rows, spent)
-    return (rows, float(spent)) if whole and len(rows) == len(span) else None
+    rows = found.get("rows", ())
+    return (rows, float(facts["seconds"])) if len(rows) == len(span) else None
 
 
 def _write(path: Path, rows: Tensor, spent: float) -> None:
-    rows = rows.contiguous()
-    facts = {"seconds": repr(spent), "checksum": _checksum(rows, repr(spent))}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save({"rows": rows}, metadata=facts))
-
-
-def _checksum(rows: Tensor, spent: str) -> str:
-    told = zlib.crc32(f"{rows.dtype} {list(rows.shape)} {spent}".encode())
-    return f"{zlib.crc32(rows.flatten().view(torch.uint8).numpy(), told):08x}"
+    tensors.save(path, {"rows": rows}, seconds=repr(spent))

@@ -1,9 +1,11 @@
 """States of a training on disk: whole, or not there."""
 
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from helpers.files import replacing
@@ -34,3 +36,21 @@ def load(path: Path) -> dict[str, Any] | None:
         pass
     print(f"{path.parent.name}/{path.name} is damaged: training begins anew")
     return None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What `helpers.methods.training.train` goes on from: a folder with its last state,
+    `checkpoint.pt`, and for people its log, `log.csv`."""
+
+    folder: Path
+
+    def load(self) -> dict[str, Any] | None:
+        """The last state, or None."""
+        return load(self.folder / "checkpoint.pt")
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Take the place of the state before; `state["rows"]` is the log."""
+        with replacing(self.folder / "log.csv") as temporary:
+            pd.DataFrame(state["rows"]).to_csv(temporary, index=False)
+        save(self.folder / "checkpoint.pt", state)

@@ -7,20 +7,15 @@ read as tensors only: of their state dict, `ctx` and `meta_net.*` are what was l
 context goes to other data sets with their own class names.
 """
 
-import hashlib
 import json
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from helpers.files import replacing
 from helpers.models.clip import Backbone, _text_tower
-from helpers.paths import CACHE
+from helpers.store import tensors as files
 
 OFFICIAL = {  # the authors' names -> those of `helpers.methods.cocoop.CoCoOp`
     "ctx": "context",
@@ -30,17 +25,6 @@ OFFICIAL = {  # the authors' names -> those of `helpers.methods.cocoop.CoCoOp`
     "meta_net.linear2.bias": "shift_bias",
 }
 FRAME = 3  # tokens of a prompt besides context and name: start, full stop, end
-
-
-def place(backbone: Backbone, dataset: str, recipe: Mapping[str, object]) -> Path:
-    """The cache's file for what this recipe learns, whether it is there yet or not.
-
-    `dataset` is the fingerprint of what is learned from; `recipe` holds all else that
-    decides the outcome, as JSON can tell.
-    """
-    made_by = f"{backbone.key}|{dataset}|{json.dumps(dict(recipe), sort_keys=True)}"
-    digest = hashlib.sha256(made_by.encode()).hexdigest()[:20]
-    return CACHE / "contexts" / f"{digest}.safetensors"
 
 
 def save(
@@ -59,17 +43,14 @@ def save(
         raise ValueError(f"{path}: learned contexts are saved as .safetensors files")
     if "context" not in tensors:
         raise ValueError(f"nothing named 'context' among {sorted(tensors)}")
-    told = {
-        "backbone": backbone.key,
-        "fingerprint": backbone.fingerprint,
-        "dataset": dataset,
-        "recipe": json.dumps(dict(recipe), sort_keys=True),
-    }
-    plain = {name: t.detach().float().contiguous() for name, t in tensors.items()}
-    plain = {name: t.cpu() for name, t in plain.items()}
-    told["checksum"] = _checksum(plain)
-    with replacing(path) as temporary:
-        temporary.write_bytes(save_tensors(plain, metadata=told))
+    files.save(
+        path,
+        {name: tensor.float() for name, tensor in tensors.items()},
+        backbone=backbone.key,
+        fingerprint=backbone.fingerprint,
+        dataset=dataset,
+        recipe=json.dumps(dict(recipe), sort_keys=True),
+    )
 
 
 def sound(path: Path) -> bool:
@@ -157,25 +138,10 @@ def _read(path: Path, backbone: Backbone) -> dict[str, Tensor]:
 
 
 def _ours(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
-            told = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if told.get("checksum", "") not in ("", _checksum(tensors)):
-        raise ValueError(f"{path} is damaged: its tensors do not fit their checksum")
+    tensors, told = files.load(path)
     if "context" not in tensors or "fingerprint" not in told:
         raise ValueError(f"{path} holds {sorted(tensors)}: no learned context of ours")
     return tensors, told
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    found = 0
-    for name, tensor in sorted(tensors.items()):
-        found = zlib.crc32(name.encode(), found)
-        found = zlib.crc32(tensor.numpy().tobytes(), found)
-    return f"{found:08x}"
 
 
 def _official(path: Path) -> dict[str, Tensor]:
