@@ -53,7 +53,7 @@ def imagenet_layout(
     `place` is the folder below `data_root` (default: the reader's first), `every` keeps
     each n-th class folder only. Suffixes are those of the real files.
     """
-    root = data_root / (place or imagenet.PLACES[name][0])
+    root = data_root / (place or imagenet.SUBFOLDERS[name][0])
     suffix = {"imagenet-a": "jpg", "imagenet-r": "jpg", "imagenet-v2": "jpeg"}
     kept = imagenet.folders(name)[::every]
     source = picture(root / kept[0] / f"img_0.{suffix.get(name, 'JPEG')}")

@@ -1,7 +1,6 @@
-"""Picto, the world that is drawn on demand: no files, nothing to download.
+"""Picto, the procedural world: pictures are drawn on demand, nothing is downloaded.
 
-`facts` tell what each picture shows (style, place, corruption, ...), for tables by
-cause.
+`facts` has the style, context, corruption ... of each picture, for tables by cause.
 """
 
 from dataclasses import dataclass
@@ -12,11 +11,11 @@ from PIL import Image
 from helpers.data.dataset import Dataset, Info
 from picto.splits import CLASS_NAMES, SPLITS, facts, image
 
-# Data set -> split: the test sets by their own names, and what methods may learn from.
+# Data set -> split: the test splits, and two that methods may train on.
 OFFERED = {name: name for name in SPLITS if name.startswith("picto")}
 OFFERED |= {"picto-few-shot": "few-shot", "picto-unlabelled": "unlabelled"}
 
-RECENT = 4096  # pictures kept as drawn, 50 MB: the largest split, for the next CLIP
+CACHED_IMAGES = 4096  # 50 MB; the largest test split fits, for the next backbone
 
 INFO = {
     name: Info(
@@ -31,7 +30,7 @@ INFO = {
 
 
 def read(name: str, data_root: str) -> Dataset:
-    """One of the splits; `data_root` is not used."""
+    """Return one of the splits; `data_root` is not used."""
     split = OFFERED[name]
     indices = range(SPLITS[split].size)
     shown = facts(split, indices)
@@ -46,7 +45,7 @@ def read(name: str, data_root: str) -> Dataset:
 
 
 def world_hash() -> str:
-    """A short hash of what is drawn and said here."""
+    """Return a short hash of the pictures and captions of the world."""
     from picto.pool import world_hash  # it imports torch
 
     return world_hash()
@@ -54,7 +53,7 @@ def world_hash() -> str:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """`read` of a split: scene at this position, drawn now."""
+    """`read` of a split: draws the scene at a position."""
 
     split: str
 
@@ -62,4 +61,4 @@ class _Drawn:
         return Image.fromarray(_drawn(self.split, position))
 
 
-_drawn = lru_cache(RECENT)(image)
+_drawn = lru_cache(CACHED_IMAGES)(image)
