@@ -13,7 +13,7 @@ from torch import Tensor
 from helpers.bank import keys, shards
 from helpers.chunks import in_chunks, seconds
 from helpers.data.dataset import Dataset
-from helpers.models import slots
+from helpers.models import template_prompts
 from helpers.models.clip import Backbone
 
 
@@ -25,7 +25,7 @@ def prompt_cosines(
 ) -> Tensor:
     """Cosines float32 [N, C] of each image with the classes in its own template.
 
-    Templates are those of `helpers.models.slots`; images that share one share its
+    See `helpers.models.template_prompts` for templates; images that share one share its
     encoding. `characters` cuts every prompt there.
     """
     if len(templates) != len(dataset):
@@ -41,7 +41,7 @@ def prompt_cosines(
         for place in span:
             of.setdefault(templates[order[place]], []).append(place)
         distinct = list(of)
-        for chosen, features in slots.features(
+        for chosen, features in template_prompts.features(
             backbone, distinct, dataset.class_names, characters
         ):
             for position, texts in zip(chosen, features.cpu(), strict=True):

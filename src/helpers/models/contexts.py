@@ -19,7 +19,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from helpers.files import replacing
-from helpers.models.clip import Backbone, _text_tower
+from helpers.models.clip import Backbone, text_tower
 from helpers.paths import CACHE
 
 OFFICIAL = {  # the authors' names -> those of `helpers.methods.cocoop.CoCoOp`
@@ -208,4 +208,4 @@ def _unreadable(path: Path) -> str:
 
 def _width(backbone: Backbone) -> int:
     """Width W of the text tower's token embeddings."""
-    return _text_tower(backbone.model).token_embedding.weight.shape[1]
+    return text_tower(backbone.model).token_embedding.weight.shape[1]
