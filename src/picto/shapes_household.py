@@ -1,4 +1,4 @@
-"""What is found in a house, and treats."""
+"""Household things and sweets."""
 
 from random import Random
 

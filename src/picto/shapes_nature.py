@@ -1,4 +1,4 @@
-"""Plants, fruit and what is seen in the sky and the snow."""
+"""Plants, fruit, and phenomena of sky and snow."""
 
 import math
 from random import Random

@@ -1,4 +1,4 @@
-"""Buildings, vehicles and what stands, floats or flies outdoors."""
+"""Buildings, vehicles and other outdoor objects."""
 
 from random import Random
 

@@ -1,7 +1,7 @@
-"""Fourteen ways to depict a drawing: a photo, and thirteen renditions.
+"""Fourteen styles: the photo, and thirteen renditions.
 
-A style is one decorated function of a `Drawing` and a random stream to float32
-[64, 64, 3] in 0..255 (values outside are clipped later), a handful of array operations.
+A style is a decorated function of a `Drawing` and a random stream to float32
+[64, 64, 3] in 0..255; the renderer clips values outside.
 """
 
 import dataclasses
@@ -33,13 +33,13 @@ Depict = Callable[[Drawing, random.Random], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """A way to depict: its share of the training pictures and what captions may say."""
+    """A style: its drawing, its share of training, and its names in captions."""
 
     name: str
     depict: Depict
     share: float  # of the training split; 0: never seen in training
     setting: bool  # context, clutter and occluders are drawn
-    coloured: bool  # the scene's colours can be told
+    coloured: bool  # the scene's colours are visible
     media: tuple[str, ...]  # nouns: "sketch", "pencil drawing"
 
 
@@ -64,14 +64,14 @@ def style(
 @style(
     "photo",
     *("photo", "picture", "image", "snapshot", "photograph"),
-    share=1.0,  # what the renditions leave
+    share=1.0,  # minus the renditions' shares
     setting=True,
     coloured=True,
 )
 def photo(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Shaded parts, a soft shadow on the ground, relief, light, the camera's flaws."""
     index = drawing.index[::2, ::2]
-    mask = (index >= drawing.first) & (index < drawing.last)
+    mask = drawing.object_mask(index)
     shade = 1 + drawing.slope_x[index] * grain.X64
     shade += drawing.slope_y[index] * grain.Y64
     shade += drawing.texture[index] * grain.fractal(rng, SIDE)
@@ -236,7 +236,7 @@ def silhouette(drawing: Drawing, rng: random.Random) -> np.ndarray:
 def sketch(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Doubled pencil lines and hatching of the dark parts, on paper."""
     index = shaky(drawing.index, rng, 1.1)
-    part = (index >= drawing.first) & (index < drawing.last)
+    part = drawing.object_mask(index)
     dark = part & (drawing.colours.mean(axis=1) < 125)[index]
     hatching = (grain.COLUMNS + grain.ROWS * rng.choice((-1, 1))) % 7 < 2
     pressure = 1 + 0.25 * grain.fractal(rng, DOUBLE)
@@ -258,7 +258,7 @@ def sketch(drawing: Drawing, rng: random.Random) -> np.ndarray:
 def crayon_drawing(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Waxy slanted fills that let the paper through, thick outlines in darker wax."""
     index = shaky(drawing.index, rng, 1.5)
-    part = (index >= drawing.first) & (index < drawing.last)
+    part = drawing.object_mask(index)
     wax = np.clip(0.78 + 0.3 * grain.strokes(rng), 0.1, 1)
     wax *= np.where(part, np.float32(1), np.float32(0.45))
     line = 0.85 * np.clip(
@@ -363,7 +363,7 @@ def chalk(drawing: Drawing, rng: random.Random) -> np.ndarray:
     tints = ((236, 236, 230), (238, 228, 150), (238, 182, 192), (172, 212, 236))
     tint = np.array(rng.choice(tints), np.float32)
     index = shaky(drawing.index, rng, 1.3)
-    part = (index >= drawing.first) & (index < drawing.last)
+    part = drawing.object_mask(index)
     dust = np.clip(0.12 + 0.1 * grain.strokes(rng), 0, 0.5) * part
     line = edges(drawing, index, 3) * (0.78 + 0.3 * grain.fractal(rng, DOUBLE))
     cover = halve(np.clip(line + dust, 0, 1))[..., None]
@@ -390,6 +390,6 @@ def blueprint(drawing: Drawing, rng: random.Random) -> np.ndarray:
 
 @functools.cache
 def training_shares() -> dict[str, float]:
-    """Style name -> share of the training pictures; the photo takes the rest."""
+    """Return {style: share of the training pictures}; photos have the rest."""
     rare = {name: s.share for name, s in STYLES.items() if name != "photo" and s.share}
     return {"photo": 1 - sum(rare.values()), **rare}
