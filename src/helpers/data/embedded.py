@@ -1,6 +1,7 @@
-"""Picto, the procedural world: pictures are drawn on demand, nothing is downloaded.
+"""Picto, the world that is drawn on demand: no files, nothing to download.
 
-`facts` has the style, context, corruption ... of each picture, for tables by cause.
+`facts` tell what each picture shows (style, place, corruption, ...), for tables by
+cause.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from PIL import Image
 from helpers.data.dataset import Dataset, Info
 from picto.splits import CLASS_NAMES, SPLITS, facts, image
 
-# Data set -> split: the test splits, and two that methods may train on.
+# Data set -> split: the test sets by their own names, and what methods may learn from.
 OFFERED = {name: name for name in SPLITS if name.startswith("picto")}
 OFFERED |= {"picto-few-shot": "few-shot", "picto-unlabelled": "unlabelled"}
 

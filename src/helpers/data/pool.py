@@ -77,16 +77,12 @@ def pool(
     size: int,
     area: tuple[float, float] = AREA,
 ) -> Pool:
-    """Make a pool of a data set's images.
+    """The pictures of a data set as a pool; its labels stay behind.
 
-    Strong views are cut from the full pictures. Pictures stay decoded in memory up to
-    `KEPT_PIXELS`; the others are read again for each view.
-
-    Args:
-        dataset: its labels are not used.
-        crop: a backbone's `crop`.
-        size: its `image_size`.
-        area: bounds of the share of a picture that a strong view shows.
+    `crop` and `size` are a backbone's `crop` and `image_size`, `area` bounds the share
+    of a picture that a strong view shows. Strong views are cut from the full pictures.
+    Once one was asked for, its picture stays decoded in memory where pictures are few
+    or small; the others are read anew each time.
     """
     images = torch.empty((len(dataset), 3, size, size), dtype=torch.uint8)
     for i, image in enumerate(map(dataset.image, range(len(dataset)))):
