@@ -2,7 +2,7 @@
 
 A class is one decorated function from a random stream to its parts, back to front::
 
-    @shape(colours="red green", accents="", places="meadow room", kind="fruit",
+    @shape(colours="red green", places="meadow room", kind="fruit",
            parts=("a round body", "a thin stem"), uses="eating")
     def apple(rng: Random) -> Parts:
         '''A round fruit with a stem and a leaf.'''
@@ -80,10 +80,10 @@ CLASSES: dict[str, ShapeClass] = {}
 def shape(
     *,
     colours: str,
-    accents: str,
     places: str,
     kind: str,
     parts: tuple[str, ...],
+    accents: str = "",
     uses: str = "",
     synonyms: tuple[str, ...] = (),
 ) -> Callable[[Draw], Draw]:

@@ -134,18 +134,6 @@ def _train(index: int) -> Scene:
     )
 
 
-def _photo(split: str, index: int) -> Scene:
-    return _balanced(split, index)
-
-
-def _odd(index: int) -> Scene:
-    return _balanced("picto-o", index, odd=True)
-
-
-def _sketch(index: int) -> Scene:
-    return _balanced("picto-s", index, style="sketch")
-
-
 def _rendition(index: int) -> Scene:
     kinds = len(RENDITIONS)
     return _balanced("picto-r", index, kinds, style=RENDITIONS[index % kinds])
@@ -247,10 +235,10 @@ def _dev(index: int) -> Scene:
 
 
 def _splits() -> dict[str, Split]:
-    classes = len(CLASS_NAMES)
+    few_shot = SHOTS * len(CLASS_NAMES)
 
-    def photos(name: str, count: int, about: str) -> Split:
-        return Split(name, count, about, functools.partial(_photo, name))
+    def photos(name: str, count: int, about: str, **how: object) -> Split:
+        return Split(name, count, about, functools.partial(_balanced, name, **how))
 
     splits = (
         Split(
@@ -260,11 +248,11 @@ def _splits() -> dict[str, Split]:
             _train,
             True,
         ),
-        photos("few-shot", SHOTS * classes, f"{SHOTS} labelled photos per class"),
+        photos("few-shot", few_shot, f"{SHOTS} labelled photos per class"),
         photos("unlabelled", 6_000, "photos whose labels nobody reads"),
         photos("picto", 2_000, "photos like those of training"),
-        Split("picto-o", 2_000, "photos in odd places and colours", _odd),
-        Split("picto-s", 2_000, "sketches", _sketch),
+        photos("picto-o", 2_000, "photos in odd places and colours", odd=True),
+        photos("picto-s", 2_000, "sketches", style="sketch"),
         Split(
             "picto-r", 2_400, "renditions, half of them in unseen styles", _rendition
         ),

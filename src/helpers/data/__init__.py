@@ -67,11 +67,11 @@ def read(name: str, data_root: str = "") -> Dataset:
 
 def class_names(name: str, data_root: str = "") -> tuple[str, ...]:
     """Return a data set's class names; it is read only if they depend on its files."""
-    known = {embedded: embedded.CLASS_NAMES, digits: digits.CLASS_NAMES}
     reader = READERS[_checked(name)]
     if reader is imagenet:
         return imagenet.class_names(name)
-    return known.get(reader) or read(name, data_root).class_names
+    known = getattr(reader, "CLASS_NAMES", None)
+    return known or read(name, data_root).class_names
 
 
 def other_classes(name: str, than: str, data_root: str = "") -> str:

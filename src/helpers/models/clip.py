@@ -316,18 +316,16 @@ def resolve_device(device: str) -> torch.device:
 
     Raises ValueError for a device that is not available.
     """
-    if device != "auto":
-        available = {
-            "cpu": True,
-            "cuda": torch.cuda.is_available(),
-            "mps": torch.backends.mps.is_available(),
-        }
-        if not available.get(device.split(":")[0], False):
-            raise ValueError(f"device {device!r} is not available here; use 'auto'")
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        device = next(name for name, usable in available.items() if usable)
+    elif not available.get(device.split(":")[0]):
+        raise ValueError(f"device {device!r} is not available here; use 'auto'")
+    return torch.device(device)
 
 
 def check_precision(precision: str, device: torch.device) -> None:

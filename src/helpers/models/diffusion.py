@@ -160,12 +160,13 @@ def load(
         size = _side(pipeline)
         if isinstance(pipeline, StableDiffusionImageVariationPipeline):
             settings = {"num_inference_steps": steps, "guidance_scale": guidance}
-            draw = partial(_draw_variation, pipeline, settings, size)
+            square = {"height": size, "width": size}
+            draw = partial(_draw, pipeline, _variation_input, settings | square)
         else:
             total = math.ceil(steps / strength)  # of which diffusers skips the first
             settings |= {"num_inference_steps": total, "guidance_scale": guidance}
             settings |= {"prompt": prompt}
-            draw = partial(_draw_image_to_image, pipeline, settings, size)
+            draw = partial(_draw, pipeline, lambda i: _square(i, size) / 255, settings)
     key = f"{name}|{made}|{sorted(settings.items())}|{size}|{precision}|{where.type}"
     return Variator(name, draw, size, batch, key)
 
@@ -223,37 +224,18 @@ def _draw_embedded(
     return (drawn + 1) / 2
 
 
-def _draw_image_to_image(
+def _draw(
     pipeline: DiffusionPipeline,
+    preprocess: Callable[[Image], Tensor],
     settings: dict,
-    size: int,
     images: Sequence[Image],
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    pictures = torch.stack([_square(image, size) for image in images]) / 255
-    prompts = [settings["prompt"]] * len(images)
-    answer = pipeline(
-        image=pictures,
-        generator=list(generators),
-        output_type="pt",
-        **{**settings, "prompt": prompts},
-    )
-    return answer.images
-
-
-def _draw_variation(
-    pipeline: StableDiffusionImageVariationPipeline,
-    settings: dict,
-    size: int,
-    images: Sequence[Image],
-    generators: Sequence[torch.Generator],
-) -> Tensor:
-    seen = torch.stack([_variation_input(image) for image in images])
+    if "prompt" in settings:
+        settings = settings | {"prompt": [settings["prompt"]] * len(images)}
     drawn = pipeline(
-        image=seen,
+        image=torch.stack([preprocess(image) for image in images]),
         generator=list(generators),
-        height=size,
-        width=size,
         output_type="pt",
         **settings,
     )
