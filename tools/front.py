@@ -1,4 +1,4 @@
-"""Write the README's findings from a run: `python tools/front.py [FOLDER]`."""
+"""The README's findings, written from a run: `python tools/front.py`."""
 
 import sys
 from pathlib import Path
@@ -13,10 +13,10 @@ BEGIN, END = "<!-- findings: begin -->", "<!-- findings: end -->"
 
 
 def findings(folder: Path, at: str) -> str:
-    """Make a Markdown table of the chapters' questions and a run's answers.
+    """A table in Markdown: what each chapter asked, and what this run answers.
 
-    `folder` is a study's outputs, `at` its address in the README's links. Raises
-    FileNotFoundError if chapter 07 has not been run.
+    `folder` is a study's outputs, `at` where the README links to them. Raises
+    FileNotFoundError where the last chapter has not been run.
     """
     path = folder / "tables" / "07_findings.csv"
     if not path.is_file():
@@ -32,7 +32,7 @@ def findings(folder: Path, at: str) -> str:
 
 
 def renewed(readme: str, block: str) -> str:
-    """Replace the README's text between the marks; raises ValueError without them."""
+    """The README with this block between its marks."""
     before, found, rest = readme.partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not (found and ended):
@@ -41,7 +41,7 @@ def renewed(readme: str, block: str) -> str:
 
 
 def main(folder: str = "outputs/reference/picto") -> None:
-    """Update the README's block from a folder under the repository's root."""
+    """Renew the README's block from a folder under the repository's root."""
     path = ROOT / "README.md"
     text = renewed(path.read_text("utf-8"), findings(ROOT / folder, folder))
     with replacing(path) as temporary:

@@ -148,12 +148,12 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 def descriptions(class_name: str) -> tuple[str, ...]:
     """Return at least five sentences that describe a class and name it."""
-    of = shape_class(class_name)
-    words = _class_words(of, of.parts)
-    words |= {"a": _a(of.name), "place": CONTEXTS[of.places[0]].phrases[0]}
-    words["all"] = f"{', '.join(of.parts[:-1])} and {of.parts[-1]}"
+    shape = shape_class(class_name)
+    words = _class_words(shape, shape.parts)
+    words |= {"a": _a(shape.name), "place": CONTEXTS[shape.places[0]].phrases[0]}
+    words["all"] = f"{', '.join(shape.parts[:-1])} and {shape.parts[-1]}"
     whole = [frame.format_map(words) for frame in CLASS_DESCRIPTIONS]
-    by_part = [PART_DESCRIPTION.format_map(words | {"p": part}) for part in of.parts]
+    by_part = [PART_DESCRIPTION.format_map(words | {"p": part}) for part in shape.parts]
     return tuple(by_part + whole)
 
 
@@ -177,31 +177,31 @@ def _vocabulary() -> Iterator[str]:
         yield from style.media
     for place in CONTEXTS.values():
         yield from place.phrases
-    for of in CLASSES.values():
-        yield from (of.name, of.kind, of.uses, *of.parts, *of.synonyms)
+    for shape in CLASSES.values():
+        yield from (shape.name, shape.kind, shape.uses, *shape.parts, *shape.synonyms)
 
 
 def _fill(frame: str, scene: Scene, rng: random.Random, parts: Sequence[str]) -> str:
     """The frame with the scene's phrases in place of its fields."""
-    of, style = shape_class(scene.class_name), STYLES[scene.style]
-    noun = " ".join([*_adjectives(scene, rng), of.name])
+    shape, style = shape_class(scene.class_name), STYLES[scene.style]
+    noun = " ".join([*_adjectives(scene, rng), shape.name])
     medium = " ".join([*_photo_words(scene, rng), rng.choice(style.media)])
     places = _true(CONTEXTS[scene.context].phrases, scene)
     place = rng.choice(places) if style.setting else ""
     fields = {"a": _a(noun), "n": noun, "m": medium, "am": _a(medium), "place": place}
     if "{p}" in frame or "{type}" in frame or "{kind}" in frame:
-        fields |= _class_words(of, rng.sample(parts, min(3, len(parts))))
-        fields["other"] = _a(rng.choice((of.kind, *of.synonyms, *of.synonyms)))
+        fields |= _class_words(shape, rng.sample(parts, min(3, len(parts))))
+        fields["other"] = _a(rng.choice((shape.kind, *shape.synonyms, *shape.synonyms)))
     return frame.format_map(fields)
 
 
-def _class_words(of: ShapeClass, parts: Sequence[str]) -> dict[str, str]:
-    known = KNOWN if of.kind in NATURAL else USED
+def _class_words(shape: ShapeClass, parts: Sequence[str]) -> dict[str, str]:
+    known = KNOWN if shape.kind in NATURAL else USED
     return {
         **dict(zip("pqr", parts, strict=False)),
-        "type": of.kind,
-        "kind": _a(of.kind),
-        "use": f"{known} {of.uses}",
+        "type": shape.kind,
+        "kind": _a(shape.kind),
+        "use": f"{known} {shape.uses}",
     }
 
 

@@ -97,11 +97,11 @@ def sample(
     Styles without a setting (sketch, neon, ...) show the object alone, without clutter
     and occluder. Only photos have a light and a quality.
     """
-    of = shape_class(class_name)
+    shape = shape_class(class_name)
     setting, photo = STYLES[style].setting, style == "photo"
-    place = _place(rng, of, odd)
-    colour = _colour(rng, of.colours, odd)
-    accent = _colour(rng, of.accents, odd) if of.accents else ""
+    place = _place(rng, shape, odd)
+    colour = _colour(rng, shape.colours, odd)
+    accent = _colour(rng, shape.accents, odd) if shape.accents else ""
     low, high = nuisance.scale
     scale = math.exp(rng.uniform(math.log(low), math.log(high)))
     if nuisance.rotation_max:
@@ -129,7 +129,7 @@ def sample(
         context=place,
         colour=colour,
         accent=accent,
-        typical=place in of.places and colour in of.colours,
+        typical=place in shape.places and colour in shape.colours,
         scale=scale,
         rotation=rotation,
         x=x,
@@ -149,12 +149,12 @@ def sample(
     return scene
 
 
-def _place(rng: random.Random, of: ShapeClass, odd: bool) -> str:
+def _place(rng: random.Random, shape: ShapeClass, odd: bool) -> str:
     if odd:
-        unusual = [c for c in CONTEXTS if c not in of.places and c != "studio"]
+        unusual = [c for c in CONTEXTS if c not in shape.places and c != "studio"]
         return rng.choice(unusual)
     typical = rng.random() < TYPICAL_CONTEXT
-    return rng.choice(of.places if typical else tuple(CONTEXTS))
+    return rng.choice(shape.places if typical else tuple(CONTEXTS))
 
 
 def _colour(rng: random.Random, typical: tuple[str, ...], odd: bool) -> str:

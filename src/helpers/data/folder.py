@@ -243,9 +243,9 @@ def _run_on(numbers: Sequence[str], names: Mapping[str, str]) -> bool:
 
 def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
     """Folder -> name; rows match folders by what is visible, see `_looks`."""
-    of: dict[str, str] = {}
+    folder_of: dict[str, str] = {}
     for folder in folders:
-        twin = of.setdefault(_looks(folder), folder)
+        twin = folder_of.setdefault(_looks(folder), folder)
         if twin != folder:
             raise ValueError(
                 f"folders {twin!a} and {folder!a} in {table.parent} look alike: "
@@ -256,7 +256,7 @@ def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
         given, name = composed(row["folder"] or ""), composed(row["name"] or "")
         if not given and not name:  # spreadsheets add empty rows at the end
             continue
-        folder = of.get(_looks(given))
+        folder = folder_of.get(_looks(given))
         if folder is None:
             raise ValueError(f"{table}: {_no_folder(given, name, folders)}")
         if folder in names:

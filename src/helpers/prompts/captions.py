@@ -209,9 +209,9 @@ def class_in(text: str, class_names: Sequence[str]) -> str:
     In a caption this is the captioner's guess; in a template, a guess that leaks into
     the prompts of all classes.
     """
-    of = {folded(name): name for name in class_names}
-    found = [name for _, _, name in mentions(text, of)]
-    return of[max(found, key=len)] if found else ""
+    name_of = {folded(name): name for name in class_names}
+    found = [name for _, _, name in mentions(text, name_of)]
+    return name_of[max(found, key=len)] if found else ""
 
 
 def vocabulary(templates: Iterable[str]) -> set[str]:
