@@ -144,13 +144,9 @@ class PromptTower:
         Each is [2, B, 1 + M, heads, W / heads].
         """
         start = self._start.expand(len(contexts), 1, -1)
-        x = torch.cat([start, contexts + self._positions], dim=1)
-        layers = []
-        for block in self._blocks:
-            y = block.ln_1(x)
-            layers.append(_keys_values(block.attn, y))
-            x = _finish(block, x, _attend(_queries(block.attn, y), layers[-1]))
-        return layers
+        return prefix_cache(
+            self._blocks, torch.cat([start, contexts + self._positions], dim=1)
+        )
 
     def _classes(self, prefix: list[Tensor]) -> Tensor:
         """Hidden states [B, c, W] at the end tokens of the c distinct prompts.
@@ -232,6 +228,20 @@ class PromptTower:
                 f"context of shape {list(context.shape)}: this tower takes "
                 f"[{lead}{expected[0]} tokens, width {expected[1]}]"
             )
+
+
+def prefix_cache(blocks: Sequence[ResidualAttentionBlock], x: Tensor) -> list[Tensor]:
+    """Compute each layer's keys and values of embedded prefixes [B, P, W].
+
+    Each is [2, B, P, heads, W / heads].
+    """
+    layers = []
+    for block in blocks:
+        y = block.ln_1(x)
+        layers.append(_keys_values(block.attn, y))
+        if block is not blocks[-1]:
+            x = _finish(block, x, _attend(_queries(block.attn, y), layers[-1]))
+    return layers
 
 
 def _tokens(

@@ -26,7 +26,13 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from helpers.models.clip import Backbone, project_text, reads_end_token, text_tower
-from helpers.models.prompts import _attend, _finish, _keys_values, _queries
+from helpers.models.prompts import (
+    _attend,
+    _finish,
+    _keys_values,
+    _queries,
+    prefix_cache,
+)
 from helpers.words import with_article
 
 BATCH = 4096  # prompts at once on a CPU
@@ -200,8 +206,9 @@ def _encode(
     lengths = torch.tensor([len(suffix) for suffix in suffixes])
     found = torch.empty(len(suffixes), backbone.embed_dim, device=device)
     with backbone.autocast():
-        shared = [rows[0][:prefix] for rows in prompts]
-        layers = _prefix(tower, torch.tensor(shared, device=device))
+        shared = torch.tensor([rows[0][:prefix] for rows in prompts], device=device)
+        x = tower.token_embedding(shared) + tower.positional_embedding[:prefix]
+        layers = prefix_cache(tower.transformer.resblocks, x)
         for length in lengths.unique().tolist():
             same = (lengths == length).nonzero()[:, 0]
             tokens = torch.tensor([suffixes[i] for i in same.tolist()], device=device)
@@ -209,18 +216,6 @@ def _encode(
             encoded = _suffix(tower, before, tokens, prefix)
             found[same.to(device)] = F.normalize(encoded.float(), dim=-1)
     return found[rows_of_prompts].view(len(prompts), -1, backbone.embed_dim)
-
-
-def _prefix(tower: nn.Module, tokens: Tensor) -> list[Tensor]:
-    """Keys and values of tokens [G, P], each layer [2, G, P, heads, W / heads]."""
-    x = tower.token_embedding(tokens) + tower.positional_embedding[: tokens.shape[1]]
-    layers = []
-    for block in tower.transformer.resblocks:
-        y = block.ln_1(x)
-        layers.append(_keys_values(block.attn, y))
-        if block is not tower.transformer.resblocks[-1]:
-            x = _finish(block, x, _attend(_queries(block.attn, y), layers[-1]))
-    return layers
 
 
 def _suffix(
