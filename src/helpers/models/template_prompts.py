@@ -60,7 +60,7 @@ class ContextWindow:
     def tokens(self, text: str) -> int:
         """Count the tokens of a text, start and end included.
 
-        With a tokenizer that truncates, texts that are too long count one too many.
+        With a tokenizer that truncates, a text that fills the context counts one more.
         """
         tokenizer, limit = self.backbone.tokenizer, self.backbone.context_length
         if isinstance(tokenizer, open_clip.SimpleTokenizer):
