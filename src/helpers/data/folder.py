@@ -243,9 +243,9 @@ def _run_on(numbers: Sequence[str], names: Mapping[str, str]) -> bool:
 
 def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
     """Folder -> name; rows match folders by what is visible, see `_looks`."""
-    folder_of: dict[str, str] = {}
+    of: dict[str, str] = {}
     for folder in folders:
-        twin = folder_of.setdefault(_looks(folder), folder)
+        twin = of.setdefault(_looks(folder), folder)
         if twin != folder:
             raise ValueError(
                 f"folders {twin!a} and {folder!a} in {table.parent} look alike: "
@@ -254,9 +254,9 @@ def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     for row in _rows(table):
         given, name = composed(row["folder"] or ""), composed(row["name"] or "")
-        if not given and not name:  # spreadsheets add empty rows at the end
+        if not given and not name:  # spreadsheets leave such at the end
             continue
-        folder = folder_of.get(_looks(given))
+        folder = of.get(_looks(given))
         if folder is None:
             raise ValueError(f"{table}: {_no_folder(given, name, folders)}")
         if folder in names:

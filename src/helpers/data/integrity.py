@@ -122,15 +122,15 @@ def _decoded(
 @contextmanager
 def _caught_warnings() -> Iterator[threading.local]:
     """Collect each thread's warnings in its `.warnings` instead of showing them."""
-    caught = threading.local()
+    heard = threading.local()
 
-    def catch(message: Warning, *args: object, **options: object) -> None:
-        getattr(caught, "warnings", []).append(message)
+    def hear(message: Warning, *args: object, **options: object) -> None:
+        getattr(heard, "warnings", []).append(message)
 
     with warnings.catch_warnings():
         warnings.simplefilter("always")
-        warnings.showwarning = catch
-        yield caught
+        warnings.showwarning = hear
+        yield heard
 
 
 def _remark(found: Sequence[Warning]) -> list[str]:

@@ -13,7 +13,7 @@ import open_clip
 
 
 def _texts(templates) -> tuple[str, ...]:
-    """Templates as texts; open_clip's are functions of the class name."""
+    """open_clip keeps templates as functions of the class name."""
     return tuple(template("{}") for template in templates)
 
 
