@@ -22,8 +22,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where processes share the tests: a file's stay together, for its fixtures, and so
-    do all that look at the smoke study. What takes longest comes first."""
+    """With several processes: one process runs all tests of a file, and one all that
+    use the smoke study, to share their fixtures. The slowest come first."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(_group(item)))
     items.sort(key=_quickness)

@@ -1,6 +1,6 @@
-"""What the smoke study's ledgers hold, in a few bytes each.
+"""Digests of the smoke study's prediction files.
 
-To renew tests/smoke_digests.json after a change that is meant to move results:
+To update tests/smoke_digests.json after a change that is meant to change results:
 
     .venv/bin/study run smoke --again
     .venv/bin/python tests/digests.py outputs/smoke
@@ -19,11 +19,11 @@ import torch
 from helpers.results import predictions
 
 FILE = Path(__file__).with_name("smoke_digests.json")
-SHOWN = 3  # logits that are kept of a ledger's first image
+SHOWN = 3  # logits of a file's first image in its digest
 
 
 def digests(folder: Path) -> dict[str, dict]:
-    """Of each ledger: n, top-1, all predictions as hexadecimal bytes, some logits."""
+    """Return n, top-1, predictions as hexadecimal bytes, some logits of each file."""
     found = {}
     for frame in predictions.read_all(folder):
         name = "/".join(str(frame.attrs[k]) for k in ("dataset", "backbone", "method"))
@@ -39,7 +39,7 @@ def digests(folder: Path) -> dict[str, dict]:
 
 
 def machine() -> dict[str, str | int]:
-    """What rounding depends on besides the code."""
+    """Return what rounding depends on besides the code."""
     return {
         "torch": version("torch"),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
@@ -48,7 +48,8 @@ def machine() -> dict[str, str | int]:
 
 
 def unsure(folder: Path, name: str, tolerance: float) -> np.ndarray:
-    """bool [N]: the two best logits are within `tolerance` of the best, relatively."""
+    """Return, bool [N], whether the two best logits differ by less than `tolerance`,
+    relative to the best."""
     dataset, backbone, method, seed = name.split("/")
     path = predictions.ledger_path(folder, dataset, backbone, method, int(seed))
     second, best = np.sort(predictions.logits(predictions.read(path)), axis=1)[:, -2:].T
@@ -56,8 +57,7 @@ def unsure(folder: Path, name: str, tolerance: float) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    ledgers = digests(Path(sys.argv[1]))
-    told = [f'  "{k}": {json.dumps(v)}' for k, v in sorted(ledgers.items())]
+    found = sorted(digests(Path(sys.argv[1])).items())
+    lines = ",\n".join(f'  "{name}": {json.dumps(entry)}' for name, entry in found)
     made_on = json.dumps(machine())
-    lines = ",\n".join(told)
     FILE.write_text(f'{{"made_on": {made_on},\n"ledgers": {{\n{lines}\n}}}}\n')

@@ -1,4 +1,4 @@
-"""Small data sets with the layouts of real ones, written into a test's own folder."""
+"""Write small data sets with the layouts of real ones into a test's folder."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from helpers.data import imagenet
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (24, 18)) -> Path:
-    """One small picture, in the format that the suffix names, unlike other seeds'."""
+    """Write a small picture in the format of the suffix; seeds give other pictures."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
     Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(path)
@@ -22,7 +22,7 @@ def picture(path: Path, seed: int = 0, size: tuple[int, int] = (24, 18)) -> Path
 
 
 def photos(root: Path, classes: Mapping[str, int | Sequence[str]]) -> Path:
-    """A class-per-folder directory: folder -> how many pictures, or their names."""
+    """Write a folder per class: folder -> number of pictures, or their names."""
     seed = 0
     for folder, wanted in classes.items():
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def photos(root: Path, classes: Mapping[str, int | Sequence[str]]) -> Path:
 
 
 def classes_csv(root: Path, names: Mapping[str, str]) -> Path:
-    """The table of class names of a class-per-folder directory."""
+    """Write the table of class names."""
     path = root / "classes.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("folder", "name"), *names.items()])
@@ -46,14 +46,14 @@ def classes_csv(root: Path, names: Mapping[str, str]) -> Path:
 
 
 def imagenet_layout(
-    data_root: Path, name: str, place: str = "", per_class: int = 1, every: int = 1
+    data_root: Path, name: str, subfolder: str = "", per_class: int = 1, every: int = 1
 ) -> Path:
-    """ImageNet or one of its variants in its official layout, README included.
+    """Write ImageNet or one of its variants in its official layout, with its README.
 
-    `place` is the folder below `data_root` (default: the reader's first), `every` keeps
-    each n-th class folder only. Suffixes are those of the real files.
+    `subfolder` is below `data_root` (default: the reader's first), `every` keeps each
+    n-th class folder only. Suffixes are those of the real files.
     """
-    root = data_root / (place or imagenet.PLACES[name][0])
+    root = data_root / (subfolder or imagenet.SUBFOLDERS[name][0])
     suffix = {"imagenet-a": "jpg", "imagenet-r": "jpg", "imagenet-v2": "jpeg"}
     kept = imagenet.folders(name)[::every]
     source = picture(root / kept[0] / f"img_0.{suffix.get(name, 'JPEG')}")
@@ -68,10 +68,10 @@ def imagenet_layout(
 
 
 def cifar10(data_root: Path, images: int = 20) -> np.ndarray:
-    """CIFAR-10's test batch in torchvision's layout; gives its pixels [N, 32, 32, 3].
+    """Write CIFAR-10's test batch in torchvision's layout; return its pixels.
 
-    The official format is a Python pickle; its hash differs from the real one, so a
-    test has to switch torchvision's integrity check off.
+    Its hash differs from the real file's, so that a test must switch off torchvision's
+    integrity check.
     """
     folder = data_root / "cifar-10-batches-py"
     folder.mkdir(parents=True)
@@ -89,7 +89,7 @@ def cifar10(data_root: Path, images: int = 20) -> np.ndarray:
 
 
 def damaged_exif(path: Path) -> Path:
-    """A sound JPEG of 40 x 20 pixels whose EXIF notes break off."""
+    """Write a sound JPEG of 40 x 20 pixels with truncated EXIF data."""
     buffer = io.BytesIO()
     Image.new("RGB", (40, 20), "blue").save(buffer, "jpeg")
     content = buffer.getvalue()
@@ -100,9 +100,9 @@ def damaged_exif(path: Path) -> Path:
 
 
 def damaged(folder: Path) -> dict[str, str]:
-    """Files that cannot be decoded: file name -> a word of the reason to skip it.
+    """Write files that cannot be decoded: file name -> a word of the reason to skip it.
 
-    Only the empty one can be told without decoding.
+    Only the empty file is recognised without decoding.
     """
     whole = picture(folder / "whole.jpg", size=(640, 480)).read_bytes()
     sound_png = picture(folder / "sound.png", size=(64, 64)).read_bytes()

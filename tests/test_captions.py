@@ -19,7 +19,8 @@ from helpers.keys import key
 from helpers.methods import caption_prompts
 from helpers.methods.autoclip import autoclip, uniform
 from helpers.models import captioner as captioners
-from helpers.models import clip, embedded, slots
+from helpers.models import clip, embedded, template_prompts
+from helpers.models.template_prompts import PLACEHOLDER, ContextWindow, fill
 from helpers.prompts import captions
 from helpers.store import features as stored
 from helpers.store import folders
@@ -109,7 +110,7 @@ def test_keyword_is_replaced_as_a_word_with_its_article(caption, keyword, expect
 
 
 def test_articles_go_with_the_class():
-    filled = [slots.fill("a photo of {a} here", name) for name in DOGS]
+    filled = [fill("a photo of {a} here", name) for name in DOGS]
     assert filled[2] == "a photo of an apple here"
     assert filled[0] == "a photo of a Golden Retriever here"
 
@@ -117,27 +118,27 @@ def test_articles_go_with_the_class():
 def test_the_originals_failures_are_reproduced_and_ours_are_not():
     caption = "a woman and a man on a bench"
     original = captions.faithful_template(caption, "man")
-    assert slots.fill(original, DOGS[0], captions.FAITHFUL_CHARACTERS) == (
+    assert fill(original, DOGS[0], captions.FAITHFUL_CHARACTERS) == (
         "a woGolden Retriever and a Golden Retriever on a bench"
     )
     ours = captions.template(caption, "man")
-    assert slots.fill(ours, DOGS[0]) == "a woman and a Golden Retriever on a bench"
+    assert fill(ours, DOGS[0]) == "a woman and a Golden Retriever on a bench"
 
     long = "a cute little furry animal sitting on top of a branch of a m tree"[:59]
     caption = f"{long} tree"
     assert len(caption) == 64
     original = captions.faithful_template(caption, "tree")
-    cut = slots.fill(original, DOGS[1], captions.FAITHFUL_CHARACTERS)
+    cut = fill(original, DOGS[1], captions.FAITHFUL_CHARACTERS)
     assert len(cut) == 70
     assert cut.endswith("white-head")
-    assert slots.fill(captions.template(caption, "tree"), DOGS[1]).endswith(DOGS[1])
+    assert fill(captions.template(caption, "tree"), DOGS[1]).endswith(DOGS[1])
 
 
 def test_a_keyword_that_is_not_there_gives_the_original_one_prompt(backbone):
     original = captions.faithful_template("A Bird in the sand", "bird")
-    assert {slots.fill(original, name) for name in DOGS} == {"A Bird in the sand"}
+    assert {fill(original, name) for name in DOGS} == {"A Bird in the sand"}
     assert captions.faithful_template("a bird", "") == "a bird"
-    ((_, features),) = slots.features(backbone, [original], DOGS, 70)
+    ((_, features),) = template_prompts.features(backbone, [original], DOGS, 70)
     image = F.normalize(torch.randn(1, backbone.embed_dim), dim=-1)
     assert (features[0] == features[0, 0]).all()
     assert (image.double() @ features[0].double().T).float().argmax() == 0
@@ -145,36 +146,38 @@ def test_a_keyword_that_is_not_there_gives_the_original_one_prompt(backbone):
 
 
 def test_long_captions_lose_words_but_never_the_class(backbone):
-    fits = captions.counter(backbone)
+    window = ContextWindow(backbone)
     many = " ".join(["photo"] * 60)
     for template in (f"{{a}} {many}", f"{many} {{}}.", f"{many} {{}} {many}"):
-        short = captions.shorten(template, fits, DOGS)
-        assert slots.SLOT.search(short)
-        assert all(fits(slots.fill(short, name)) for name in DOGS)
+        short = captions.shorten(template, window, DOGS)
+        assert PLACEHOLDER.search(short)
+        assert all(window.fits(fill(short, name)) for name in DOGS)
         assert len(short.split()) > 10
-    assert captions.shorten("a photo of {a}", fits, DOGS) == "a photo of {a}"
-    assert fits(captions.shorten(many, fits))
+    assert captions.shorten("a photo of {a}", window, DOGS) == "a photo of {a}"
+    assert window.fits(captions.shorten(many, window))
     with pytest.raises(ValueError, match="longer than what this CLIP reads"):
-        captions.shorten("a photo of {a}", fits, ["x" * 400, "dog"])
+        captions.shorten("a photo of {a}", window, ["x" * 400, "dog"])
 
 
 def test_room_for_the_class_is_counted_in_tokens_not_letters(backbone):
-    fits = captions.counter(backbone)
+    window = ContextWindow(backbone)
     few, many = "a very large wooden spoon", "貓頭鷹鸚鵡"
     assert len(few) > len(many)
-    assert fits.tokens(few) < fits.tokens(many)
+    assert window.tokens(few) < window.tokens(many)
     names = [few, f"{few}s", f"old {few}", "Käsespätzlepfännchen", many, "ox"]
     caption = "a bird " + "on a table " * 12
     (template,) = captions.templates([caption], ["bird"], backbone, names)
     assert template.startswith("{a} on a table")
-    prompts = [slots.fill(template, name) for name in names]
+    prompts = [fill(template, name) for name in names]
     most = max(len(backbone.tokenizer.encode(prompt)) + 2 for prompt in prompts)
     assert most == backbone.context_length  # neither too many, nor a word too few
-    for _ in slots.features(backbone, [template], names):
+    for _ in template_prompts.features(backbone, [template], names):
         pass
     # What is cut by letters, as in the original, has to fit as well.
-    assert all(fits(fits.cut("猫" * n)) for n in (1, 10, 200))
-    for _ in slots.features(backbone, ["a photo of {} and {}"], ["猫" * 60, "ox"], 70):
+    assert all(window.fits(window.cut("猫" * n)) for n in (1, 10, 200))
+    for _ in template_prompts.features(
+        backbone, ["a photo of {} and {}"], ["猫" * 60, "ox"], 70
+    ):
         pass
 
 
@@ -189,11 +192,11 @@ def test_tokens_are_those_of_the_backbones_own_tokenizer(backbone):
     other = dataclasses.replace(backbone, tokenizer=Cutting())
     other.model.context_length, before = 8, other.model.context_length
     try:
-        fits = captions.counter(other)
-        assert [fits.tokens(text) for text in ("", "a", "a b c d e")] == [2, 3, 7]
-        assert fits("a b c d e")
-        assert not fits("a b c d e f g")
-        assert captions.shorten("{} " + "a " * 9, fits, ["x y", "xyzxyzxyz"]) == (
+        window = ContextWindow(other)
+        assert [window.tokens(text) for text in ("", "a", "a b c d e")] == [2, 3, 7]
+        assert window.fits("a b c d e")
+        assert not window.fits("a b c d e f g")
+        assert captions.shorten("{} " + "a " * 9, window, ["x y", "xyzxyzxyz"]) == (
             "{} a a a"
         )
     finally:
@@ -223,10 +226,10 @@ def test_no_caption_is_so_odd_that_the_others_go_without_prompts(backbone):
     long = ["{}" + "x" * 400, "X" * 400, "a photo of {a}"]
     assert captions.fitted(long, backbone, DOGS) == [captions.PLAIN] * 2 + long[2:]
     for templates, characters in ((made, None), (["🙂" * 70, *made], 70)):
-        parts = list(slots.features(backbone, templates, DOGS, characters))
+        parts = list(template_prompts.features(backbone, templates, DOGS, characters))
         assert sum(len(chosen) for chosen, _ in parts) == len(templates)
-    fits = captions.counter(backbone)
-    short = [captions.shorten(text, fits) for text in ODD]
+    window = ContextWindow(backbone)
+    short = [captions.shorten(text, window) for text in ODD]
     assert backbone.encode_texts([text or "." for text in short]).isfinite().all()
     with pytest.raises(ValueError, match="longer than what this CLIP reads"):
         captions.fitted(["a photo of {a}"], backbone, ["x" * 400, "dog"])
@@ -398,11 +401,11 @@ def test_features_are_those_of_the_whole_prompts(backbone):
     names = [*DOGS, "jack-o'-lantern", "cat (big)", "3 cats"]
     for characters in (None, 12):
         found = torch.full((len(templates), len(names), backbone.embed_dim), torch.nan)
-        for positions, features in slots.features(
+        for positions, features in template_prompts.features(
             backbone, templates, names, characters
         ):
             found[positions] = features
-        prompts = [slots.fill(t, n, characters) for t in templates for n in names]
+        prompts = [fill(t, n, characters) for t in templates for n in names]
         expected = backbone.encode_texts(prompts).view_as(found)
         assert (found - expected).abs().max() < 2e-6
 
@@ -410,14 +413,14 @@ def test_features_are_those_of_the_whole_prompts(backbone):
 def test_features_of_many_templates_in_several_parts(backbone, monkeypatch):
     templates = [f"{'very ' * i}nice {{}}" for i in (3, 0, 1, 3, 2)]
     whole = torch.empty(5, len(DOGS), backbone.embed_dim)
-    for positions, features in slots.features(backbone, templates, DOGS):
+    for positions, features in template_prompts.features(backbone, templates, DOGS):
         whole[positions] = features
     assert (whole[0] - whole[3]).abs().max() < 1e-6
-    monkeypatch.setattr(slots, "ROWS", 7)
-    monkeypatch.setattr(slots, "_shares_prefixes", lambda backbone: False)
+    monkeypatch.setattr(template_prompts, "BATCH", 7)
+    monkeypatch.setattr(template_prompts, "_shares_prefixes", lambda backbone: False)
     again = torch.empty_like(whole)
     seen = []
-    for positions, features in slots.features(backbone, templates, DOGS):
+    for positions, features in template_prompts.features(backbone, templates, DOGS):
         again[positions], seen = features, seen + positions
     assert sorted(seen) == [0, 1, 2, 3, 4]
     assert (whole - again).abs().max() < 2e-6
@@ -425,7 +428,7 @@ def test_features_of_many_templates_in_several_parts(backbone, monkeypatch):
 
 def test_prompts_that_do_not_fit_are_refused(backbone):
     with pytest.raises(ValueError, match="reads at most 48: shorten"):
-        list(slots.features(backbone, ["photo " * 60 + "{}"], DOGS))
+        list(template_prompts.features(backbone, ["photo " * 60 + "{}"], DOGS))
 
 
 def test_cosines_with_own_prompts_are_kept_and_go_on_where_they_stood(
@@ -438,11 +441,11 @@ def test_cosines_with_own_prompts_are_kept_and_go_on_where_they_stood(
     images = store.image_features(backbone, dataset)
     expected = torch.stack(
         [
-            image @ backbone.encode_texts([slots.fill(t, n) for n in ("cat", "dog")]).T
+            image @ backbone.encode_texts([fill(t, n) for n in ("cat", "dog")]).T
             for image, t in zip(images, templates, strict=True)
         ]
     )
-    original, calls = slots.features, []
+    original, calls = template_prompts.features, []
 
     def killed(*arguments):
         calls.append(arguments[1])
@@ -450,7 +453,7 @@ def test_cosines_with_own_prompts_are_kept_and_go_on_where_they_stood(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(slots, "features", killed)
+    monkeypatch.setattr(template_prompts, "features", killed)
     with pytest.raises(KeyboardInterrupt):
         store.prompt_cosines(backbone, dataset, templates)
     found = store.prompt_cosines(backbone, dataset, templates)

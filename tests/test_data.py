@@ -685,7 +685,7 @@ def test_readme_beside_the_classes_is_no_class(tmp_path, name):
 
 @pytest.mark.parametrize(
     ("name", "place"),
-    [(name, place) for name, places in imagenet.PLACES.items() for place in places],
+    [(name, place) for name, places in imagenet.SUBFOLDERS.items() for place in places],
 )
 def test_every_usual_place_is_found(tmp_path, name, place):
     root = tmp_path / (place or "direct")
@@ -697,9 +697,9 @@ def test_every_usual_place_is_found(tmp_path, name, place):
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_archives_unpacked_into_themselves_are_found(tmp_path, name):
-    top = tmp_path / imagenet.PLACES[name][0]
+    top = tmp_path / imagenet.SUBFOLDERS[name][0]
     for inside in (top.name, f"{top.name}/{top.name}", "another/name"):
-        place = f"{imagenet.PLACES[name][0]}/{inside}"
+        place = f"{imagenet.SUBFOLDERS[name][0]}/{inside}"
         root = lookalikes.imagenet_layout(tmp_path, name, place, every=97)
         (top / "__MACOSX").mkdir()
         for given in (tmp_path, top):

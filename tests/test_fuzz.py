@@ -20,8 +20,9 @@ from PIL import Image
 
 from helpers import data, paths, views
 from helpers.data import integrity
-from helpers.models import clip, slots
+from helpers.models import clip, template_prompts
 from helpers.models.prompts import PromptTower
+from helpers.models.template_prompts import PLACEHOLDER, ContextWindow, fill
 from helpers.prompts import captions
 from helpers.prompts import templates as prompt_sets
 from helpers.results import predictions
@@ -243,16 +244,16 @@ def test_slots_are_filled_once_and_features_are_those_of_the_prompts(effort, pic
         st.lists(TEXTS, min_size=1, max_size=3),
     )
     def holds(found, names):
-        prompts = [[slots.fill(t, name) for name in names] for t in found]
+        prompts = [[fill(t, name) for name in names] for t in found]
         for template, row in zip(found, prompts, strict=True):
-            pieces = slots.SLOT.split(template)
+            pieces = PLACEHOLDER.split(template)
             for name, prompt in zip(names, row, strict=True):
-                own = len(slots.SLOT.findall(template))
+                own = len(PLACEHOLDER.findall(template))
                 least = sum(map(len, pieces)) + own * len(name)
                 assert least <= len(prompt) <= least + own * len("an ")
         try:
             literal = [picto.encode_texts(row) for row in prompts]
-            parts = list(slots.features(picto, found, names))
+            parts = list(template_prompts.features(picto, found, names))
         except ValueError as error:
             told(error, "shorten")
             return
@@ -277,41 +278,41 @@ def test_any_caption_becomes_a_template(effort):
         plainly = " ".join(caption.translate({ord("{"): " ", ord("}"): " "}).split())
         keyword = draw.draw(st.one_of(st.sampled_from(words), TEXTS))
         made = captions.template(caption, keyword)
-        assert not set("{}") & set(slots.SLOT.sub("", made))  # braces are slots
-        assert slots.SLOT.search(made)
-        prompt = slots.fill(made, "okapi")
+        assert not set("{}") & set(PLACEHOLDER.sub("", made))  # no other braces
+        assert PLACEHOLDER.search(made)
+        prompt = fill(made, "okapi")
         assert "okapi" in prompt
         if made != captions.PLAIN:  # what stands around the keyword is the caption's
-            around = slots.SLOT.split(made)
+            around = PLACEHOLDER.split(made)
             assert len(around) == 2  # one place, "one" where it is said again
             rest = [" ".join(p.split()) for part in around for p in part.split("one")]
             assert all(part in composed(plainly) for part in rest)
         assert isinstance(captions.class_in(made, ["dog", "hot-dog"]), str)
         vocabulary = captions.vocabulary([made])
-        assert slots.SLOT.search(captions.restricted(made, vocabulary))
+        assert PLACEHOLDER.search(captions.restricted(made, vocabulary))
         noisy = captions.noisy(made, 0.5, ["x"], random.Random(0))
         assert len(noisy.split()) == len(made.split())
         raw = captions.faithful_template(caption, keyword)
-        assert set(slots.SLOT.findall(raw)) <= {"{}"}
+        assert set(PLACEHOLDER.findall(raw)) <= {"{}"}
 
     holds()
 
 
 @EFFORTS
 def test_long_captions_are_shortened_to_what_clip_reads(effort, picto):
-    fits = captions.counter(picto)
+    window = ContextWindow(picto)
 
     @examples(30 * effort)
     @given(st.lists(st.one_of(WORDS, TEXTS), max_size=40).map(" ".join))
     def holds(caption):
         made = captions.template(caption, "dog")
         try:
-            short = captions.shorten(made, fits, ["okapi", "ant"])
+            short = captions.shorten(made, window, ["okapi", "ant"])
         except ValueError as error:
             told(error, "shorten")
             return
-        assert slots.SLOT.findall(short)
-        picto.tokenize([slots.fill(short, "okapi")])
+        assert PLACEHOLDER.findall(short)
+        picto.tokenize([fill(short, "okapi")])
 
     holds()
 

@@ -443,7 +443,7 @@ def test_other_tables_are_no_ledgers(tmp_path):
 def test_a_list_of_checked_files_that_is_none_is_made_anew(tmp_path, content):
     root = lookalikes.photos(tmp_path / "pets", {"cat": 1, "dog": 1})
     dataset = data.read("folder", str(root))
-    kept = integrity._ledger(dataset)
+    kept = integrity._record(dataset)
     kept.parent.mkdir(parents=True)
     kept.write_text(content, errors="surrogateescape")
     assert integrity.verify(dataset) == []

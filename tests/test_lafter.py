@@ -241,7 +241,7 @@ def test_parameter_counts_of_the_papers_backbone():
         device="meta",
         precision="float32",
         normalise=None,
-        _autocast=None,
+        autocast=None,
     )
     tower = ImageTower(shapes, prompts=50, norms=True)
     assert tuned_share(tower, shapes)[0] == 50 * 768 + 39_936

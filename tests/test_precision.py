@@ -17,7 +17,7 @@ from helpers.methods.lafter import lafter
 from helpers.methods.lora import lora
 from helpers.methods.upl import upl
 from helpers.methods.zero_shot import zero_shot
-from helpers.models import clip, slots
+from helpers.models import clip, template_prompts
 from helpers.models.prompts import PromptTower
 from helpers.models.visual import ImageTower
 from helpers.study import main
@@ -79,8 +79,8 @@ def results(backbone: clip.Backbone) -> dict[str, Tensor]:
             make, classes, scale, views, features, classes, rho=0.5
         ),
     }
-    ((_, slotted),) = slots.features(backbone, ["a photo of {a}."], names)
-    return found | {"slots": slotted[0]}
+    ((_, filled),) = template_prompts.features(backbone, ["a photo of {a}."], names)
+    return found | {"templates": filled[0]}
 
 
 @pytest.fixture(scope="module")

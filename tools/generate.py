@@ -1,17 +1,17 @@
-"""`python tools/generate.py`: have a causal language model write texts about classes.
+"""`python tools/generate.py`: generate texts about classes with a language model.
 
-Sentences as CuPL asks for them (Pratt et al. 2022, arXiv 2209.03320; LaFTer, arXiv
-2305.18287, asks alike): five questions per class, ten answers each, sampled at
-temperature 0.99, at most 50 tokens, cut at the first full stop. Descriptors as DCLIP
-asks for them (Menon and Vondrick 2022, arXiv 2210.07183): one greedy answer of at most
-100 tokens, a list that continues two examples.
+Sentences as in CuPL (Pratt et al. 2022, arXiv 2209.03320; LaFTer, arXiv 2305.18287,
+does likewise): five questions per class, ten answers each, sampled at temperature 0.99,
+at most 50 tokens, cut at the first full stop. Descriptors as in DCLIP (Menon and
+Vondrick 2022, arXiv 2210.07183): one greedy answer of at most 100 tokens, a list that
+continues two examples.
 
-Deviations: any model that transformers loads takes the place of GPT-3; the two examples
-are our own; a model with a chat template gets each question as the user's turn; answers
-are sampled from the whole distribution, whatever the model's own defaults.
+Deviations: any model that transformers loads replaces GPT-3; the two examples are our
+own; a model with a chat template gets each question as the user's turn; answers are
+sampled from the whole distribution, whatever the model's defaults.
 
-What is drawn depends on (seed, class name, question) and not on the other classes. The
-file is written anew after every class, so that a stopped run goes on where it was.
+Answers depend on (seed, class name, question) and not on the other classes. The file is
+rewritten after every class, so that an interrupted run resumes.
 """
 
 import argparse
@@ -72,7 +72,7 @@ LIST_ENDS = ("\n\n", "\nQ:")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line, by default the one that was given."""
+    """Run the command line; `arguments` replace those of the process."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = parser.add_mutually_exclusive_group(required=True)
     names.add_argument(
@@ -125,10 +125,20 @@ def generate(
     seed: int = 0,
     device: str = "auto",
 ) -> dict:
-    """Write the texts of all classes to `out`, and return what the file holds.
+    """Generate the texts of all classes, write them to `out`, and return its content.
 
-    The layout is that of `helpers.prompts.descriptions`. Classes that `out` already
-    holds are kept; raises ValueError where they were made in another way.
+    Args:
+        class_names: of which white space and repetitions are removed.
+        model: a folder, or a model's name on the Hugging Face hub.
+        out: in the layout of `helpers.prompts.descriptions`. Classes that it already
+            has are kept.
+        answers: per question.
+        seed: of the sampling.
+        device: "auto" or a torch device.
+
+    Raises:
+        ValueError: no class names, no answers, or `out` has other settings.
+        RuntimeError: the model cannot be loaded.
     """
     names = list(dict.fromkeys(filter(None, map(composed, class_names))))
     if not names:
@@ -164,18 +174,18 @@ def generate(
 
 
 def sentence(answer: str) -> str:
-    """An answer up to its first full stop, on one line; "" where nothing precedes it.
+    """Cut an answer at its first full stop, on one line; "" if nothing precedes it.
 
-    An answer that ran into the limit before any full stop gets one, as CuPL's do.
+    As in CuPL, an answer that was cut before a full stop gets one.
     """
     text = " ".join(answer.partition(".")[0].split())
     return f"{text}." if text else ""
 
 
 def listed(answer: str, whole: bool) -> list[str]:
-    """The entries of the list that an answer begins with, "- " taken off.
+    """Return the entries of the list at the beginning of an answer, without "- ".
 
-    Unless it is `whole`, the last line was cut by the token limit and is left out.
+    The last line of an answer that is not `whole`, cut by the token limit, is left out.
     """
     lines = [line.strip() for line in answer.strip().splitlines()]
     entries = []
@@ -187,19 +197,12 @@ def listed(answer: str, whole: bool) -> list[str]:
 
 
 def list_question(a: str) -> str:
-    """DCLIP's question about `a`, "a hen", behind two answered examples."""
-    shown = [
-        "\n".join(
-            [
-                LIST_QUESTION.format(a=with_article(name))
-                + "- "
-                + "\n- ".join(features),
-                "",
-            ]
-        )
+    """Return DCLIP's question about `a`, such as "a hen", after two examples."""
+    answered = [
+        LIST_QUESTION.format(a=with_article(name)) + "- " + "\n- ".join(features)
         for name, features in EXAMPLES.items()
     ]
-    return "\n".join([*shown, LIST_QUESTION.format(a=a) + "-"])
+    return "\n\n".join([*answered, LIST_QUESTION.format(a=a) + "-"])
 
 
 def _sentences(
@@ -209,7 +212,7 @@ def _sentences(
     answers: int,
     seed: int,
 ) -> list[str]:
-    """Sentences to all questions; all answers to one are sampled in one batch."""
+    """Sentences for all questions; a batch has all answers to one question."""
     config = GenerationConfig(
         do_sample=True,
         temperature=TEMPERATURE,
@@ -250,7 +253,7 @@ def _descriptors(
         config,
         lambda text: any(end in text.lstrip() for end in LIST_ENDS),
     )
-    # A completion goes on behind the prompt's dash, a chat model brings its own.
+    # A completion continues after the prompt's dash; a chat model writes its own dash.
     answer = text.strip()
     return listed(answer if answer.startswith("-") else f"- {answer}", whole)
 
@@ -263,7 +266,7 @@ def _answers(
     config: GenerationConfig,
     is_done: Callable[[str], bool],
 ) -> tuple[list[str], bool]:
-    """What the model says, and whether all of it came before the token limit."""
+    """The model's answers, and whether they ended before the token limit."""
     chat = tokenizer.chat_template is not None
     if chat:
         question = tokenizer.apply_chat_template(
@@ -281,11 +284,11 @@ def _answers(
             f"context of {context}: choose a model with a longer one"
         )
 
-    def said(ids: Tensor) -> list[str]:
+    def decode(ids: Tensor) -> list[str]:
         return tokenizer.batch_decode(ids[:, start:], skip_special_tokens=True)
 
     def stop(ids: Tensor, scores: Tensor, **_) -> Tensor:
-        return torch.tensor([is_done(text) for text in said(ids)], device=ids.device)
+        return torch.tensor([is_done(text) for text in decode(ids)], device=ids.device)
 
     ends = model.generation_config.eos_token_id
     if ends is None:
@@ -298,11 +301,11 @@ def _answers(
         generation_config=config,
         stopping_criteria=StoppingCriteriaList([stop]),
     )
-    return said(output), output.shape[1] < start + limit
+    return decode(output), output.shape[1] < start + limit
 
 
 def _load(model: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Model and tokenizer. Weights only as safetensors, and no code of the model's."""
+    """Model and tokenizer; only safetensors, and no code of the model."""
     where = resolve_device(device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
@@ -319,7 +322,7 @@ def _load(model: str, device: str) -> tuple[PreTrainedModel, PreTrainedTokenizer
 
 
 def _begun(out: Path, settings: dict) -> dict:
-    """What an earlier run with the same settings left in `out`, or a new beginning."""
+    """The content of `out`, from a run with the same settings, or an empty one."""
     if not out.exists():
         return {"provenance": dict(settings), "sentences": {}, "descriptors": {}}
     try:

@@ -1,9 +1,6 @@
-"""Make an executed study small enough to be committed.
+"""Make an executed study small enough to commit: reduce its figures to 128 colours.
 
-    python tools/lean.py outputs/reference
-
-Pictures keep their size and lose colours: 128 are left of each figure, in its file and
-in the notebook that shows it.
+python tools/lean.py outputs/reference
 """
 
 import base64
@@ -18,7 +15,7 @@ COLOURS = 128
 
 
 def lean(folder: Path) -> None:
-    """Every PNG below the folder and in its notebooks, with a palette, if smaller."""
+    """Convert every PNG below the folder and in its notebooks to a palette."""
     for path in folder.rglob("*.png"):
         path.write_bytes(palette(path.read_bytes()))
     for path in folder.rglob("*.ipynb"):
@@ -34,11 +31,11 @@ def lean(folder: Path) -> None:
 
 
 def palette(png: bytes) -> bytes:
-    """The PNG with a palette, or as it was where that is no smaller."""
+    """Convert a PNG to a palette of `COLOURS`, unless that makes it larger."""
     target = io.BytesIO()
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    few = picture.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    few.save(target, "PNG", optimize=True)
+    image = Image.open(io.BytesIO(png)).convert("RGB")
+    image = image.quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image.save(target, "PNG", optimize=True)
     return min(target.getvalue(), png, key=len)
 
 

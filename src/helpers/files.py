@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic writes, and errors that say what to do about a full or read-only disk."""
 
 import errno
 import os
@@ -14,15 +14,15 @@ BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class DiskFull(OSError):
-    """A file finds no room; the message names its folder and what helps."""
+    """There is no room for a file; the message names its folder and the remedy."""
 
 
 class NotWritable(OSError):
-    """A folder takes no files; the message names it and what helps."""
+    """A folder cannot be written to; the message names it and the remedy."""
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder, and see that it takes files. Raises `NotWritable`."""
+    """Make the folder and try to write to it; raises `NotWritable`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -32,8 +32,8 @@ def check_writable(folder: Path) -> None:
 
 
 def _not_writable(folder: Path, error: OSError) -> NotWritable:
-    there = os.path.lexists(folder) and not os.path.isdir(folder)
-    reason = "it is no folder" if there else error.strerror
+    is_file = os.path.lexists(folder) and not os.path.isdir(folder)
+    reason = "it is no folder" if is_file else error.strerror
     return NotWritable(
         f"cannot write in {folder} ({reason}): name folders that you may write, for "
         "results with --outputs or STUDY_OUTPUTS, for the cache with STUDY_CACHE"
@@ -42,11 +42,10 @@ def _not_writable(folder: Path, error: OSError) -> NotWritable:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary neighbour that takes the place of `path` if the block succeeds.
+    """Yield a temporary file that replaces `path` if the block succeeds.
 
-    Whoever reads `path` finds the old file or the new one, never a half; two processes
-    that write it at once leave the work of one of them. Raises `DiskFull` where the
-    disk is full, `NotWritable` where the folder takes no files.
+    The replacement is atomic: a reader finds the old file or the new one. Of two
+    processes that write at once, one wins. Raises `DiskFull` or `NotWritable`.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with enough_room(path):
@@ -66,17 +65,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def enough_room(path: Path) -> Iterator[None]:
-    """Turn what a block that writes `path` raises on a full disk into `DiskFull`."""
+    """Raise `DiskFull` instead of the error of a block that writes `path`."""
     try:
         yield
     except DiskFull:
         raise
     except Exception as error:
-        if not _says_full(error):
+        if not _is_disk_full(error):
             raise
         full = path
         if isinstance(getattr(error, "filename", None), str):
-            elsewhere = Path(error.filename)  # say, a file for temporary use
+            elsewhere = Path(error.filename)  # such as a temporary file
             full = path if elsewhere.parent == path.parent else elsewhere
         raise DiskFull(
             f"no room for {full.name} in {full.parent}: make some there and run again "
@@ -86,14 +85,14 @@ def enough_room(path: Path) -> Iterator[None]:
 
 
 def digest(paths: Iterable[Path]) -> str:
-    """A key of the names and contents of files, whatever their order."""
+    """Return a short hash of names and contents of files, in any order."""
     return key((path.name, path.read_bytes()) for path in sorted(paths))
 
 
-def _says_full(error: BaseException | None) -> bool:
-    """Whether the error or its cause tells of a full disk.
+def _is_disk_full(error: BaseException | None) -> bool:
+    """Whether the error or its cause is a full disk.
 
-    Libraries that are not Python's raise errors of their own, and tell it in words.
+    Libraries written in Rust raise errors of their own, with the number in the message.
     """
     if error is None:
         return False
@@ -101,4 +100,4 @@ def _says_full(error: BaseException | None) -> bool:
         return True
     if any(f"os error {number}" in str(error) for number in FULL):
         return True
-    return _says_full(error.__cause__ or error.__context__)
+    return _is_disk_full(error.__cause__ or error.__context__)

@@ -1,4 +1,4 @@
-"""Where things are. Two environment variables move what a run writes."""
+"""Folders of the repository, and of what runs write (STUDY_OUTPUTS, STUDY_CACHE)."""
 
 import os
 from collections.abc import Mapping
@@ -10,26 +10,26 @@ PARAMS = ROOT / "params"
 
 
 def located(path: str | Path, base: str | Path) -> Path:
-    """The path that a user means: "~" is the home, relative ones count from `base`.
+    """Resolve a user's path: "~" is the home folder, a relative path starts at `base`.
 
-    "~name" of a user that is not there stays as it is.
+    "~name" of an unknown user is not expanded.
     """
     return Path(base) / os.path.expanduser(path)
 
 
 def from_root(path: str | Path) -> Path:
-    """A path in a notebook, or in a parameter file of this repository."""
+    """Resolve a path in a notebook or in a parameter file of this repository."""
     return located(path, ROOT)
 
 
 def from_here(path: str | Path) -> Path:
-    """A path on the command line or in an environment variable."""
+    """Resolve a path on the command line or in an environment variable."""
     absolute = os.path.isabs(os.path.expanduser(path))
     return located(path, ROOT if absolute else here())
 
 
 def here() -> Path:
-    """The folder one stands in."""
+    """Return the working directory; raises FileNotFoundError if it was deleted."""
     try:
         return Path.cwd()
     except FileNotFoundError:
@@ -39,12 +39,12 @@ def here() -> Path:
 
 
 def chosen(variable: str, default: Path, variables: Mapping[str, str]) -> Path:
-    """The folder that an environment variable names; empty is as good as unset."""
+    """Return the folder that an environment variable names; "" counts as unset."""
     return from_here(variables.get(variable) or default)
 
 
 def require_checkout() -> None:
-    """RuntimeError where the package was installed without its notebooks."""
+    """Raise RuntimeError if the package was installed without its notebooks."""
     if not PARAMS.is_dir():
         raise RuntimeError(
             f"{Path(__file__).parent} is a copy without notebooks and parameter files: "

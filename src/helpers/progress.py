@@ -1,7 +1,7 @@
-"""Progress of long loops: a bar in terminals, a line that renews itself in notebooks.
+"""Progress of long loops: a bar in terminals, a line that is updated in notebooks.
 
-The notebook's line is a single plain output. An executed notebook keeps only its last
-state, and `study run` shows it while the cell is at work.
+The line is one plain output. An executed notebook keeps its last state, and `study run`
+shows it while the cell runs.
 """
 
 import sys
@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 MARK = "progress"
-"""Key in an output's metadata by which `study run` knows such a line."""
+"""Key in an output's metadata by which `study run` recognises a progress line."""
 
-EVERY = 1.0  # seconds between two states of the line
+EVERY = 1.0  # seconds between two updates of the line
 
 T = TypeVar("T")
 
@@ -22,9 +22,9 @@ T = TypeVar("T")
 def track(
     iterable: Iterable[T], total: int | None = None, label: str = "working"
 ) -> Iterator[T]:
-    """Yield the items and show how far we are.
+    """Yield the items of an iterable and show how many are done.
 
-    `total` is the number of items, by default `len(iterable)` where it has one.
+    `total` is the number of items, by default `len(iterable)` if it has a length.
     """
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
@@ -40,7 +40,7 @@ def _in_notebook() -> bool:
 
 
 def _lines(iterable: Iterable[T], total: int | None, label: str) -> Iterator[T]:
-    line = None  # a loop that is over at once leaves none
+    line = None  # a short loop shows none
     began = shown = time.monotonic()
     number = 0
     of = "" if total is None else f" of {total:,}"
@@ -58,7 +58,7 @@ def _lines(iterable: Iterable[T], total: int | None, label: str) -> Iterator[T]:
 
 
 def _show(line: Any, text: str) -> Any:
-    """Put the text in the line's place; begin the line where there is none yet."""
+    """Update the line, or display a new one if `line` is None."""
     from IPython.display import display
 
     content, options = {"text/plain": text}, {"raw": True, "metadata": {MARK: True}}

@@ -4,9 +4,9 @@
     >>> scene = picto.scene("picto", 17)
     >>> pixels = picto.render(scene)  # uint8 [64, 64, 3]
 
-`shapes*` hold the classes, `contexts` the places, `styles` the renditions, `scenes`
-what varies, `render` and `corruptions` the drawing, `captions` the words, `splits` the
-sets.
+`shapes*` have the classes, `contexts` the backgrounds, `styles` the renditions,
+`scenes` the sampling of scenes, `render` and `corruptions` the drawing, `captions` the
+texts, `splits` the data sets.
 """
 
 from picto import (  # noqa: F401  the classes register themselves

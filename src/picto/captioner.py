@@ -1,8 +1,8 @@
 """Train the embedded captioner: a small GPT-2 that reads a frozen embedded CLIP.
 
-The encoder is frozen, so that its view of every training picture is computed once and
-training is the decoder's alone: teacher forcing on captions that say what and where.
-As with the CLIPs, a run is a function of its recipe, and goes on from a checkpoint.
+The encoder is frozen: its features of the training pictures are computed once, and only
+projection and decoder are trained, with teacher forcing on captions that name class and
+place. As with the CLIPs, the recipe determines a run, which resumes from a checkpoint.
 """
 
 import json
@@ -31,12 +31,12 @@ from picto import cards, pool, speech, splits, train
 
 NAME = captioners.EMBEDDED
 CAPTIONS_EACH = 4
-ENCODE = 250  # pictures at once
+ENCODE_BATCH = 250
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the weights, besides the world and the encoder."""
+    """Hyper-parameters; with the world and the encoder they determine the weights."""
 
     steps: int = 6_000
     images: int = 64_000
@@ -62,10 +62,9 @@ def train_captioner(
     checkpoint_every: int = 500,
     log=print,
 ) -> tuple[VisionEncoderDecoderModel, list[dict]]:
-    """Train; the model in evaluation mode, and its curve, a row per checkpoint.
+    """Train the captioner, or resume from `folder/picto-captioner.pt`.
 
-    Leaves `folder/picto-captioner.pt`, from which a second call with the same recipe
-    goes on.
+    Returns the model in evaluation mode, and its curve with a row per checkpoint.
     """
     checkpoint = folder / f"{NAME}.pt"
     torch.manual_seed(recipe.seed)
@@ -104,11 +103,13 @@ def train_captioner(
 
 @torch.inference_mode()
 def encode(model: VisionEncoderDecoderModel, pictures: np.ndarray) -> list[Tensor]:
-    """What the frozen encoder sees in pictures uint8 [N, 64, 64, 3], level by level.
+    """Encode pictures uint8 [N, 64, 64, 3] with the frozen encoder.
 
-    Float16 [N, cells, channels] each: 64,000 pictures take 0.8 GB.
+    Returns each level's tokens, float16 [N, cells, channels]: 0.8 GB for 64,000
+    pictures.
     """
-    parts = [pictures[i : i + ENCODE] for i in range(0, len(pictures), ENCODE)]
+    starts = range(0, len(pictures), ENCODE_BATCH)
+    parts = [pictures[i : i + ENCODE_BATCH] for i in starts]
     levels: list[Tensor] = []
     for number, part in enumerate(track(parts, label="encoding training pictures")):
         seen = model.encoder.levels(pool.normalise(part))
@@ -116,7 +117,7 @@ def encode(model: VisionEncoderDecoderModel, pictures: np.ndarray) -> list[Tenso
             x.new_empty(len(pictures), *x.shape[1:]).half() for x in seen
         ]
         for whole, x in zip(levels, seen, strict=True):
-            whole[number * ENCODE :][: len(part)] = x.half()
+            whole[number * ENCODE_BATCH :][: len(part)] = x.half()
     return levels
 
 
@@ -126,7 +127,10 @@ def training_step(
     levels: Sequence[Tensor],
     texts: Tensor,
 ) -> float:
-    """One optimizer step on levels of B pictures and token ids int64 [B, L]."""
+    """Take an optimizer step on levels of B pictures and token ids int64 [B, L].
+
+    Returns the loss before the step.
+    """
     device = model.device
     texts = texts.to(device)
     with torch.autocast(device.type, torch.bfloat16), train.attention(device):
@@ -148,10 +152,10 @@ def training_step(
 def _batch(
     levels: Sequence[Tensor], tokens: np.ndarray, step: int, recipe: Recipe
 ) -> tuple[list[Tensor], Tensor]:
-    """Batch `step`: every epoch is a permutation, a caption for each picture."""
-    epoch, place = divmod(step, len(tokens) // recipe.batch)
+    """Batch `step`: an epoch is a permutation, each picture with a random caption."""
+    epoch, number = divmod(step, len(tokens) // recipe.batch)
     order = np.random.default_rng([recipe.seed, 1, epoch]).permutation(len(tokens))
-    rows = order[place * recipe.batch : (place + 1) * recipe.batch]
+    rows = order[number * recipe.batch : (number + 1) * recipe.batch]
     rng = np.random.default_rng([recipe.seed, 2, step])
     texts = tokens[rows, rng.integers(tokens.shape[1], size=len(rows))].astype(np.int64)
     length = int((texts != 0).sum(axis=1).max())
@@ -159,7 +163,7 @@ def _batch(
 
 
 def _tokens(recipe: Recipe) -> np.ndarray:
-    """Token ids int16 [N, 4, n_positions] of training captions, made once."""
+    """Token ids int16 [N, 4, n_positions] of training captions, computed once."""
     length = recipe.decoder["n_positions"]
     made_by = recipe.images, pool.world_hash(), embedded.MERGES.read_bytes(), length
     where = folder("picto", "telling", *made_by)
@@ -174,7 +178,7 @@ def _tokens(recipe: Recipe) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Tokenise:
-    """A class, not a closure, so that other processes take it."""
+    """A class, since other processes cannot unpickle a closure."""
 
     backbone: str
     length: int
@@ -190,7 +194,7 @@ class _Tokenise:
 
 
 def dev_scores(model: VisionEncoderDecoderModel, recipe: Recipe) -> dict[str, float]:
-    """What greedy captions of every fifth picture of picto-dev get right, by part."""
+    """Score greedy captions of every fifth picture of picto-dev, in all and by part."""
     pictures, facts = pool.dev_pool()
     rows = np.arange(0, len(pictures), 5)
     model.eval()
@@ -206,9 +210,9 @@ def dev_scores(model: VisionEncoderDecoderModel, recipe: Recipe) -> dict[str, fl
 def publish(
     model: VisionEncoderDecoderModel, recipe: Recipe, made: dict, assets: Path
 ) -> dict:
-    """Write what was trained in fp16, and the card: how, and what it gets right.
+    """Write the trained weights in fp16, and the card: training and scores.
 
-    Measured on every test split, with the weights as they are read back.
+    The scores are those of the fp16 weights on every test split.
     """
     path = assets / f"{NAME}.safetensors"
     weights = {
@@ -239,7 +243,7 @@ def _test_scores(write: captioners.Captioner, split: str) -> dict[str, float]:
     indices = range(splits.SPLITS[split].size)
     pictures = pool.render(split, indices)
     texts: list[str] = []
-    for part in np.array_split(pictures, max(1, len(pictures) // ENCODE)):
+    for part in np.array_split(pictures, max(1, len(pictures) // ENCODE_BATCH)):
         texts += write([Image.fromarray(picture) for picture in part])
     right = speech.correctness(texts, splits.facts(split, indices))
     return {key: share for key, share in right.items() if not np.isnan(share)}

@@ -1,9 +1,9 @@
-"""What can be said about a scene: captions, class descriptions, and all their words.
+"""Captions of scenes, descriptions of classes, and the vocabulary of both.
 
-A caption is a frame filled with phrases. Frames name a thing plainly ("a blurry photo
-of a small red apple in a meadow"), name a rendition ("a pencil sketch of the apple"),
-or describe ("an apple, which has a thin stem"). A caption says only what the picture
-shows: no colour where there is none, no place where none is drawn.
+A caption is a frame filled with phrases. Frames name the object ("a blurry photo of a
+small red apple in a meadow") or its rendition ("a pencil sketch of the apple"), or
+describe it ("an apple, which has a thin stem"). A caption says only what the picture
+shows: no colour in a grey picture, no place without a background.
 """
 
 import random
@@ -30,7 +30,7 @@ HIDDEN = ("partly hidden", "partly covered", "hard to see")
 OTHERS = ("and other things", "next to other things")
 
 # {a}: "a red apple", {n}: "red apple", {m}: "blurry photo", {am}: "a blurry photo",
-# {place}: "in a meadow" or nothing. The numbers are relative frequencies.
+# {place}: "in a meadow" or "". The numbers are relative frequencies.
 PHOTO_FRAMES = {
     "{am} of {a} {place}": 6,
     "{am} of {a}": 5,
@@ -109,7 +109,7 @@ PART_DESCRIPTION = "{a}, which has {p}."
 LONG_CHANCE, DESCRIPTION_CHANCE, STOP_CHANCE = 0.035, 0.13, 0.12
 
 KNOWN, USED = "known for", "used for"
-NATURAL = (  # kinds of which one says "known for" instead of "used for"
+NATURAL = (  # kinds that are "known for" instead of "used for"
     "animal",
     "figure",
     "fungus",
@@ -123,7 +123,7 @@ NATURAL = (  # kinds of which one says "known for" instead of "used for"
 
 
 def caption(scene: Scene, rng: random.Random) -> str:
-    """One of the many captions of a scene, in lower case."""
+    """Draw one of the many captions of a scene, in lower case."""
     parts = _true(shape_class(scene.class_name).parts, scene)
     if scene.style == "silhouette":
         parts = []
@@ -147,18 +147,18 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def descriptions(class_name: str) -> tuple[str, ...]:
-    """Sentences that describe the class, at least five; each one names it."""
-    of = shape_class(class_name)
-    words = _class_words(of, of.parts)
-    words |= {"a": _a(of.name), "place": CONTEXTS[of.places[0]].phrases[0]}
-    words["all"] = f"{', '.join(of.parts[:-1])} and {of.parts[-1]}"
+    """Return at least five sentences that describe a class and name it."""
+    shape = shape_class(class_name)
+    words = _class_words(shape, shape.parts)
+    words |= {"a": _a(shape.name), "place": CONTEXTS[shape.places[0]].phrases[0]}
+    words["all"] = f"{', '.join(shape.parts[:-1])} and {shape.parts[-1]}"
     whole = [frame.format_map(words) for frame in CLASS_DESCRIPTIONS]
-    by_part = [PART_DESCRIPTION.format_map(words | {"p": part}) for part in of.parts]
+    by_part = [PART_DESCRIPTION.format_map(words | {"p": part}) for part in shape.parts]
     return tuple(by_part + whole)
 
 
 def words() -> set[str]:
-    """Every word that class names, captions and descriptions can use, lower case."""
+    """Return every word of class names, captions and descriptions, in lower case."""
     return {word for text in _vocabulary() for word in re.findall("[a-z]+", text)}
 
 
@@ -177,31 +177,31 @@ def _vocabulary() -> Iterator[str]:
         yield from style.media
     for place in CONTEXTS.values():
         yield from place.phrases
-    for of in CLASSES.values():
-        yield from (of.name, of.kind, of.uses, *of.parts, *of.synonyms)
+    for shape in CLASSES.values():
+        yield from (shape.name, shape.kind, shape.uses, *shape.parts, *shape.synonyms)
 
 
 def _fill(frame: str, scene: Scene, rng: random.Random, parts: Sequence[str]) -> str:
     """The frame with the scene's phrases in place of its fields."""
-    of, style = shape_class(scene.class_name), STYLES[scene.style]
-    noun = " ".join([*_adjectives(scene, rng), of.name])
+    shape, style = shape_class(scene.class_name), STYLES[scene.style]
+    noun = " ".join([*_adjectives(scene, rng), shape.name])
     medium = " ".join([*_photo_words(scene, rng), rng.choice(style.media)])
     places = _true(CONTEXTS[scene.context].phrases, scene)
     place = rng.choice(places) if style.setting else ""
     fields = {"a": _a(noun), "n": noun, "m": medium, "am": _a(medium), "place": place}
     if "{p}" in frame or "{type}" in frame or "{kind}" in frame:
-        fields |= _class_words(of, rng.sample(parts, min(3, len(parts))))
-        fields["other"] = _a(rng.choice((of.kind, *of.synonyms, *of.synonyms)))
+        fields |= _class_words(shape, rng.sample(parts, min(3, len(parts))))
+        fields["other"] = _a(rng.choice((shape.kind, *shape.synonyms, *shape.synonyms)))
     return frame.format_map(fields)
 
 
-def _class_words(of: ShapeClass, parts: Sequence[str]) -> dict[str, str]:
-    known = KNOWN if of.kind in NATURAL else USED
+def _class_words(shape: ShapeClass, parts: Sequence[str]) -> dict[str, str]:
+    known = KNOWN if shape.kind in NATURAL else USED
     return {
         **dict(zip("pqr", parts, strict=False)),
-        "type": of.kind,
-        "kind": _a(of.kind),
-        "use": f"{known} {of.uses}",
+        "type": shape.kind,
+        "kind": _a(shape.kind),
+        "use": f"{known} {shape.uses}",
     }
 
 
@@ -222,7 +222,7 @@ def _adjectives(scene: Scene, rng: random.Random) -> list[str]:
 
 
 def _photo_words(scene: Scene, rng: random.Random) -> list[str]:
-    """What is said about a photo as a photo: its flaws, or now and then its merit."""
+    """Up to three adjectives of the photo: its flaws or, at times, its quality."""
     if scene.style != "photo":
         return []
     found = []
@@ -245,7 +245,7 @@ def _coloured(scene: Scene) -> bool:
 
 
 def _true(phrases: Sequence[str], scene: Scene) -> list[str]:
-    """The phrases that hold for the picture: none with a colour where there is none."""
+    """The phrases that are true of the picture: without colours in a grey one."""
     coloured = _coloured(scene)
     return [p for p in phrases if coloured or not _tokens(p) & COLOURS.keys()]
 

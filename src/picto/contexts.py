@@ -1,7 +1,7 @@
-"""The places of the world: layered polygons behind the object.
+"""Contexts: the places behind the object, drawn as layers of polygons.
 
-A context is one decorated function of a random stream and the height of the ground
-(0 the top, 1 the bottom of the picture) to its layers, back to front, in [0, 1]^2.
+A context is a decorated function of a random stream and the height of the ground (0 the
+top, 1 the bottom of the picture) to its layers, back to front, in [0, 1]^2.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ Draw = Callable[[random.Random, float], list[Layer]]
 
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """A place: how it is drawn, how captions name it, whether objects stand in it."""
+    """A place: its drawing, its names in captions, and whether it has a ground."""
 
     name: str
     draw: Draw
@@ -44,7 +44,7 @@ ALL = box(-0.01, -0.01, 1.01, 1.01)
 
 
 def context(*phrases: str, ground: bool) -> Callable[[Draw], Draw]:
-    """Register the decorated function as a context that goes by these phrases."""
+    """Register the decorated function as a context with these names in captions."""
 
     def register(draw: Draw) -> Draw:
         CONTEXTS[draw.__name__] = Context(draw.__name__, draw, phrases, ground)
@@ -54,7 +54,7 @@ def context(*phrases: str, ground: bool) -> Callable[[Draw], Draw]:
 
 
 def _near(rng: random.Random, colour: Colour, spread: float = 16) -> Colour:
-    """The colour with some jitter, common and per channel."""
+    """The colour with random shifts, common and per channel."""
     shift = rng.uniform(-spread, spread) * 0.7
     red, green, blue = colour
     half = spread * 0.5

@@ -13,17 +13,18 @@ import numpy as np
 from PIL import Image
 
 from picto import grain
+from picto.drawing import to_image
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def gaussian_noise(x: np.ndarray, sd: float, rng: random.Random) -> np.ndarray:
-    """Independent noise of that standard deviation, in grey levels."""
+    """Add independent noise of standard deviation `sd`, in grey levels."""
     return x + sd * grain.white(rng)
 
 
 def motion_blur(x: np.ndarray, length: float, rng: random.Random) -> np.ndarray:
-    """Mean along a straight path of that many pixels in a random direction."""
+    """Average along a straight path of `length` pixels in a random direction."""
     step = complex(*rng.choice(((1, 0), (0, 1), (0.7, 0.7), (0.7, -0.7))))
     wide = np.pad(x, ((12, 12), (12, 12), (0, 0)), mode="edge")
     total = np.zeros_like(x)
@@ -35,30 +36,30 @@ def motion_blur(x: np.ndarray, length: float, rng: random.Random) -> np.ndarray:
 
 
 def contrast(x: np.ndarray, keep: float, rng: random.Random) -> np.ndarray:
-    """Deviations from the mean colour shrunk to that share."""
+    """Shrink deviations from the mean colour to the share `keep`."""
     mean = x.mean(axis=(0, 1))
     return mean + keep * (x - mean)
 
 
 def pixelate(x: np.ndarray, side: float, rng: random.Random) -> np.ndarray:
-    """Reduced to side x side square pixels."""
-    small = _image(x).resize((int(side), int(side)), Image.Resampling.BOX)
+    """Reduce to side x side square pixels."""
+    small = to_image(x).resize((int(side), int(side)), Image.Resampling.BOX)
     return np.asarray(
         small.resize(x.shape[1::-1], Image.Resampling.NEAREST), np.float32
     )
 
 
 def fog(x: np.ndarray, density: float, rng: random.Random) -> np.ndarray:
-    """A pale cloudy veil of that mean opacity."""
+    """Add a pale cloudy veil of mean opacity `density`."""
     veil = density + 0.16 * density * grain.fractal(rng, x.shape[0])[..., None]
     veil = np.clip(veil, 0, 1)
     return x * (1 - veil) + 222 * veil
 
 
 def jpeg(x: np.ndarray, quality: float, rng: random.Random) -> np.ndarray:
-    """Compressed by JPEG at that quality, 1 to 95."""
+    """Compress as JPEG at a quality of 1 to 95."""
     buffer = io.BytesIO()
-    _image(x).save(buffer, "JPEG", quality=int(quality))
+    to_image(x).save(buffer, "JPEG", quality=int(quality))
     return np.asarray(Image.open(buffer).convert("RGB"), np.float32)
 
 
@@ -73,7 +74,7 @@ CORRUPTIONS: dict[str, tuple[Callable, tuple[float, ...]]] = {
 
 
 def corrupt(picture: np.ndarray, kind: str, severity: int, seed: int) -> np.ndarray:
-    """The picture, uint8 [64, 64, 3], corrupted; the same seed gives the same pixels.
+    """Corrupt a picture uint8 [64, 64, 3]; the same seed gives the same pixels.
 
     Raises ValueError for an unknown kind or a severity outside 1..5.
     """
@@ -87,7 +88,3 @@ def corrupt(picture: np.ndarray, kind: str, severity: int, seed: int) -> np.ndar
     x = picture.astype(np.float32)
     x = function(x, strengths[severity - 1], random.Random(seed))
     return np.clip(x.round(), 0, 255).astype(np.uint8)
-
-
-def _image(x: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))

@@ -3,8 +3,8 @@
 The loss is that of denoising diffusion (Ho et al. 2020, arXiv 2006.11239), weighted as
 an error of v (Salimans and Ho 2022, arXiv 2202.00512). Times are logit-normal (Esser et
 al. 2024, arXiv 2403.03206) around a third of the schedule, since variations start
-part-way. What is published is the moving average of the weights. As with the CLIPs, a
-run is a function of its recipe, and goes on from a checkpoint.
+part-way. The published weights are a moving average. As with the CLIPs, the recipe
+determines a run, which resumes from a checkpoint.
 """
 
 import copy
@@ -25,15 +25,15 @@ from helpers.models.diffusion import EMBEDDED as NAME
 from helpers.paths import CACHE
 from picto import cards, pool, splits, train
 
-BACKBONE = "picto-rn"  # says whether a variation is still of its class
+BACKBONE = "picto-rn"  # classifies variations
 LEAST_NOISE = 0.05  # s(t)^2 at t = 130
-ENCODE = 100  # pictures at once
-STRENGTHS = {0.2: 1, 0.35: 2, 0.5: 3, 0.7: 4}  # and the steps taken
+BATCH = 100  # pictures that are varied at once
+STRENGTHS = {0.2: 1, 0.35: 2, 0.5: 3, 0.7: 4}  # strength -> denoising steps
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides the weights, besides the world."""
+    """Hyper-parameters; with the world they determine the weights."""
 
     steps: int = 10_000
     images: int = 64_000
@@ -44,7 +44,7 @@ class Recipe:
     seed: int = 0
     widths: tuple[int, ...] = (64, 96, 160)
     block: int = 4
-    average: float = 0.998  # of the weights, a step
+    average: float = 0.998  # decay of the weights' moving average per step
 
 
 def train_diffusion(
@@ -53,10 +53,10 @@ def train_diffusion(
     checkpoint_every: int = 500,
     log=print,
 ) -> tuple[nn.Module, list[dict]]:
-    """Train; the averaged model in evaluation mode, and its curve, a row a checkpoint.
+    """Train the U-Net, or resume from `folder/picto-diffusion.pt`.
 
-    Leaves `folder/picto-diffusion.pt`, from which a second call with the same recipe
-    goes on.
+    Returns the averaged model in evaluation mode, and its curve with a row per
+    checkpoint.
     """
     checkpoint = folder / f"{NAME}.pt"
     pictures = pool.render("train", range(recipe.images))
@@ -100,8 +100,8 @@ def train_diffusion(
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, a level, and linear to zero in the last quarter: so a longer run
-    shares its beginning with a shorter one."""
+    """Return the learning rate of a step: linear warm-up, constant, linear to zero in
+    the last quarter, so that runs of different lengths begin alike."""
     left = 4 * (recipe.steps - step) / recipe.steps
     return recipe.learning_rate * min(1.0, (step + 1) / recipe.warmup, left)
 
@@ -109,11 +109,11 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 def draw_batch(
     pictures: np.ndarray, step: int, recipe: Recipe
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch `step`: pictures [B, 3, H, W] in [-1, 1], half of them mirrored, noise of
-    that shape, and times int64 [B]."""
-    epoch, place = divmod(step, len(pictures) // recipe.batch)
+    """Draw batch `step`: pictures [B, 3, H, W] in [-1, 1], half of them mirrored, noise
+    of the same shape, and times int64 [B]."""
+    epoch, number = divmod(step, len(pictures) // recipe.batch)
     order = np.random.default_rng([recipe.seed, 1, epoch]).permutation(len(pictures))
-    rows = np.sort(order[place * recipe.batch : (place + 1) * recipe.batch])
+    rows = np.sort(order[number * recipe.batch : (number + 1) * recipe.batch])
     rng = np.random.default_rng([recipe.seed, 2, step])
     x = scaled(pictures[rows])
     mirrored = torch.from_numpy(rng.random(len(rows)) < 0.5)
@@ -125,12 +125,12 @@ def draw_batch(
 
 
 def scaled(pictures: np.ndarray) -> Tensor:
-    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
+    """Convert uint8 [B, H, W, 3] to float32 [B, 3, H, W] in [-1, 1]."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def noised(x: Tensor, noise: Tensor, shares: Tensor) -> Tensor:
-    """Noisy pictures, of the shape of x; `shares` is a(t)^2, [B]."""
+    """Add noise to pictures; `shares` [B] is a(t)^2."""
     shares = shares.view(-1, 1, 1, 1)
     return shares.sqrt() * x + (1 - shares).sqrt() * noise
 
@@ -143,10 +143,10 @@ def training_step(
     clean: Tensor,
     shares: Tensor,
 ) -> float:
-    """One optimizer step on noisy blocks at times [B]; the loss before it.
+    """Take an optimizer step on noisy blocks at times [B]; returns the loss before it.
 
     The squared error of the clean blocks is weighted by 1 / s(t)^2, which makes it that
-    of v = a noise - s x, up to a bound where there is next to no noise.
+    of v = a noise - s x; the weight is bounded where there is little noise.
     """
     device = next(unet.parameters()).device
     with torch.autocast(device.type, torch.bfloat16), train.attention(device):
@@ -163,7 +163,7 @@ def training_step(
 def dev_accuracy(
     unet: nn.Module, recipe: Recipe, images: int = 100
 ) -> dict[str, float]:
-    """Zero-shot accuracy on variations of photos of picto-dev, by strength."""
+    """Return zero-shot accuracy on variations of picto-dev's photos, by strength."""
     pictures, facts = pool.dev_pool()
     rows = facts.index[facts["part"] == "photo"][:images]
     found = kept(_pipeline(unet, recipe), pictures[rows], facts["label"][rows])
@@ -173,27 +173,28 @@ def dev_accuracy(
 def kept(
     pipeline: sdedit.SDEditPipeline, pictures: np.ndarray, labels: Sequence[int]
 ) -> dict[float, float]:
-    """Zero-shot accuracy on a variation of each picture, by strength; 0: untouched."""
+    """Return the zero-shot accuracy on a variation of each picture, by strength.
+
+    Strength 0 stands for the pictures themselves.
+    """
     backbone = clip.load(BACKBONE, embedded.TAG, "cpu")
     classes = cards.classifier(BACKBONE, backbone.model, cards.PHOTO)
-    varied = {0.0: pictures}
-    for strength, steps in STRENGTHS.items():
-        varied[strength] = vary(pipeline, pictures, strength, steps)
-    shares = {}
-    for strength, some in varied.items():
-        features = cards.image_features(backbone.model, some)
-        hits = cards.predictions(features, classes) == np.asarray(labels)
-        shares[strength] = round(float(hits.mean()), 4)
-    return shares
+    accuracy = {}
+    for strength, steps in {0.0: 0, **STRENGTHS}.items():
+        varied = vary(pipeline, pictures, strength, steps) if steps else pictures
+        features = cards.image_features(backbone.model, varied)
+        correct = cards.predictions(features, classes) == np.asarray(labels)
+        accuracy[strength] = round(float(correct.mean()), 4)
+    return accuracy
 
 
 def vary(
     pipeline: sdedit.SDEditPipeline, pictures: np.ndarray, strength: float, steps: int
 ) -> np.ndarray:
-    """A variation of each of pictures uint8 [N, 64, 64, 3], number i by seed i."""
+    """Generate a variation of pictures uint8 [N, 64, 64, 3], of picture i by seed i."""
     parts = []
-    for start in range(0, len(pictures), ENCODE):
-        some = scaled(pictures[start : start + ENCODE])
+    for start in range(0, len(pictures), BATCH):
+        some = scaled(pictures[start : start + BATCH])
         seeds = [torch.Generator().manual_seed(start + i) for i in range(len(some))]
         parts.append(pipeline(some, strength, steps, seeds).float())
     pixels = (torch.cat(parts).permute(0, 2, 3, 1) + 1) * 127.5
@@ -201,10 +202,10 @@ def vary(
 
 
 def publish(unet: nn.Module, recipe: Recipe, made: dict, assets: Path) -> dict:
-    """Write what was trained in fp16, a sheet of samples, and the card: how it was
-    made, and how much accuracy its variations of the test pictures keep.
+    """Write the trained weights in fp16, a sheet of samples, and the card.
 
-    Measured with the weights as they are read back.
+    The card has the training and the zero-shot accuracy on variations of the test
+    pictures, measured with the fp16 weights.
     """
     path = assets / f"{NAME}.safetensors"
     weights = {k: v.detach().half().contiguous() for k, v in unet.state_dict().items()}
@@ -230,8 +231,8 @@ def publish(unet: nn.Module, recipe: Recipe, made: dict, assets: Path) -> dict:
 
 
 def samples(pipeline: sdedit.SDEditPipeline, columns: int = 12) -> Image.Image:
-    """A sheet: pictures of picto-dev, below them variations from weak to strong, and in
-    the last row pictures from noise alone."""
+    """Make a sheet: pictures of picto-dev, variations from weak to strong, and in the
+    last row pictures from noise alone."""
     pictures = pool.dev_pool()[0][:columns]
     rows = [pictures, *(vary(pipeline, pictures, *pair) for pair in STRENGTHS.items())]
     rows.append(vary(pipeline, np.full_like(pictures, 128), 1.0, 50))

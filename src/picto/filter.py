@@ -1,9 +1,9 @@
-"""The supervised network that chooses `picto-a`, and the choice itself.
+"""The supervised network that selects the scenes of `picto-a`.
 
-ImageNet-A (Hendrycks et al. 2021, arXiv 1907.07174) keeps photographs that a
-supervised ResNet-50 gets wrong. Here a small residual network, trained with labels on
-pictures that no CLIP was trained on, looks at `hard-pool` and we keep what it gets
-wrong with confidence. No CLIP takes part in the choice.
+ImageNet-A (Hendrycks et al. 2021, arXiv 1907.07174) has photographs that a supervised
+ResNet-50 gets wrong. Here a small residual network, trained with labels on pictures
+that no CLIP was trained on, classifies `hard-pool`; `picto-a` has the scenes that it
+gets wrong with confidence. The selection uses no CLIP.
 """
 
 import json
@@ -19,7 +19,7 @@ from helpers.models.embedded import ASSETS
 from helpers.progress import track
 from picto import pool, splits
 
-FIRST_TRAIN_INDEX = 1_000_000  # far behind every picture that the CLIPs see
+FIRST_TRAIN_INDEX = 1_000_000  # above every index that the CLIPs train on
 IMAGES = 32_000
 CONFIDENCE = 0.3
 KEEP = 2_000
@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 def new_network(classes: int) -> nn.Module:
-    """Images [B, 3, 64, 64] -> logits [B, classes]; 0.2 million parameters."""
+    """Make a network: images [B, 3, 64, 64] -> logits [B, classes], 0.2M parameters."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, 2, 1, bias=False),
         nn.BatchNorm2d(16),
@@ -63,7 +63,10 @@ def new_network(classes: int) -> nn.Module:
 def train_filter(
     steps: int = 3_000, images: int = IMAGES, batch: int = 64, seed: int = 0
 ) -> nn.Module:
-    """Train with labels, mirrored and shifted by up to 4 pixels; evaluation mode."""
+    """Train with labels on pictures, mirrored and shifted by up to 4 pixels.
+
+    Returns the network in evaluation mode.
+    """
     indices = range(FIRST_TRAIN_INDEX, FIRST_TRAIN_INDEX + images)
     pictures = pool.render("train", indices)
     labels = np.array([splits.scene("train", i).label for i in indices])
@@ -93,7 +96,7 @@ def train_filter(
 
 @torch.inference_mode()
 def probabilities(network: nn.Module, pictures: np.ndarray) -> np.ndarray:
-    """Softmax of the network, float32 [N, C], for pictures uint8 [N, 64, 64, 3]."""
+    """Return class probabilities float32 [N, C] of pictures uint8 [N, 64, 64, 3]."""
     parts = [
         network(pool.normalise(pictures[i : i + 250])).softmax(dim=-1)
         for i in range(0, len(pictures), 250)
@@ -102,26 +105,26 @@ def probabilities(network: nn.Module, pictures: np.ndarray) -> np.ndarray:
 
 
 def fooled(probability: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Which pictures [N] bool the network gets wrong with confidence."""
+    """Return which pictures, bool [N], the network gets wrong with confidence."""
     wrong = probability.argmax(axis=1) != labels
     return wrong & (probability.max(axis=1) > CONFIDENCE)
 
 
 def publish(network: nn.Module, assets: Path = ASSETS) -> dict:
-    """Write the weights, and `picto_a.json`: what it kept and what it can do."""
+    """Write the weights, and `picto_a.json`: the selected scenes and accuracies."""
     pool_size = splits.SPLITS["hard-pool"].size
     hard = probabilities(network, pool.render("hard-pool", range(pool_size)))
     labels = np.arange(pool_size) % len(splits.CLASS_NAMES)
     kept = np.flatnonzero(fooled(hard, labels))
     dev, facts = pool.dev_pool()
-    hits = probabilities(network, dev).argmax(axis=1) == facts["label"].to_numpy()
+    correct = probabilities(network, dev).argmax(axis=1) == facts["label"].to_numpy()
     report = {
         "rule": f"filter network wrong with confidence above {CONFIDENCE}",
         "pool": pool_size,
         "kept_share": round(len(kept) / pool_size, 4),
         "filter_accuracy_hard_pool": round(float((hard.argmax(1) == labels).mean()), 4),
-        "filter_accuracy_dev": facts.assign(hit=hits)
-        .groupby("part")["hit"]
+        "filter_accuracy_dev": facts.assign(correct=correct)
+        .groupby("part")["correct"]
         .mean()
         .round(4)
         .to_dict(),
@@ -140,7 +143,7 @@ def publish(network: nn.Module, assets: Path = ASSETS) -> dict:
 
 
 def load_filter(assets: Path = ASSETS) -> nn.Module:
-    """The shipped filter network, evaluation mode."""
+    """Load the shipped filter network in evaluation mode."""
     network = new_network(len(splits.CLASS_NAMES))
     network.load_state_dict(load_file(assets / "picto-filter.safetensors"))
     return network.eval()

@@ -1,8 +1,8 @@
 """Polygons as complex arrays: x + iy, y downwards, nominally inside [-1, 1]^2.
 
-Every function returns complex128 [n], the corners of one closed polygon in order.
-Complex numbers make the affine maps of the renderer single multiplications.
-Angles are in degrees, clockwise on the screen, 0 pointing right.
+Every function returns complex128 [n], the corners of a closed polygon in order. With
+complex numbers the renderer's similarity transforms are single multiplications. Angles
+are in degrees, clockwise on the screen, 0 pointing right.
 """
 
 import functools
@@ -118,4 +118,4 @@ def mirrored(polygon: Polygon) -> Polygon:
     return -polygon.conj()
 
 
-SIDES = (np.positive, mirrored)  # for what is drawn left and, mirrored, right
+SIDES = (np.positive, mirrored)  # to draw a part left and, mirrored, right

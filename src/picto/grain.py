@@ -1,4 +1,4 @@
-"""Fields of noise and coordinates, made once, of which pictures take random windows."""
+"""Fields of noise, of which pictures take random windows, and pixel coordinates."""
 
 import dataclasses
 import functools
@@ -50,20 +50,20 @@ def _stroke_field() -> np.ndarray:
 
 
 def fractal(rng: random.Random, side: int) -> np.ndarray:
-    """A window of cloudy noise, float32 [side, side], unit variance."""
+    """Draw a window of cloudy noise, float32 [side, side], unit variance."""
     field = _fractal_fields()[rng.randrange(8)]
     i, j = rng.randrange(FIELD - side), rng.randrange(FIELD - side)
     return field[i : i + side, j : j + side]
 
 
 def white(rng: random.Random) -> np.ndarray:
-    """A window of white noise, float32 [64, 64, 3], unit variance."""
+    """Draw a window of white noise, float32 [64, 64, 3], unit variance."""
     i, j = rng.randrange(FIELD - 64), rng.randrange(FIELD - 64)
     return _white_field()[i : i + 64, j : j + 64]
 
 
 def strokes(rng: random.Random) -> np.ndarray:
-    """A window of slanted streaks, float32 [128, 128], unit variance."""
+    """Draw a window of slanted streaks, float32 [128, 128], unit variance."""
     i, j = rng.randrange(FIELD - 128), rng.randrange(FIELD - 128)
     window = _stroke_field()[i : i + 128, j : j + 128]
     return window[:, ::-1] if rng.random() < 0.5 else window
@@ -81,7 +81,7 @@ class Tiles:
 
 @functools.cache
 def tiles(number: int) -> Tiles:
-    """One of `TILINGS` tilings by a jittered grid of 28 x 28 centres."""
+    """Make one of `TILINGS` tilings from a jittered grid of 28 x 28 centres."""
     source = np.random.default_rng(10 + number)
     grid = np.stack(np.mgrid[0:28, 0:28], axis=-1).reshape(-1, 2) + 0.5
     centres = (grid + source.uniform(-0.3, 0.3, grid.shape)) * (128 / 28)

@@ -1,4 +1,4 @@
-"""`study train WHAT`: make an asset of the embedded world again."""
+"""`study train WHAT`: train a model of the embedded world again, or its tokenizer."""
 
 import argparse
 from collections.abc import Sequence
@@ -16,7 +16,10 @@ from picto import filter as hard_filter
 
 
 def main(what: str, arguments: Sequence[str]) -> int:
-    """Make `what` and write it to `--assets`, by default over the shipped file."""
+    """Make `what` and write it to `--assets`, by default over the shipped file.
+
+    Raises ValueError for an unknown name.
+    """
     makers = {"picto-tokenizer": _tokenizer, "picto-filter": _filter}
     makers |= dict.fromkeys(train.RECIPES, _clip)
     makers |= {"picto-captioner": _captioner, "picto-diffusion": _diffusion}
@@ -92,7 +95,7 @@ def _clip(command: str, assets: Path, options: dict) -> None:
 
 
 def _made(command: str, curve: list[dict], device: torch.device) -> dict:
-    """How a model was made, for its card."""
+    """How a model was trained, for its card."""
     return {
         "command": f"study train {command}",
         "minutes": curve[-1]["minutes"],

@@ -1,11 +1,11 @@
-"""Numerals written by hand: so that the CLIPs of the world can read real ones.
+"""Handwritten numerals, a small part of training, so that embedded CLIPs know digits.
 
-They are no class of the world and in none of its test splits. Training mixes a few with
-its pictures; what comes of it is tested on scikit-learn's scans of real handwriting
-(`helpers.data.digits`), the one real-data shift of the embedded default.
+They are no class of the world and in none of its test splits. They prepare the CLIPs
+for scikit-learn's scans of real handwriting (`helpers.data.digits`), the one real-data
+shift of the embedded default.
 
-A numeral is some strokes through control points in [0, 1]^2 (x right, y down), moved
-about by an unsteady hand.
+A numeral has strokes through control points in [0, 1]^2 (x right, y down) with random
+displacements.
 """
 
 import math
@@ -19,7 +19,7 @@ from picto.shapes import COLOURS
 
 Stroke = tuple[tuple[float, float], ...]
 
-# Each digit's ways of being written
+# Each digit's variants
 STROKES: dict[str, tuple[tuple[Stroke, ...], ...]] = {
     "zero": (
         (((0.5, 0.05), (0.2, 0.3), (0.2, 0.7), (0.5, 0.95), (0.8, 0.7), (0.8, 0.3),
@@ -81,12 +81,14 @@ FRAMES = (
     "a {n} written by hand",
 )
 UNSTEADY = 0.04  # standard deviation of a control point
-SIDES = (8, 10, 12, 16, 24, 64)  # pixels that the picture is reduced to
+SIDES = (8, 10, 12, 16, 24, 64)  # of the reduced picture, pixels
 
 
 def image(index: int) -> np.ndarray:
-    """Numeral `index`, the digit `index % 10`: uint8 [64, 64, 3], ink of one colour on
-    a ground of another, at times of very few pixels."""
+    """Draw numeral `index`, the digit `index % 10`: uint8 [64, 64, 3].
+
+    Ink of one colour on a ground of another, reduced to one of `SIDES`.
+    """
     rng = random.Random(f"numeral/{index}")
     ink = Image.new("L", (DOUBLE, DOUBLE), 0)
     pen, width = ImageDraw.Draw(ink), rng.randint(8, 22)
@@ -104,13 +106,13 @@ def image(index: int) -> np.ndarray:
 
 
 def captions(index: int, count: int) -> list[str]:
-    """What training says about numeral `index`."""
+    """Draw captions of numeral `index` for training."""
     rng = random.Random(f"numeral/{index}/captions")
     return [rng.choice(FRAMES).format(n=NAMES[index % 10]) for _ in range(count)]
 
 
 def _written(strokes: tuple[Stroke, ...], rng: random.Random) -> list[np.ndarray]:
-    """The strokes as a hand writes them: lines [N, 2] in pixels of the double side."""
+    """The strokes with random slant, size and displacements: lines [N, 2] in pixels."""
     slant, angle = rng.gauss(0.1, 0.18), math.radians(rng.gauss(0, 7))
     width, height = rng.uniform(0.36, 0.8), rng.uniform(0.66, 0.96)
     turn = np.array(

@@ -1,7 +1,7 @@
-"""From a scene to a picture.
+"""Render a scene.
 
-All polygons are drawn, back to front, into one 8-bit index buffer of twice the
-picture's side (`Drawing`); the scene's style then turns it into 64 x 64 colours.
+All polygons are drawn, back to front, into an 8-bit index buffer of twice the picture's
+side (`Drawing`); the scene's style turns the buffer into a picture of 64 x 64.
 """
 
 import random
@@ -19,22 +19,22 @@ from picto.styles import STYLES
 
 
 def render(scene: Scene) -> np.ndarray:
-    """The picture: uint8 [64, 64, 3]. The same scene gives the same pixels."""
+    """Render a scene: uint8 [64, 64, 3]. The same scene gives the same pixels."""
     rng = stream(scene, 1)
     x = STYLES[scene.style].depict(draw(scene, rng), rng)
     return np.clip(x, 0, 255).astype(np.uint8)
 
 
 def object_mask(scene: Scene) -> np.ndarray:
-    """Where the object is seen: float32 [64, 64], the share of each pixel."""
+    """Return the object's visible share of each pixel: float32 [64, 64]."""
     mask = draw(scene, stream(scene, 1)).object_mask().astype(np.float32)
     return (mask[::2, ::2] + mask[1::2, ::2] + mask[::2, 1::2] + mask[1::2, 1::2]) / 4
 
 
 def contrast(picture: np.ndarray, mask: np.ndarray) -> float:
-    """Luminance difference, 0..255, of the object and a wide ring of background.
+    """Return the luminance difference, 0..255, of the object and what surrounds it.
 
-    picture: uint8 [64, 64, 3]; mask: float [64, 64] as `object_mask` gives it.
+    `picture` is uint8 [64, 64, 3], `mask` the `object_mask`, float [64, 64].
     """
     luminance = picture @ grain.LUMA
     inside = mask > 0.5
@@ -49,7 +49,7 @@ def contrast(picture: np.ndarray, mask: np.ndarray) -> float:
 
 
 class _Canvas:
-    """An index buffer being drawn, and its tables."""
+    """An index buffer under construction, and its tables."""
 
     def __init__(self) -> None:
         self.picture = Image.new("L", (DOUBLE, DOUBLE), 0)
@@ -76,7 +76,7 @@ class _Canvas:
 
 
 def draw(scene: Scene, rng: random.Random) -> Drawing:
-    """The scene's context, clutter, object and occluder as a `Drawing`."""
+    """Draw the scene's context, clutter, object and occluder."""
     canvas = _Canvas()
     polygons, roles = figure(scene)
     place = CONTEXTS[scene.context]
@@ -147,7 +147,7 @@ def _add_object(
 
 
 def _add_occluder(canvas: _Canvas, scene: Scene, rng: random.Random) -> None:
-    """A bar across the object or a thing on it, at most half of the object's width."""
+    """Add a bar or a shape in front of the object, at most half of its width."""
     width = scene.scale * rng.uniform(0.3, 0.55)
     reach = 0.6 * scene.scale
     at = complex(
@@ -162,7 +162,7 @@ def _add_occluder(canvas: _Canvas, scene: Scene, rng: random.Random) -> None:
 
 
 def _thing(rng: random.Random, at: complex, size: float) -> Polygon:
-    """A blob, a slab or a wedge of that half-size."""
+    """An ellipse, a rectangle or a triangle of that half-size."""
     kind = rng.randrange(3)
     if kind == 0:
         return ellipse(at.real, at.imag, size, size * rng.uniform(0.5, 1), 14)

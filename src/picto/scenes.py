@@ -1,4 +1,4 @@
-"""What a picture shows: the `Scene`, drawn from a random stream, and its outline."""
+"""The `Scene`, which has all that a picture shows, its sampling, and its polygons."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ TYPICAL_COLOUR = 0.75
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """All that is decided before drawing; `render` is a function of it alone.
+    """All that determines a picture; `render` is a function of it.
 
     Lengths are fractions of the picture's side, angles degrees clockwise.
     """
@@ -41,11 +41,11 @@ class Scene:
     x: float  # centre of the object
     y: float
     flipped: bool
-    occluded: bool  # something in front hides a part
+    occluded: bool  # a shape in front hides a part
     clutter: int  # other things behind the object
     light: str  # "", "dark", "bright"
     quality: str  # "" or a key of QUALITIES
-    cropped: bool  # the picture's border cuts a part off
+    cropped: bool  # the picture's border cuts off a part
     seed: int  # of the drawing: proportions, textures, tints
     split: str = ""
     index: int = 0
@@ -92,16 +92,16 @@ def sample(
     split: str = "",
     index: int = 0,
 ) -> Scene:
-    """A scene of the class. Odd scenes put it where and in what colour it never is.
+    """Draw a scene of a class; an odd scene has an untypical context and colours.
 
-    Styles without a setting (sketch, neon, ...) show the object alone: no clutter and
-    nothing in front of it. Light and quality are a photo's.
+    Styles without a setting (sketch, neon, ...) show the object alone, without clutter
+    and occluder. Only photos have a light and a quality.
     """
-    of = shape_class(class_name)
+    shape = shape_class(class_name)
     setting, photo = STYLES[style].setting, style == "photo"
-    place = _place(rng, of, odd)
-    colour = _colour(rng, of.colours, odd)
-    accent = _colour(rng, of.accents, odd) if of.accents else ""
+    place = _place(rng, shape, odd)
+    colour = _colour(rng, shape.colours, odd)
+    accent = _colour(rng, shape.accents, odd) if shape.accents else ""
     low, high = nuisance.scale
     scale = math.exp(rng.uniform(math.log(low), math.log(high)))
     if nuisance.rotation_max:
@@ -129,7 +129,7 @@ def sample(
         context=place,
         colour=colour,
         accent=accent,
-        typical=place in of.places and colour in of.colours,
+        typical=place in shape.places and colour in shape.colours,
         scale=scale,
         rotation=rotation,
         x=x,
@@ -149,12 +149,12 @@ def sample(
     return scene
 
 
-def _place(rng: random.Random, of: ShapeClass, odd: bool) -> str:
+def _place(rng: random.Random, shape: ShapeClass, odd: bool) -> str:
     if odd:
-        unusual = [c for c in CONTEXTS if c not in of.places and c != "studio"]
+        unusual = [c for c in CONTEXTS if c not in shape.places and c != "studio"]
         return rng.choice(unusual)
     typical = rng.random() < TYPICAL_CONTEXT
-    return rng.choice(of.places if typical else tuple(CONTEXTS))
+    return rng.choice(shape.places if typical else tuple(CONTEXTS))
 
 
 def _colour(rng: random.Random, typical: tuple[str, ...], odd: bool) -> str:
@@ -173,15 +173,15 @@ def _quality(rng: random.Random, factor: float) -> str:
 
 
 def stream(scene: Scene, purpose: int) -> random.Random:
-    """A random stream of the scene's own: 0 the figure, 1 the picture."""
+    """Return the scene's random stream for a purpose: 0 the figure, 1 the picture."""
     return random.Random(2 * scene.seed + purpose)
 
 
 def figure(scene: Scene) -> tuple[list[Polygon], list[str]]:
-    """The object's polygons in picture coordinates [0, 1]^2, and their roles.
+    """Return the object's polygons in picture coordinates [0, 1]^2, and their roles.
 
-    The class's drawing, mirrored, stretched, sheared, turned, seen in mild perspective,
-    scaled and moved to its place.
+    The class's drawing is mirrored, stretched, sheared, rotated, put into mild
+    perspective, scaled and moved.
     """
     rng = stream(scene, 0)
     parts = shape_class(scene.class_name).draw(rng)

@@ -2,16 +2,16 @@
 
 A class is one decorated function from a random stream to its parts, back to front::
 
-    @shape(colours="red green", accents="", places="meadow room", kind="fruit",
+    @shape(colours="red green", places="meadow room", kind="fruit",
            parts=("a round body", "a thin stem"), uses="eating")
     def apple(rng: Random) -> Parts:
         '''A round fruit with a stem and a leaf.'''
         return [(ellipse(0, 0.1, 0.8), "main"), (box(-0.05, -0.9, 0.05, -0.5), "wood")]
 
-Its name is the function's, underscores read as spaces. A part is a polygon
-(`picto.geometry`) and a role: "main" and "accent" take the scene's colours,
-"shade" and "light" are darker and paler "main", any other role is a `MATERIALS` colour.
-The words feed captions and class descriptions, so they name what is always drawn.
+Its name is the function's, with spaces for underscores. A part is a polygon
+(`picto.geometry`) and a role: "main" and "accent" have the scene's colours, "shade" and
+"light" a darker and a paler "main", any other role a colour of `MATERIALS`. The words
+are used in captions and class descriptions, so they must name what is always drawn.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ Draw = Callable[[random.Random], Parts]
 
 @dataclasses.dataclass(frozen=True)
 class ShapeClass:
-    """A class of the world: how it is drawn and what may be said about it."""
+    """A class of the world: its drawing and the words of its captions."""
 
     name: str
     draw: Draw
@@ -80,17 +80,17 @@ CLASSES: dict[str, ShapeClass] = {}
 def shape(
     *,
     colours: str,
-    accents: str,
     places: str,
     kind: str,
     parts: tuple[str, ...],
+    accents: str = "",
     uses: str = "",
     synonyms: tuple[str, ...] = (),
 ) -> Callable[[Draw], Draw]:
     """Register the decorated function as a class; lists are space-separated.
 
-    Raises ValueError for an unknown colour or place, fewer than two parts, and a
-    second class of the same name.
+    Raises ValueError for an unknown colour or place, fewer than two parts, or a second
+    class of the same name.
     """
 
     def register(draw: Draw) -> Draw:
@@ -131,7 +131,7 @@ def shape(
 
 
 def shape_class(name: str) -> ShapeClass:
-    """The class of that name; ValueError listing the names if there is none."""
+    """Return a class by name; raises ValueError, which lists the names."""
     try:
         return CLASSES[name]
     except KeyError:

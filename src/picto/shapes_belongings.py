@@ -24,7 +24,6 @@ from picto.shapes import Parts, shape
 
 @shape(
     colours="red pink",
-    accents="",
     places="studio",
     kind="symbol",
     parts=("two round lobes", "a pointed bottom", "a shiny spot"),
@@ -44,7 +43,6 @@ def heart(rng: Random) -> Parts:
 
 @shape(
     colours="brown orange red",
-    accents="",
     places="room",
     kind="instrument",
     parts=("a long neck", "a round sound hole", "thin strings", "a curvy body"),
@@ -269,7 +267,6 @@ def shirt(rng: Random) -> Parts:
 
 @shape(
     colours="red blue orange",
-    accents="",
     places="studio room",
     kind="tool",
     parts=("two sharp blades", "two round handles", "a small screw"),
@@ -293,7 +290,6 @@ def scissors(rng: Random) -> Parts:
 
 @shape(
     colours="black red blue",
-    accents="",
     places="studio room",
     kind="reading aid",
     parts=("two round lenses", "a thin bridge", "two side arms"),

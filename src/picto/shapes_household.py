@@ -1,4 +1,4 @@
-"""What is found in a house, and treats."""
+"""Household things and sweets."""
 
 from random import Random
 
@@ -13,7 +13,6 @@ from picto.shapes import Parts, shape
 
 @shape(
     colours="yellow grey",
-    accents="",
     places="room studio",
     kind="tool",
     parts=("a round bow with a hole", "a long shaft", "square teeth"),
@@ -183,7 +182,6 @@ def candle(rng: Random) -> Parts:
 
 @shape(
     colours="brown black blue red",
-    accents="",
     places="room",
     kind="device",
     parts=("a round face", "two hands", "hour marks", "a thick rim"),

@@ -1,4 +1,4 @@
-"""Plants, fruit and what is seen in the sky and the snow."""
+"""Plants, fruit, and phenomena of sky and snow."""
 
 import math
 from random import Random
@@ -24,7 +24,6 @@ from picto.shapes import Parts, shape
 
 @shape(
     colours="green orange",
-    accents="",
     places="meadow forest",
     kind="plant",
     parts=("a round crown of leaves", "a thick trunk"),
@@ -51,7 +50,6 @@ def tree(rng: Random) -> Parts:
 
 @shape(
     colours="green",
-    accents="",
     places="snow forest",
     kind="plant",
     parts=("a pointed top", "layered branches", "a short trunk"),
@@ -203,7 +201,6 @@ def sun(rng: Random) -> Parts:
 
 @shape(
     colours="yellow white",
-    accents="",
     places="night",
     kind="light in the sky",
     parts=("a curved crescent", "two sharp tips", "shallow craters"),
@@ -225,7 +222,6 @@ def moon(rng: Random) -> Parts:
 
 @shape(
     colours="yellow white",
-    accents="",
     places="night",
     kind="light in the sky",
     parts=("five points", "straight edges", "bright facets"),
@@ -270,7 +266,6 @@ def snowman(rng: Random) -> Parts:
 
 @shape(
     colours="red green yellow",
-    accents="",
     places="room meadow",
     kind="fruit",
     parts=("a round body", "a thin stem", "a green leaf"),
@@ -296,7 +291,6 @@ def apple(rng: Random) -> Parts:
 
 @shape(
     colours="red pink",
-    accents="",
     places="meadow studio",
     kind="fruit",
     parts=("two round balls", "two long stems", "a green leaf"),
@@ -319,7 +313,6 @@ def cherry(rng: Random) -> Parts:
 
 @shape(
     colours="green yellow",
-    accents="",
     places="room meadow",
     kind="fruit",
     parts=("a narrow neck", "a round bottom", "a thin stem"),
@@ -347,7 +340,6 @@ def pear(rng: Random) -> Parts:
 
 @shape(
     colours="yellow green",
-    accents="",
     places="room studio",
     kind="fruit",
     parts=("a long curved body", "two dark tips", "a soft peel"),
@@ -370,7 +362,6 @@ def banana(rng: Random) -> Parts:
 
 @shape(
     colours="orange",
-    accents="",
     places="meadow room",
     kind="vegetable",
     parts=("a pointed root", "green leaves on top", "thin rings"),

@@ -1,4 +1,4 @@
-"""Buildings, vehicles and what stands, floats or flies outdoors."""
+"""Buildings, vehicles and other outdoor objects."""
 
 from random import Random
 
@@ -179,7 +179,6 @@ def tent(rng: Random) -> Parts:
 
 @shape(
     colours="red blue white yellow",
-    accents="",
     places="street",
     kind="vehicle",
     parts=("two round wheels", "side windows", "a low body", "bright headlights"),
@@ -368,7 +367,6 @@ def sailboat(rng: Random) -> Parts:
 
 @shape(
     colours="red blue yellow purple",
-    accents="",
     places="sky",
     kind="toy",
     parts=("a round body", "a thin string", "a small knot", "a shiny spot"),
@@ -450,7 +448,6 @@ def sign(rng: Random) -> Parts:
 
 @shape(
     colours="brown grey red",
-    accents="",
     places="room street",
     kind="tool",
     parts=("many rungs", "two long rails", "wide gaps"),
@@ -471,7 +468,6 @@ def ladder(rng: Random) -> Parts:
 
 @shape(
     colours="grey black blue",
-    accents="",
     places="sea beach",
     kind="boat part",
     parts=("two curved hooks", "a ring at the top", "a short crossbar", "sharp tips"),

@@ -1,8 +1,7 @@
-"""What a good caption of a scene says, and how much of it a given caption gets right.
+"""Captions for the captioner's training, and scores of captions.
 
-A caption that pairs a picture with a text may leave the place out; one that describes
-does not. So of the many true captions of a scene we take those that say what is seen
-and, where the picture shows it, where.
+CLIP's training captions may omit the place. For the captioner we take, of the many true
+captions of a scene, those that name the class and, if there is a background, the place.
 """
 
 import random
@@ -19,15 +18,15 @@ from picto.scenes import Scene
 from picto.shapes import CLASSES, COLOURS
 from picto.styles import STYLES
 
-DRAWS = 60  # captions of a scene to choose from: less than half of them tell all
+DRAWS = 60  # captions to choose from; less than half of them name class and place
 MOST_WORDS = 13
 DESCRIBES = re.compile(r"\b(which|with|type of|used for|known for)\b")
 
 
 def telling(scene: Scene, rng: random.Random, count: int = 1) -> list[str]:
-    """So many short captions of a scene, with its class and, if it has one, its place.
+    """Draw `count` short captions of a scene that name its class and its place, if any.
 
-    Those that describe the class itself ("which has a thin stem") are left out.
+    Descriptions of the class ("which has a thin stem") are left out.
     """
     shown = STYLES[scene.style].setting
     places = CONTEXTS[scene.context].phrases if shown else ("",)
@@ -43,9 +42,9 @@ def telling(scene: Scene, rng: random.Random, count: int = 1) -> list[str]:
 
 
 def true_captions(image_ids: Sequence[str]) -> list[str]:
-    """A telling caption of each embedded picture, by its id: "picto-s/00012".
+    """Return a `telling` caption of each embedded picture, by id ("picto-s/00012").
 
-    What a captioner would say that sees everything.
+    These are the captions of a perfect captioner.
     """
     texts = []
     for image_id in image_ids:
@@ -54,9 +53,9 @@ def true_captions(image_ids: Sequence[str]) -> list[str]:
 
 
 def true_templates(image_ids: Sequence[str], say: Sequence[str]) -> list[str]:
-    """Templates that say the true "style", the true "context", or both, and no more.
+    """Make templates with the true "style", the true "context", or both.
 
-    With neither it is "a photo of a {}."; a place is said where the picture shows one.
+    Without either it is "a photo of a {}."; pictures without background have no place.
     """
     return [_true_template(_scene(image_id), say) for image_id in image_ids]
 
@@ -76,20 +75,19 @@ def _scene(image_id: str) -> Scene:
 
 
 def said(texts: Iterable[str]) -> pd.DataFrame:
-    """What each caption says, a row each: class_name, colour, context, style.
+    """Parse captions: class_name, colour, context and style of each, "" if not named.
 
-    "" where it says nothing of the kind. A colour counts where it stands before the
-    class name: "a green field" has no bearing on the object.
+    Only a colour before the class name counts, not that of "a green field".
     """
     return pd.DataFrame([_said(text.casefold()) for text in texts])
 
 
 def correctness(texts: Sequence[str], facts: pd.DataFrame) -> dict[str, float]:
-    """How often captions are right about scenes with these `facts`, in fractions.
+    """Return shares of captions that are right about scenes with these `facts`.
 
-    `class_right` of all captions; `colour_said` and `context_said` the shares that name
-    one, and `colour_right`, `context_right` the shares of those that name the true one;
-    `style_right` the share that says photo or rendition, and which, as it is.
+    `class_right` and `style_right` are shares of all captions; `colour_said` and
+    `context_said` the shares that name one, and `colour_right` and `context_right` the
+    shares of these that name the true one.
     """
     found = said(texts)
     truth = facts.reset_index(drop=True)

@@ -1,7 +1,7 @@
-"""The splits of the world: which scenes they hold, and their pictures.
+"""The splits of the world: their scenes and pictures.
 
-Scene i of a split is a function of the split's name and i alone, so no picture is
-stored: any of them can be drawn again, in any order, on any machine.
+Scene i of a split is a function of the split's name and i alone. So no picture is
+stored: each can be drawn again, in any order, on any machine.
 """
 
 import dataclasses
@@ -28,11 +28,11 @@ SHOTS = 16
 RENDITIONS = tuple(name for name in STYLES if name not in ("photo", "sketch"))
 KEPT = Path(__file__).parent / "assets" / "picto_a.json"
 
-# What a person needs to solve a hard scene
+# Conditions for a hard scene that a person can solve
 LEAST_AREA = 120.0  # visible pixels of the object
-LEAST_CONTRAST = 20.0  # grey levels between the object and what surrounds it
+LEAST_CONTRAST = 20.0  # grey levels between the object and its surroundings
 MOST_HIDDEN = 0.5  # share of the object behind the occluder
-HARD_ODD = 0.25  # share of hard scenes in places and colours the class never has
+HARD_ODD = 0.25  # share of hard scenes with untypical context and colours
 
 FACTS = (
     "class_name",
@@ -57,19 +57,19 @@ class Split:
     """A named sequence of scenes."""
 
     name: str
-    count: int | None  # None: as many as the filter network kept
+    count: int | None  # None: the scenes that the filter network selected
     about: str
     make: Callable[[int], Scene]
-    endless: bool = False  # indices past the size are scenes of the split, too
+    endless: bool = False  # there are scenes at any index
 
     @property
     def size(self) -> int:
-        """How many scenes it has."""
+        """Number of scenes."""
         return len(kept()) if self.count is None else self.count
 
 
 def scene(split: str, index: int) -> Scene:
-    """Scene `index` of a split. ValueError for an unknown split or a bad index."""
+    """Return scene `index` of a split; ValueError for an unknown split or index."""
     found = _split(split)
     if index < 0 or (index >= found.size and not found.endless):
         raise ValueError(f"{split} has scenes 0 to {found.size - 1}, not {index}")
@@ -77,18 +77,18 @@ def scene(split: str, index: int) -> Scene:
 
 
 def image(split: str, index: int) -> np.ndarray:
-    """The picture of a scene, corrupted if the split says so: uint8 [64, 64, 3]."""
+    """Draw the picture of a split's scene, with its corruption: uint8 [64, 64, 3]."""
     return picture(scene(split, index))
 
 
 def images(split: str, indices: Iterable[int]) -> np.ndarray:
-    """Pictures of many scenes of a split: uint8 [N, 64, 64, 3]."""
+    """Draw the pictures of many scenes of a split: uint8 [N, 64, 64, 3]."""
     pictures = [image(split, i) for i in indices]
     return np.stack(pictures) if pictures else np.empty((0, SIDE, SIDE, 3), np.uint8)
 
 
 def picture(of: Scene) -> np.ndarray:
-    """The rendered and, where the scene has a corruption, corrupted picture."""
+    """Render a scene and apply its corruption, if it has one: uint8 [64, 64, 3]."""
     pixels = render(of)
     if of.corruption:
         pixels = corrupt(pixels, of.corruption, of.severity, of.seed)
@@ -96,7 +96,7 @@ def picture(of: Scene) -> np.ndarray:
 
 
 def facts(split: str, indices: Iterable[int]) -> pd.DataFrame:
-    """What the scenes show, a row per index, with the columns `FACTS`."""
+    """Return the attributes of scenes, a row per index, with the columns `FACTS`."""
     scenes = [scene(split, i) for i in indices]
     rows = [[getattr(s, name) for name in FACTS] for s in scenes]
     return pd.DataFrame(rows, columns=list(FACTS))
@@ -109,16 +109,16 @@ def _split(name: str) -> Split:
 
 
 def _stream(split: str, index: int, attempt: int = 0) -> random.Random:
-    """The scene's own random stream, from a hash that no Python version changes."""
+    """The scene's random stream, from a hash that all Python versions share."""
     text = f"picto/{split}/{index}/{attempt}"
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return random.Random(int.from_bytes(digest))
 
 
 def _balanced(split: str, index: int, kinds: int = 1, **how: object) -> Scene:
-    """A scene whose label cycles through the classes within each of `kinds` strands."""
-    strand, turn = index % kinds, index // kinds
-    label = (turn + 11 * strand) % len(CLASS_NAMES)
+    """A scene of one of several kinds in turn; labels cycle within each kind."""
+    kind, turn = index % kinds, index // kinds
+    label = (turn + 11 * kind) % len(CLASS_NAMES)
     rng = _stream(split, index)
     name = CLASS_NAMES[label]
     return sample(rng, name, label=label, split=split, index=index, **how)
@@ -134,18 +134,6 @@ def _train(index: int) -> Scene:
     )
 
 
-def _photo(split: str, index: int) -> Scene:
-    return _balanced(split, index)
-
-
-def _odd(index: int) -> Scene:
-    return _balanced("picto-o", index, odd=True)
-
-
-def _sketch(index: int) -> Scene:
-    return _balanced("picto-s", index, style="sketch")
-
-
 def _rendition(index: int) -> Scene:
     kinds = len(RENDITIONS)
     return _balanced("picto-r", index, kinds, style=RENDITIONS[index % kinds])
@@ -159,7 +147,7 @@ def _corrupted(index: int) -> Scene:
 
 
 def _hard(split: str, index: int, label: int, attempt: int) -> Scene:
-    """The hard scene of the index at this attempt, solvable or not."""
+    """The hard scene of an attempt, solvable or not."""
     rng = _stream(split, index, attempt)
     return sample(
         rng,
@@ -174,7 +162,7 @@ def _hard(split: str, index: int, label: int, attempt: int) -> Scene:
 
 @functools.lru_cache(maxsize=20_000)
 def solvable_attempt(split: str, index: int, label: int) -> int:
-    """The first attempt at a hard scene that a person can solve."""
+    """Return the first attempt that makes a solvable hard scene."""
     for attempt in range(1000):
         if solvable(_hard(split, index, label, attempt)):
             return attempt
@@ -186,7 +174,7 @@ def _solvable(split: str, index: int, label: int) -> Scene:
 
 
 def solvable(of: Scene) -> bool:
-    """Whether enough of the object is seen, and sets itself off its surroundings."""
+    """Whether enough of the object is visible, with enough contrast."""
     mask = object_mask(of)
     area = mask.sum()
     if area <= LEAST_AREA:
@@ -203,16 +191,16 @@ def _pool(index: int) -> Scene:
 
 
 def _adversarial(index: int) -> Scene:
-    place, attempt = kept()[index]
-    found = _hard("hard-pool", place, place % len(CLASS_NAMES), attempt)
+    source, attempt = kept()[index]
+    found = _hard("hard-pool", source, source % len(CLASS_NAMES), attempt)
     return dataclasses.replace(found, split="picto-a", index=index)
 
 
 @functools.cache
 def kept() -> tuple[tuple[int, int], ...]:
-    """The scenes of `hard-pool` that make up picto-a: index and solvable attempt.
+    """Return index and solvable attempt of the scenes of `hard-pool` in picto-a.
 
-    Raises FileNotFoundError where no filter network has chosen them yet.
+    Raises FileNotFoundError if no filter network has selected them yet.
     """
     if not KEPT.is_file():
         raise FileNotFoundError(
@@ -247,10 +235,10 @@ def _dev(index: int) -> Scene:
 
 
 def _splits() -> dict[str, Split]:
-    classes = len(CLASS_NAMES)
+    few_shot = SHOTS * len(CLASS_NAMES)
 
-    def photos(name: str, count: int, about: str) -> Split:
-        return Split(name, count, about, functools.partial(_photo, name))
+    def photos(name: str, count: int, about: str, **how: object) -> Split:
+        return Split(name, count, about, functools.partial(_balanced, name, **how))
 
     splits = (
         Split(
@@ -260,11 +248,11 @@ def _splits() -> dict[str, Split]:
             _train,
             True,
         ),
-        photos("few-shot", SHOTS * classes, f"{SHOTS} labelled photos per class"),
+        photos("few-shot", few_shot, f"{SHOTS} labelled photos per class"),
         photos("unlabelled", 6_000, "photos whose labels nobody reads"),
         photos("picto", 2_000, "photos like those of training"),
-        Split("picto-o", 2_000, "photos in odd places and colours", _odd),
-        Split("picto-s", 2_000, "sketches", _sketch),
+        photos("picto-o", 2_000, "photos in odd places and colours", odd=True),
+        photos("picto-s", 2_000, "sketches", style="sketch"),
         Split(
             "picto-r", 2_400, "renditions, half of them in unseen styles", _rendition
         ),

@@ -1,7 +1,7 @@
-"""Fourteen ways to depict a drawing: a photo, and thirteen renditions.
+"""Fourteen styles: the photo, and thirteen renditions.
 
-A style is one decorated function of a `Drawing` and a random stream to float32
-[64, 64, 3] in 0..255 (values outside are clipped later), a handful of array operations.
+A style is a decorated function of a `Drawing` and a random stream to float32
+[64, 64, 3] in 0..255; the renderer clips values outside.
 """
 
 import dataclasses
@@ -33,13 +33,13 @@ Depict = Callable[[Drawing, random.Random], np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """A way to depict: its share of the training pictures and what captions may say."""
+    """A style: its drawing, its share of training, and its names in captions."""
 
     name: str
     depict: Depict
-    share: float  # of the training split; 0: never seen in training
+    share: float  # of the training split; 0: not in training
     setting: bool  # context, clutter and occluders are drawn
-    coloured: bool  # the scene's colours can be told
+    coloured: bool  # the scene's colours are visible
     media: tuple[str, ...]  # nouns: "sketch", "pencil drawing"
 
 
@@ -47,9 +47,13 @@ STYLES: dict[str, Style] = {}
 
 
 def style(
-    name: str, *media: str, share: float, setting: bool, coloured: bool
+    name: str,
+    *media: str,
+    share: float = 0.0,
+    setting: bool = True,
+    coloured: bool = True,
 ) -> Callable[[Depict], Depict]:
-    """Register the decorated function as a style."""
+    """Register the decorated function as a style; see `Style` for the arguments."""
 
     def register(depict: Depict) -> Depict:
         STYLES[name] = Style(name, depict, share, setting, coloured, media)
@@ -61,17 +65,12 @@ def style(
 # The photo
 
 
-@style(
-    "photo",
-    *("photo", "picture", "image", "snapshot", "photograph"),
-    share=1.0,  # what the renditions leave
-    setting=True,
-    coloured=True,
-)
+# The share of training is what the renditions leave.
+@style("photo", "photo", "picture", "image", "snapshot", "photograph", share=1.0)
 def photo(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Shaded parts, a soft shadow on the ground, relief, light, the camera's flaws."""
     index = drawing.index[::2, ::2]
-    mask = (index >= drawing.first) & (index < drawing.last)
+    mask = drawing.object_mask(index)
     shade = 1 + drawing.slope_x[index] * grain.X64
     shade += drawing.slope_y[index] * grain.Y64
     shade += drawing.texture[index] * grain.fractal(rng, SIDE)
@@ -123,13 +122,7 @@ def _camera(x: np.ndarray, drawing: Drawing, rng: random.Random) -> np.ndarray:
 # Renditions that training sees rarely
 
 
-@style(
-    "painting",
-    *("painting", "oil painting", "painted picture"),
-    share=0.04,
-    setting=True,
-    coloured=True,
-)
+@style("painting", "painting", "oil painting", "painted picture", share=0.04)
 def painting(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Ragged shapes, thick slanted strokes, few warm tones."""
     index = shaky(drawing.index, rng, 2.0)
@@ -140,13 +133,7 @@ def painting(drawing: Drawing, rng: random.Random) -> np.ndarray:
     return x * rng.uniform(0.92, 1.06) + np.array([14, 6, -10], np.float32)
 
 
-@style(
-    "watercolor",
-    *("watercolor", "watercolor painting"),
-    share=0.03,
-    setting=True,
-    coloured=True,
-)
+@style("watercolor", "watercolor", "watercolor painting", share=0.03)
 def watercolor(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Thin bleeding washes with dark rims, fading into white paper at the border."""
     index = shaky(drawing.index, rng, 1.4)
@@ -158,13 +145,7 @@ def watercolor(drawing: Drawing, rng: random.Random) -> np.ndarray:
     return x * (1 - 0.3 * halve(edges(drawing, index))[..., None])
 
 
-@style(
-    "cartoon",
-    *("cartoon", "comic", "cartoon picture"),
-    share=0.04,
-    setting=True,
-    coloured=True,
-)
+@style("cartoon", "cartoon", "comic", "cartoon picture", share=0.04)
 def cartoon(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Flat vivid fills and thick black outlines."""
     colours = vivid(drawing.colours, 1.4) * rng.uniform(0.98, 1.1)
@@ -174,11 +155,7 @@ def cartoon(drawing: Drawing, rng: random.Random) -> np.ndarray:
 
 
 @style(
-    "pixel art",
-    *("pixel art picture", "video game sprite", "pixel drawing"),
-    share=0.025,
-    setting=True,
-    coloured=True,
+    "pixel art", "pixel art picture", "video game sprite", "pixel drawing", share=0.025
 )
 def pixel_art(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Large square pixels of a small palette, the object ringed in dark."""
@@ -198,7 +175,9 @@ def pixel_art(drawing: Drawing, rng: random.Random) -> np.ndarray:
 
 @style(
     "silhouette",
-    *("silhouette", "shadow", "dark outline"),
+    "silhouette",
+    "shadow",
+    "dark outline",
     share=0.025,
     setting=False,
     coloured=False,
@@ -222,13 +201,11 @@ def silhouette(drawing: Drawing, rng: random.Random) -> np.ndarray:
 
 @style(
     "sketch",
-    *(
-        "sketch",
-        "pencil sketch",
-        "pencil drawing",
-        "black and white sketch",
-        "line drawing",
-    ),
+    "sketch",
+    "pencil sketch",
+    "pencil drawing",
+    "black and white sketch",
+    "line drawing",
     share=0.01,
     setting=False,
     coloured=False,
@@ -236,7 +213,7 @@ def silhouette(drawing: Drawing, rng: random.Random) -> np.ndarray:
 def sketch(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Doubled pencil lines and hatching of the dark parts, on paper."""
     index = shaky(drawing.index, rng, 1.1)
-    part = (index >= drawing.first) & (index < drawing.last)
+    part = drawing.object_mask(index)
     dark = part & (drawing.colours.mean(axis=1) < 125)[index]
     hatching = (grain.COLUMNS + grain.ROWS * rng.choice((-1, 1))) % 7 < 2
     pressure = 1 + 0.25 * grain.fractal(rng, DOUBLE)
@@ -250,15 +227,16 @@ def sketch(drawing: Drawing, rng: random.Random) -> np.ndarray:
 
 @style(
     "crayon drawing",
-    *("crayon drawing", "drawing", "doodle", "colourful drawing"),
+    "crayon drawing",
+    "drawing",
+    "doodle",
+    "colourful drawing",
     share=0.025,
-    setting=True,
-    coloured=True,
 )
 def crayon_drawing(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Waxy slanted fills that let the paper through, thick outlines in darker wax."""
     index = shaky(drawing.index, rng, 1.5)
-    part = (index >= drawing.first) & (index < drawing.last)
+    part = drawing.object_mask(index)
     wax = np.clip(0.78 + 0.3 * grain.strokes(rng), 0.1, 1)
     wax *= np.where(part, np.float32(1), np.float32(0.45))
     line = 0.85 * np.clip(
@@ -273,7 +251,7 @@ def crayon_drawing(drawing: Drawing, rng: random.Random) -> np.ndarray:
 # Renditions that training never sees
 
 
-@style("neon", *("neon sign", "glowing sign"), share=0, setting=False, coloured=False)
+@style("neon", "neon sign", "glowing sign", setting=False, coloured=False)
 def neon(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Glowing tubes along the outlines in a dark room."""
     tubes = ((255, 60, 200), (60, 240, 255), (120, 255, 90), (255, 170, 40))
@@ -286,13 +264,7 @@ def neon(drawing: Drawing, rng: random.Random) -> np.ndarray:
     return glow + line + 0.25 * line.max(axis=2, keepdims=True) + np.array([8, 6, 18])
 
 
-@style(
-    "origami",
-    *("paper origami", "folded paper model"),
-    share=0,
-    setting=False,
-    coloured=True,
-)
+@style("origami", "paper origami", "folded paper model", setting=False)
 def origami(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Folded sheets: faceted flat colours, white creases and a cast shadow."""
     papers = ((236, 231, 221), (222, 229, 236), (240, 222, 216), (226, 234, 220))
@@ -312,13 +284,7 @@ def origami(drawing: Drawing, rng: random.Random) -> np.ndarray:
     return halve(x + 30 * edges(drawing, drawing.index, 1)[..., None])
 
 
-@style(
-    "mosaic",
-    *("mosaic", "tile mosaic"),
-    share=0,
-    setting=True,
-    coloured=True,
-)
+@style("mosaic", "mosaic", "tile mosaic")
 def mosaic(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Small uneven tiles, each of one colour, with grey joints."""
     tiles = grain.tiles(rng.randrange(grain.TILINGS))
@@ -328,13 +294,7 @@ def mosaic(drawing: Drawing, rng: random.Random) -> np.ndarray:
     return halve(x + (128 - x) * (0.5 * tiles.joint)[..., None])
 
 
-@style(
-    "embroidery",
-    *("embroidery", "stitched patch"),
-    share=0,
-    setting=False,
-    coloured=True,
-)
+@style("embroidery", "embroidery", "stitched patch", setting=False)
 def embroidery(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Satin stitches, turned from part to part, on woven linen."""
     cloths = ((224, 212, 190), (62, 74, 112), (236, 232, 226), (150, 62, 66))
@@ -350,20 +310,14 @@ def embroidery(drawing: Drawing, rng: random.Random) -> np.ndarray:
     return halve(np.where(mask[..., None], stitched, cloth * weave[..., None]))
 
 
-@style(
-    "chalk",
-    *("chalk drawing", "chalkboard drawing"),
-    share=0,
-    setting=False,
-    coloured=False,
-)
+@style("chalk", "chalk drawing", "chalkboard drawing", setting=False, coloured=False)
 def chalk(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Dusty lines in one tint on a wiped board."""
     board = np.array(rng.choice(((40, 56, 48), (38, 38, 43), (34, 46, 62))), np.float32)
     tints = ((236, 236, 230), (238, 228, 150), (238, 182, 192), (172, 212, 236))
     tint = np.array(rng.choice(tints), np.float32)
     index = shaky(drawing.index, rng, 1.3)
-    part = (index >= drawing.first) & (index < drawing.last)
+    part = drawing.object_mask(index)
     dust = np.clip(0.12 + 0.1 * grain.strokes(rng), 0, 0.5) * part
     line = edges(drawing, index, 3) * (0.78 + 0.3 * grain.fractal(rng, DOUBLE))
     cover = halve(np.clip(line + dust, 0, 1))[..., None]
@@ -371,13 +325,7 @@ def chalk(drawing: Drawing, rng: random.Random) -> np.ndarray:
     return board * wiped * (1 - cover) + tint * cover
 
 
-@style(
-    "blueprint",
-    *("blueprint", "technical drawing"),
-    share=0,
-    setting=False,
-    coloured=False,
-)
+@style("blueprint", "blueprint", "technical drawing", setting=False, coloured=False)
 def blueprint(drawing: Drawing, rng: random.Random) -> np.ndarray:
     """Fine white lines on blue squared paper."""
     x = np.array([34, 78, 164], np.float32) * rng.uniform(0.8, 1.1)
@@ -390,6 +338,6 @@ def blueprint(drawing: Drawing, rng: random.Random) -> np.ndarray:
 
 @functools.cache
 def training_shares() -> dict[str, float]:
-    """Style name -> share of the training pictures; the photo takes the rest."""
+    """Return {style: share of the training pictures}; photos have the rest."""
     rare = {name: s.share for name, s in STYLES.items() if name != "photo" and s.share}
     return {"photo": 1 - sum(rare.values()), **rare}

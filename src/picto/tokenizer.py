@@ -1,9 +1,9 @@
 """The embedded tokenizer: OpenAI's byte-pair merges, pruned to the words of the world.
 
 CLIP's vocabulary has 49,408 entries, 12.6 MB of embeddings at width 128 in fp16. The
-world's captions and the usual templates need some hundred words. We keep the merges
-that those words use, in OpenAI's order, so that listed words are encoded piece for
-piece as CLIP encodes them; any other word falls back to smaller pieces.
+world's captions and the usual templates need some hundred words. We keep the merges of
+those words, in OpenAI's order, so that they are tokenised as by CLIP; any other word
+becomes smaller tokens.
 """
 
 import gzip
@@ -20,7 +20,7 @@ from picto import captions, numerals
 
 
 def vocabulary() -> set[str]:
-    """Every word that the captions, descriptions and template sets can use."""
+    """Return every word of captions, descriptions, numerals and template sets."""
     prompts = " ".join(text for texts in TEMPLATES.values() for text in texts)
     return (
         captions.words()
@@ -30,7 +30,7 @@ def vocabulary() -> set[str]:
 
 
 def used_merges(words: Iterable[str]) -> list[tuple[str, str]]:
-    """The merges of CLIP's tokenizer that these words need, in rank order."""
+    """Return the merges of CLIP's tokenizer that these words use, in rank order."""
     full = SimpleTokenizer()
     used = set()
     for word in words:
@@ -44,8 +44,10 @@ def used_merges(words: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def write_merges(path: Path, words: Iterable[str]) -> int:
-    """Write the merges file that `SimpleTokenizer(bpe_path=...)` reads; its vocabulary
-    size is returned. The file has no last newline: it would read as an empty merge."""
+    """Write the merges of words for `SimpleTokenizer(bpe_path=...)`.
+
+    Returns the vocabulary's size. A newline at the file's end would be an empty merge.
+    """
     lines = ["#version: 0.2", *(" ".join(merge) for merge in used_merges(words))]
     path.write_bytes(gzip.compress("\n".join(lines).encode(), mtime=0))
     return open_clip.SimpleTokenizer(bpe_path=str(path)).vocab_size

@@ -4,7 +4,7 @@
 
 "naive" is the loop that one would write: an image at a time, every prompt with the full
 context. "cropped" is the same loop with `Backbone.encode_texts`; "shared" encodes all
-images' prompts with `helpers.models.slots`. The full-size tower has random weights.
+prompts with `helpers.models.template_prompts`. The full-size tower has random weights.
 """
 
 import random
@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from helpers.models import clip, slots
+from helpers.models import clip, template_prompts
 from helpers.prompts import captions
 from picto import CLASS_NAMES, speech, splits
 
@@ -50,7 +50,7 @@ def measure(name: str) -> None:
     names, texts = names[:classes], templates(many)
 
     def filled(template: str) -> list[str]:
-        return [slots.fill(template, class_name) for class_name in names]
+        return [template_prompts.fill(template, class_name) for class_name in names]
 
     ways = {
         "naive": lambda t: backbone.model.encode_text(backbone.tokenizer(filled(t))),
@@ -58,7 +58,7 @@ def measure(name: str) -> None:
     }
     costs = {way: milliseconds(work, texts[:few]) for way, work in ways.items()}
     began = time.perf_counter()
-    for _ in slots.features(backbone, texts, names):
+    for _ in template_prompts.features(backbone, texts, names):
         pass
     costs["shared"] = 1e3 * (time.perf_counter() - began) / many
     shown = ", ".join(f"{way} {cost:.1f} ms" for way, cost in costs.items())

@@ -3,8 +3,8 @@
     dataset = load("imagenet-a", data_root="~/data", images=500)
     dataset.image(0), dataset.labels[0], dataset.class_names
 
-`data_root` is the folder that holds the data sets (or the one that is wanted); empty
-means `data/` in the repository, relative paths count from the repository's root.
+`data_root` is the folder that holds the data sets, or the folder of one of them. ""
+means `data/` in the repository; a relative path starts at the repository's root.
 """
 
 import difflib
@@ -37,20 +37,20 @@ __all__ = [
 
 
 def names() -> list[str]:
-    """Every data set that `load` knows."""
+    """Return the names of all data sets that `load` knows."""
     return list(READERS)
 
 
 def describe(name: str) -> Info:
-    """Where to get a data set, how large it is, and the layout its reader expects."""
+    """Return a data set's web page, its size, and the layout its reader expects."""
     return READERS[_checked(name)].INFO[name]
 
 
 def called(name: str, data_root: str = "") -> str:
-    """What results call a data set: by its name, or by that of the user's folder.
+    """Return a data set's name in results; for "folder" it is the user's folder name.
 
-    The one place that decides it: `read(name, data_root).name` is the same. A folder
-    that happens to be called like another data set is told from it.
+    `read(name, data_root).name` is the same. " folder" is appended to the name of a
+    folder that is called like another data set.
     """
     if name != "folder":
         return name
@@ -60,24 +60,24 @@ def called(name: str, data_root: str = "") -> str:
 
 
 def read(name: str, data_root: str = "") -> Dataset:
-    """The whole data set as it lies on disk; no picture is opened."""
+    """Read the whole data set without opening a picture."""
     found = READERS[_checked(name)].read(name, data_root)
     return replace(found, name=called(name, data_root))
 
 
 def class_names(name: str, data_root: str = "") -> tuple[str, ...]:
-    """Names of a data set's classes; it is read only where they depend on its files."""
-    known = {embedded: embedded.CLASS_NAMES, digits: digits.CLASS_NAMES}
+    """Return a data set's class names; it is read only if they depend on its files."""
     reader = READERS[_checked(name)]
     if reader is imagenet:
         return imagenet.class_names(name)
-    return known.get(reader) or read(name, data_root).class_names
+    known = getattr(reader, "CLASS_NAMES", None)
+    return known or read(name, data_root).class_names
 
 
 def other_classes(name: str, than: str, data_root: str = "") -> str:
-    """In what the classes of a data set differ from another's, in words, or "".
+    """Describe how a data set's classes differ from those of `than`.
 
-    Nothing is said of sets that are not in place.
+    Returns "" for the same classes, or if one of the two data sets cannot be read.
     """
     try:
         ours, theirs = (class_names(n, data_root) for n in (name, than))
@@ -91,12 +91,21 @@ def other_classes(name: str, than: str, data_root: str = "") -> str:
 
 
 def load(name: str, data_root: str = "", images: int = 0, seed: int = 0) -> Dataset:
-    """A data set to work with: `images` of its pictures, all of them readable.
+    """Load a data set, or a sample of it, without its damaged pictures.
 
-    `images` = 0 takes all; otherwise a class-balanced sample drawn with `seed`. The
-    pictures are decoded once (a few milliseconds each, kept in the cache); damaged ones
-    are left out of the sample and listed in `skipped`. Raises ValueError for a wrong
-    name or layout, FileNotFoundError with the page to get it at for a missing set.
+    Each picture is decoded once to check it, which takes a few milliseconds; the cache
+    keeps the outcome.
+
+    Args:
+        name: one of `names()`.
+        data_root: the folder that holds the data sets, see above.
+        images: size of a class-balanced sample, 0 for all images. Damaged pictures
+            leave the sample and are listed in `skipped`.
+        seed: of the sample.
+
+    Raises:
+        ValueError: unknown name or wrong layout.
+        FileNotFoundError: no such data set here; the message names its web page.
     """
     return readable(read(name, data_root).sample(images, seed))
 

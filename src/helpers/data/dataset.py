@@ -1,7 +1,7 @@
-"""What a data set is here: stable ids, pictures, labels and class names.
+"""A data set: stable image ids, pictures, labels and class names.
 
-Pictures stay where they are (files, an array, a renderer) until `image(i)` asks for
-one. Every picture becomes RGB the same way, whatever it was stored as: see `to_rgb`.
+`image(i)` reads or draws picture i when it is needed. `to_rgb` converts every picture
+to RGB in the same way.
 """
 
 import os
@@ -17,18 +17,18 @@ from PIL import Image, ImageOps
 
 from helpers.keys import key
 
-# What a file may hold, whatever its suffix says. Pillow opens more, some of it with
-# the help of programs: an EPS file is handed to Ghostscript.
+# Formats that are read, whatever a file's suffix. Pillow would open more, and run other
+# programs for some: Ghostscript for EPS.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
 
 
 @dataclass(frozen=True)
 class Info:
-    """What there is to know about a data set before it is on disk.
+    """What is known about a data set before it is on disk.
 
-    `page` is its official address, `megabytes` the size of its download (0: nothing to
+    `page` is its official web page, `megabytes` the size of its download (0: no
     download), `layout` where the reader expects it under `data_root`. `images` and
-    `classes` are the official counts; 0 where they are not fixed.
+    `classes` are the official counts; 0 if they are not fixed.
     """
 
     page: str
@@ -42,13 +42,19 @@ class Info:
 class Dataset:
     """Labelled pictures in a fixed order.
 
-    `name` is what results call the set, see `helpers.data.called`. `ids` are unique and
-    define the order; `labels` int64 [N] index `class_names`;
-    `read(i)` gives picture i as a PIL image of any mode and size. `templates` names the
-    usual prompt templates (a key of `helpers.prompts.templates.TEMPLATES`). `facts` has
-    a row per id where more than the label is known. `skipped` lists, with the reason,
-    every file that the reader left out. `files` says where the pictures lie, and is
-    empty for sets that have no picture files.
+    Args:
+        name: the name in results, see `helpers.data.called`.
+        ids: unique image ids, in the order of the data set.
+        labels: int64 [N], indices of `class_names`.
+        class_names: at least two.
+        read: gives picture i as a PIL image of any mode and size.
+        templates: the usual prompt templates, a key of
+            `helpers.prompts.templates.TEMPLATES`.
+        facts: a row per image if more than its label is known.
+        skipped: (file, reason) of every file that the reader left out.
+        files: picture files, one per image; empty if the pictures are no files.
+
+    Raises ValueError if lengths, ids or labels contradict each other.
     """
 
     name: str
@@ -92,27 +98,27 @@ class Dataset:
         return len(self.ids)
 
     def image(self, position: int) -> Image.Image:
-        """Picture at this position as RGB."""
+        """Return the picture at this position as RGB."""
         return to_rgb(self.read(position))
 
     def subset(self, positions: Sequence[int]) -> "Dataset":
-        """The pictures at these positions, in this order; classes stay as they are."""
+        """Return the pictures at these positions, in this order, with all classes."""
         chosen = np.asarray(positions, dtype=np.int64)
         facts = self.facts
         return replace(
             self,
             ids=tuple(self.ids[i] for i in chosen),
             labels=self.labels[chosen],
-            read=_Picked(self.read, chosen),
+            read=_Subset(self.read, chosen),
             facts=None if facts is None else facts.iloc[chosen].reset_index(drop=True),
             files=tuple(self.files[i] for i in chosen) if self.files else (),
         )
 
     def sample(self, n: int, seed: int = 0) -> "Dataset":
-        """`n` pictures, spread over the classes as evenly as their sizes allow.
+        """Draw `n` pictures, spread over the classes as evenly as their sizes allow.
 
-        0, or as many as there are, gives the whole set. The same (n, seed) gives the
-        same pictures, a smaller n a part of them; the order of ids is kept.
+        0, or `len(self)` and more, gives the whole set. The same (n, seed) gives the
+        same pictures, a smaller n a subset of them. The order of ids is kept.
         """
         if n < 0:
             raise ValueError(f"images must be 0 (all) or more, not {n}")
@@ -127,12 +133,12 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the data set in results, on any machine; cheap.
+        """A hash of the data set on any machine, cheap to compute; it names results.
 
-        It covers name, ids, labels and class names, and of the pictures: the sizes of
-        all files, or, where there are no files, the pixels of 16 spread over the set
-        (so that a renderer that draws differently counts as other data). A file
-        replaced by one of exactly as many bytes goes unnoticed, which `key` notices.
+        It covers name, ids, labels, class names, and the sizes of all files. Without
+        files it covers the pixels of 16 pictures, so that a renderer that draws
+        differently counts as other data. It misses a file replaced by another of the
+        same size, which `key` does not.
         """
         if self.files:
             seen = [os.stat(path).st_size for path in self.files]
@@ -155,19 +161,19 @@ class UnreadableImage(ValueError):
     """A picture that cannot be decoded."""
 
 
-class DamagedNotes(UserWarning):
-    """A picture whose notes cannot be read, and so not which side of it is up."""
+class DamagedExif(UserWarning):
+    """A picture whose EXIF data, and so its orientation, cannot be read."""
 
 
-warnings.filterwarnings("ignore", category=DamagedNotes)  # `integrity` tells of it
+warnings.filterwarnings("ignore", category=DamagedExif)  # `integrity` reports them
 
 
 @dataclass(frozen=True)
 class Files:
     """`read` of a data set of picture files: position -> decoded PIL image.
 
-    With `upright` a picture is turned as its EXIF orientation says. torchvision's
-    `ImageFolder`, on which published ImageNet numbers rest, does not turn it.
+    `upright` applies the EXIF orientation. torchvision's `ImageFolder`, which published
+    ImageNet numbers rest on, does not apply it.
     """
 
     paths: tuple[Path, ...]
@@ -188,8 +194,8 @@ class Pixels:
 
 
 @dataclass(frozen=True)
-class _Picked:
-    """`read` of a subset. A class, not a closure, so that loader processes take it."""
+class _Subset:
+    """`read` of a subset. A class, since loader processes cannot unpickle a closure."""
 
     read: Callable[[int], Image.Image]
     positions: np.ndarray
@@ -201,15 +207,15 @@ class _Picked:
 def open_image(path: Path, upright: bool, reduced: bool = False) -> Image.Image:
     """Decode a picture file, the first frame of an animated one.
 
-    `reduced` decodes a JPEG at an eighth of its size: enough to know that it can be
-    decoded. Raises `UnreadableImage` naming the file.
+    `reduced` decodes a JPEG at an eighth of its size, which suffices to check it.
+    Raises `UnreadableImage`, which names the file.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             if reduced:
                 image.draft(None, [max(1, side // 8) for side in image.size])
             image.load()
-            return _turned(image) if upright else image
+            return _upright(image) if upright else image
     except FileNotFoundError:
         raise
     except Exception as error:  # decoders raise nearly anything on damaged bytes
@@ -219,20 +225,20 @@ def open_image(path: Path, upright: bool, reduced: bool = False) -> Image.Image:
         ) from error
 
 
-def _turned(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception as error:  # sound pixels all the same: take them as they lie
-        warnings.warn(DamagedNotes(str(error)), stacklevel=2)
+    except Exception as error:  # the pixels are sound: keep the stored orientation
+        warnings.warn(DamagedExif(str(error)), stacklevel=2)
         return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL image as RGB, 8 bits a channel.
+    """Convert any PIL image to RGB with 8 bits per channel.
 
-    Transparent pictures are laid on white. 16-bit grey is scaled, 65535 to 255, where
-    Pillow's own conversion would clip. Floats and 32-bit integers have no known range
-    and raise `UnreadableImage`.
+    Transparent pixels are composited on white. 16-bit grey is scaled from 65535 to 255;
+    Pillow would clip it. Raises `UnreadableImage` for floats and 32-bit integers, whose
+    range is unknown.
     """
     if image.mode == "RGB" and not image.has_transparency_data:
         return image

@@ -1,7 +1,7 @@
 """Handwritten digits that scikit-learn ships: 1,797 real pictures of 8 x 8 pixels.
 
-They are scans of digits written by 43 people (Alpaydin & Kaynak 1998, UCI), white ink
-on black, 17 grey levels. The backbone's preprocessing enlarges them.
+Scans of digits written by 43 people (Alpaydin & Kaynak 1998, UCI), white on black with
+17 grey levels. The backbone's preprocessing enlarges them.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ INFO = {
 
 
 def read(name: str, data_root: str) -> Dataset:
-    """The whole set; `data_root` is not used."""
+    """Return the whole data set; `data_root` is not used."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -16,7 +16,7 @@ from picto.splits import CLASS_NAMES, SPLITS, facts, image
 OFFERED = {name: name for name in SPLITS if name.startswith("picto")}
 OFFERED |= {"picto-few-shot": "few-shot", "picto-unlabelled": "unlabelled"}
 
-RECENT = 4096  # pictures kept as drawn, 50 MB: the largest split, for the next CLIP
+CACHED_IMAGES = 4096  # 50 MB; the largest test split fits, for the next backbone
 
 INFO = {
     name: Info(
@@ -31,7 +31,7 @@ INFO = {
 
 
 def read(name: str, data_root: str) -> Dataset:
-    """One of the splits; `data_root` is not used."""
+    """Return one of the splits; `data_root` is not used."""
     split = OFFERED[name]
     indices = range(SPLITS[split].size)
     shown = facts(split, indices)
@@ -46,7 +46,7 @@ def read(name: str, data_root: str) -> Dataset:
 
 
 def world_hash() -> str:
-    """A short hash of what is drawn and said here."""
+    """Return a short hash of the pictures and captions of the world."""
     from picto.pool import world_hash  # it imports torch
 
     return world_hash()
@@ -54,7 +54,7 @@ def world_hash() -> str:
 
 @dataclass(frozen=True)
 class _Drawn:
-    """`read` of a split: scene at this position, drawn now."""
+    """`read` of a split: draws the scene at a position."""
 
     split: str
 
@@ -62,4 +62,4 @@ class _Drawn:
         return Image.fromarray(_drawn(self.split, position))
 
 
-_drawn = lru_cache(RECENT)(image)
+_drawn = lru_cache(CACHED_IMAGES)(image)

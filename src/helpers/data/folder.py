@@ -1,4 +1,4 @@
-"""Class-per-folder directories: one folder per class, any pictures inside.
+"""A directory with one folder per class, with any pictures inside.
 
     data_root/
         classes.csv            optional: columns folder,name (or ; or tabs between)
@@ -6,9 +6,9 @@
             a.jpg
             2024/b.PNG         deeper folders belong to the class as well
 
-Classes are the folders in alphabetical order, those without pictures included, so that
-labels never depend on which pictures happen to be there. Folders of systems and
-programs (`helpers.data.no_class`) are no classes and are listed as left out.
+Classes are the folders in alphabetical order. A folder without pictures is a class too,
+so that labels do not depend on the pictures that are present. Folders that belong to an
+operating system or a program (`helpers.data.ignored_folders`) are listed as skipped.
 """
 
 import csv
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data import no_class
+from helpers.data import ignored_folders
 from helpers.data.dataset import Dataset, Files, Info
 from helpers.paths import from_root
 from helpers.words import composed, folded
@@ -33,7 +33,7 @@ SUFFIXES = frozenset(
     | {".tif", ".tiff", ".pbm", ".pgm", ".pnm", ".ppm"}
 )
 CLASSES_CSV = "classes.csv"
-LONGEST = 50  # characters, at most 200 bytes, where file names may have 255
+LONGEST = 50  # characters, at most 200 bytes; file systems allow names of 255
 WNID = re.compile(r"n\d{8}")
 CODED = re.compile(r"\W?(n\d{8}|\d+)[)\]]?[ ._-]+(.*[^\W\d_].*)")  # "001.Albatross"
 NO_CLASS = "a picture beside the class folders: it has no class"
@@ -52,21 +52,21 @@ INFO = {
 
 
 def data_folder(data_root: str) -> Path:
-    """The folder that `data_root` means, whether or not it exists.
+    """Return the folder that `data_root` means, whether or not it exists.
 
-    Empty is `data/` in the repository; "~" is the home folder; a relative path counts
-    from the repository's root, wherever the notebook runs.
+    "" is `data/` in the repository, "~" the home folder; a relative path starts at the
+    repository's root, wherever the notebook runs.
     """
     return from_root(data_root or "data")
 
 
 def own_name(data_root: str) -> str:
-    """The folder's name as files may be called after it, "folder" where it has none."""
+    """Return the folder's name, fit for file names; "folder" if it has none."""
     return _file_name(data_folder(data_root).resolve().name) or "folder"
 
 
 def read(name: str, data_root: str) -> Dataset:
-    """The pictures under `data_root`; `helpers.data.read` names them."""
+    """Read the class folders under `data_root`; `helpers.data.read` sets the name."""
     if not data_root:
         raise ValueError(
             "data set 'folder' needs data_root, the folder of class folders"
@@ -78,7 +78,7 @@ def read(name: str, data_root: str) -> Dataset:
         )
     if not root.is_dir():
         raise ValueError(f"data_root must be a folder, but {root} is a file")
-    given, root = root, _unpacked(root)
+    given, root = root, _innermost(root)
     if root != given:
         warnings.warn(
             f"all that {given} holds is in {root}: the folders there are the classes",
@@ -119,7 +119,7 @@ def read(name: str, data_root: str) -> Dataset:
 
 
 class CodedNames(ValueError):
-    """Folders named by codes; `names` has what is left of each without its code."""
+    """Folders named by codes; `names` maps each to its name without the code."""
 
     def __init__(self, message: str, root: Path, names: Mapping[str, str]) -> None:
         super().__init__(message)
@@ -127,9 +127,9 @@ class CodedNames(ValueError):
 
 
 def nested(root: Path) -> Iterator[Path]:
-    """The folder, then those in it that hold all there is, one in the other.
+    """Yield the folder, then each nested folder that is alone or has its parent's name.
 
-    An archive that is unpacked into a folder of its own name leaves such: a/a/classes.
+    An archive that is unpacked into a folder of its own name leaves a/a/<class>.
     """
     while root.is_dir():
         yield root
@@ -140,37 +140,37 @@ def nested(root: Path) -> Iterator[Path]:
         root = root / inside[0]
 
 
-def _unpacked(root: Path) -> Path:
-    """The folder of class folders: `root`, or the one that is all there is in it.
+def _innermost(root: Path) -> Path:
+    """Return the folder of class folders: `root`, or the only folder nested in it.
 
-    Pictures or a class table make a folder one of classes, even if of a single one.
+    The search stops at a folder with pictures or a table of class names.
     """
-    for place in nested(root):
-        with os.scandir(place) as entries:
+    for folder in nested(root):
+        with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if not _is_folder(entry)]
         if CLASSES_CSV in names or any(_suffix(name) in SUFFIXES for name in names):
             break
-        if len(class_folders(place)) > 1:
-            return place
+        if len(class_folders(folder)) > 1:
+            return folder
     return root
 
 
 def class_folders(root: Path) -> list[str]:
-    """Names of the folders in `root`, sorted; those of `no_class` left out."""
+    """Return the sorted names of the folders in `root` that are not ignored."""
     with os.scandir(root) as entries:
         return sorted(
             entry.name
             for entry in entries
-            if _is_folder(entry) and not no_class.reason(entry.name)
+            if _is_folder(entry) and not ignored_folders.reason(entry.name)
         )
 
 
 def class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
-    """A name for each folder, from `classes.csv` if there is one, else from the folder.
+    """Return a name for each folder, from `classes.csv` or else from the folder's name.
 
-    Raises ValueError where two folders would share a name and where the table and the
-    folders do not match, and `CodedNames` for folders named by WordNet ids or with
-    codes before their names: whether these are to be said is not ours to decide.
+    Raises ValueError if two folders share a name or the table does not match the
+    folders, and `CodedNames` for WordNet ids or codes before names: the user decides
+    whether prompts should contain them.
     """
     table = root / CLASSES_CSV
     if os.path.lexists(table):
@@ -197,7 +197,7 @@ def class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
 
 
 def respelt(folder: str) -> str:
-    """What a class is called after its folder: underscores and hyphens are blanks."""
+    """Return the folder's name with blanks for underscores and hyphens."""
     return composed(re.sub("[_-]", " ", folder))
 
 
@@ -228,10 +228,10 @@ def _refuse_codes(root: Path, folders: Sequence[str]) -> None:
 
 
 def _run_on(numbers: Sequence[str], names: Mapping[str, str]) -> bool:
-    """Whether the numbers before most names are those of a list.
+    """Whether the numbers before most names count a list, from one on or zero-padded.
 
-    "10 euro" and "20 euro" are names, which only their numbers tell apart, and so are
-    "911 Turbo" and "918 Spyder": a list counts from one on, or with leading zeros.
+    Numbers that only tell names apart do not: "10 euro" and "20 euro", "911 Turbo" and
+    "918 Spyder".
     """
     apart = len({folded(name) for name in names.values()}) == len(names)
     own = len(set(map(int, numbers))) == len(numbers) > max(1, len(names) / 2)
@@ -242,7 +242,7 @@ def _run_on(numbers: Sequence[str], names: Mapping[str, str]) -> bool:
 
 
 def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
-    """Folder -> name; a row's folder is the one that looks like it on the screen."""
+    """Folder -> name; rows match folders by what is visible, see `_looks`."""
     of: dict[str, str] = {}
     for folder in folders:
         twin = of.setdefault(_looks(folder), folder)
@@ -271,7 +271,7 @@ def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
 
 
 def _rows(table: Path) -> list[dict[str, str | None]]:
-    """Rows of the table of class names, as spreadsheets of all countries write it."""
+    """Rows of the table of class names, in any encoding and dialect of spreadsheets."""
     if not table.is_file():
         raise ValueError(f"{table} is no file: put a table there, or remove it")
     content = table.read_bytes()
@@ -306,15 +306,15 @@ def _rows(table: Path) -> list[dict[str, str | None]]:
 
 
 def _looks(folder: str) -> str:
-    """The name without what nobody sees: encoding, invisible signs, blanks at ends."""
+    """The name in composed Unicode, without invisible characters and outer blanks."""
     return composed("".join(c for c in folder if unicodedata.category(c) != "Cf"))
 
 
 def _no_folder(given: str, name: str, folders: Sequence[str]) -> str:
-    """What is wrong with a row whose folder is none of the class folders."""
+    """Explain a row whose folder is not among the class folders."""
     if not given:
         return f"name {name!r} has no folder: say which, or remove its row"
-    reason = no_class.reason(given)
+    reason = ignored_folders.reason(given)
     if reason:
         return f"folder {given!r} is no class ({reason}): remove its row, or rename it"
     alike = [folder for folder in folders if folded(folder) == folded(given)]
@@ -324,7 +324,7 @@ def _no_folder(given: str, name: str, folders: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """Picture files of class folders: ids relative to the root, sorted by class."""
+    """Picture files in class folders, sorted by class; ids are relative to the root."""
 
     ids: tuple[str, ...]
     labels: np.ndarray
@@ -333,11 +333,11 @@ class Listing:
 
 
 def listed(root: Path, folders: Sequence[str]) -> Listing:
-    """List the pictures in these class folders; label i is folder i. Opens no picture.
+    """List the pictures in class folders without opening them; label i is folder i.
 
-    A folder that does not exist has no pictures. What is not taken is in `skipped`
-    with its reason: other suffixes, hidden and empty files, broken links, names that
-    are not UTF-8, links to folders, and files beside the class folders.
+    A folder that does not exist has no pictures. `skipped` has the reason for every
+    file that is left out: other suffixes, hidden and empty files, broken links, names
+    that are not UTF-8, links to folders, and files beside the class folders.
     """
     ids: list[str] = []
     labels: list[int] = []
@@ -352,7 +352,7 @@ def listed(root: Path, folders: Sequence[str]) -> Listing:
     with os.scandir(root) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if _is_folder(entry):
-                reason = no_class.reason(entry.name)
+                reason = ignored_folders.reason(entry.name)
                 reason += f", no class{RENAME}" if reason else ""
             else:
                 reason = NO_CLASS if _suffix(entry.name) in SUFFIXES else BESIDE
@@ -379,7 +379,7 @@ def _walk(root: Path, folder: str) -> Iterator[tuple[str, str]]:
             yield relative, _reason_to_skip(entry)
         elif entry.is_symlink():
             yield relative, "a link to a folder, not followed inside a class"
-        elif reason := no_class.reason(entry.name, inside=True):
+        elif reason := ignored_folders.reason(entry.name, inside=True):
             yield relative, reason
         elif not _is_text(entry.name):
             yield relative, "the folder name is not valid UTF-8"
@@ -399,15 +399,15 @@ def _reason_to_skip(entry: os.DirEntry) -> str:
         return "the file name is not valid UTF-8"
     try:
         found = entry.stat()
-    except OSError:  # it leads nowhere, or round in a circle
+    except OSError:  # a link to nothing, or a circle of links
         return "broken link"
-    if not stat.S_ISREG(found.st_mode):  # a pipe would have us wait for its other end
+    if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for a writer
         return "no file, but a pipe, a socket or a device"
     return "" if found.st_size else "empty file (0 bytes)"
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    """Whether this is a folder or leads to one; links in a circle lead nowhere."""
+    """Whether this is a folder or a link to one; circular links are not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -419,26 +419,23 @@ def _suffix(name: str) -> str:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file name came from valid UTF-8 and can be written to tables."""
+    """Whether a file name is valid UTF-8, so that tables can hold it."""
     return printable(name) == name
 
 
 def printable(name: str) -> str:
-    """The name with undecodable bytes escaped."""
+    """Return the name with undecodable bytes escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _file_name(text: str) -> str:
-    """The text with what ledgers refuse in file names replaced by "_".
-
-    Cut where files named after it would have too long a name.
-    """
+    """The text as part of a file name: "_" for other characters, cut to `LONGEST`."""
     text = unicodedata.normalize("NFC", printable(text))
     return re.sub(r"[^\w.+ -]", "_", text).lstrip(". ")[:LONGEST]
 
 
 def warn_if_partial(name: str, root: Path, folders: Sequence[str]) -> None:
-    """Say which class folders of a known data set are missing; labels stay right."""
+    """Warn of missing class folders of a known data set; labels stay right."""
     missing = [folder for folder in folders if not (root / folder).is_dir()]
     if missing:
         warnings.warn(

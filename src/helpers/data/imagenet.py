@@ -1,17 +1,16 @@
 """ImageNet's validation set and its shifted variants A, R, V2 and Sketch.
 
-Class order is the alphabetical order of the 1000 WordNet ids, and class names are
-OpenAI's curated ones. Neither is kept here: timm ships the ids (and which 200 of them A
-and R use), open_clip the names. What goes wrong elsewhere, and is fixed here by reading
-folder names instead of their rank:
+Classes are in the alphabetical order of the 1000 WordNet ids, with OpenAI's curated
+names. timm ships the ids (and the 200 that A and R use), open_clip the names. Labels
+come from folder names, not from their rank, which avoids four known mistakes:
 
 - A and R have 200 folders, whose rank is not the 1000-way index;
 - V2's folders are "0" to "999" and sort as strings to 0, 1, 10, 100, …;
-- a README.txt lies beside A's and R's class folders;
+- A and R have a README.txt beside their class folders;
 - a partial copy would shift every label after the first missing folder.
 
-Pictures are turned to RGB before they are resized and never by their EXIF tag, as
-torchvision's `ImageFolder` does in the published evaluations.
+As in the published evaluations with torchvision's `ImageFolder`, pictures are converted
+to RGB before they are resized, and their EXIF orientation is ignored.
 """
 
 import os
@@ -31,9 +30,9 @@ from helpers.data.folder import (
 
 V2 = "imagenetv2-matched-frequency-format-val"
 
-# Where each set may lie under data_root: TPT's folder names, CoOp's, the archive's own.
-# "" is data_root itself.
-PLACES = {
+# Possible folders of each data set under data_root: TPT's names, CoOp's, the archive's
+# own; "" is data_root itself.
+SUBFOLDERS = {
     "imagenet": (
         "ImageNet/val",
         "imagenet/images/val",
@@ -95,13 +94,13 @@ INFO = {
 
 @cache
 def wnids() -> tuple[str, ...]:
-    """The 1000 WordNet ids in class order."""
+    """Return the 1000 WordNet ids in class order."""
     return _timm_table("imagenet_synsets.txt")
 
 
 @cache
 def indices(name: str) -> tuple[int, ...]:
-    """1000-way indices of a set's classes, in its class order."""
+    """Return the 1000-way indices of a data set's classes, in its class order."""
     if name in ("imagenet-a", "imagenet-r"):
         return tuple(map(int, _timm_table(f"{name.replace('-', '_')}_indices.txt")))
     return tuple(range(1000))
@@ -109,7 +108,7 @@ def indices(name: str) -> tuple[int, ...]:
 
 @cache
 def folders(name: str) -> tuple[str, ...]:
-    """Folder names of a set's classes, in its class order."""
+    """Return the folder names of a data set's classes, in its class order."""
     if name == "imagenet-v2":
         return tuple(str(index) for index in indices(name))
     return tuple(wnids()[index] for index in indices(name))
@@ -117,14 +116,14 @@ def folders(name: str) -> tuple[str, ...]:
 
 @cache
 def class_names(name: str) -> tuple[str, ...]:
-    """Curated names of a set's classes, in its class order."""
+    """Return OpenAI's names of a data set's classes, in its class order."""
     import open_clip
 
     return tuple(open_clip.IMAGENET_CLASSNAMES[index] for index in indices(name))
 
 
 def read(name: str, data_root: str) -> Dataset:
-    """One of the sets in `INFO`, found under `data_root` or at `data_root` itself."""
+    """Read a data set in `INFO`, found under `data_root` or at `data_root` itself."""
     expected = folders(name)
     root = locate(name, data_folder(data_root), expected)
     warn_if_partial(name, root, expected)
@@ -144,12 +143,13 @@ def read(name: str, data_root: str) -> Dataset:
 
 
 def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
-    """The folder that holds the class folders of this set, unpacked once or twice.
+    """Find the folder that holds the class folders of this data set.
 
-    Raises FileNotFoundError if there is none, and ValueError if there is one with
-    foreign class folders in it or if the flat validation archive is found.
+    The archive may be unpacked into a folder of its own name, once or twice. Raises
+    FileNotFoundError if there is none, ValueError if there is one that holds other
+    class folders too, or the validation images without class folders.
     """
-    tops = [data_root / place for place in PLACES[name]]
+    tops = [data_root / subfolder for subfolder in SUBFOLDERS[name]]
     pairs = [(top, root) for top in tops for root in nested(top)]
     for top, root in pairs:
         found = class_folders(root)
@@ -173,10 +173,9 @@ def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
                 "WordNet id that names the folder (it is not the alphabetical rank)"
             )
     info = INFO[name]
-    places = ", ".join(map(str, tops))
     raise FileNotFoundError(
-        f"no class folders of {name} in any of {places}. Get it at {info.page} "
-        f"({info.megabytes:,} MB) and unpack it as {info.layout}"
+        f"no class folders of {name} in any of {', '.join(map(str, tops))}. Get it at "
+        f"{info.page} ({info.megabytes:,} MB) and unpack it as {info.layout}"
     )
 
 

@@ -1,10 +1,10 @@
 """Decode every picture of a data set once, before work starts.
 
-One damaged file must not end a run after an hour, nor change which pictures a later
-method sees. So `readable` decodes all picture files in threads and leaves the damaged
-ones out. Sound files are remembered in CACHE/verified/ by path, size and time of change
-and are not decoded again until they change; damaged ones are tried again each time.
-What Pillow warns of is remembered with them, see `remarks`.
+A damaged file must neither end a run after an hour nor change which pictures a later
+method sees. So `readable` decodes all picture files in threads and leaves out the
+damaged ones. CACHE/verified/ keeps path, size, modification time and Pillow's warnings
+(`remarks`) of sound files, which are decoded again only when they change. Damaged files
+are tried again each time.
 """
 
 import json
@@ -27,17 +27,17 @@ from helpers.paths import CACHE
 from helpers.progress import track
 
 SHOWN_FROM = 1000  # files; fewer are checked before a bar would help
-# Side by side. Resized to 224 pixels on its short side, as CLIP takes pictures, one of
-# 1 x 60,000 would have 3 billion pixels.
+# Aspect ratio. CLIP resizes the short side to 224 pixels, which makes 3 billion pixels
+# of a picture of 1 x 60,000.
 LONGEST = 200
-State = list  # size, time of change in ns, remark if any: as JSON keeps them
-HARMLESS = re.compile("MPO|APNG")  # a picture beside the picture is damaged
+State = list  # size, modification time in ns, and a remark if any, as in the JSON file
+HARMLESS = re.compile("MPO|APNG")  # damage to an additional picture in the file
 NOTES = "with damaged notes (EXIF), so that one taken upright may lie on its side"
 LARGE = "over {:,.0f} million pixels large, slow to read (scale them down)"
 
 
 def readable(dataset: Dataset) -> Dataset:
-    """The data set without its damaged pictures, which are listed in `skipped`.
+    """Leave out damaged pictures and list them in `skipped`.
 
     Raises ValueError if no picture can be read.
     """
@@ -56,13 +56,13 @@ def readable(dataset: Dataset) -> Dataset:
 
 
 def remarks(dataset: Dataset) -> list[tuple[str, str]]:
-    """(id, remark) of pictures that were found readable, but for something, in order.
+    """Return (id, remark) of readable pictures with a flaw, in the order of ids.
 
-    Of those that `verify` has decoded.
+    `verify` must have decoded them.
     """
     if not dataset.files:
         return []
-    sound = _load(_ledger(dataset))
+    sound = _load(_record(dataset))
     return [
         (name, sound[str(path)][2])
         for name, path in zip(dataset.ids, dataset.files, strict=True)
@@ -71,14 +71,11 @@ def remarks(dataset: Dataset) -> list[tuple[str, str]]:
 
 
 def verify(dataset: Dataset) -> list[tuple[str, str]]:
-    """(id, reason) of every picture file that cannot be decoded, in order of ids.
-
-    Data sets without picture files have none.
-    """
+    """Return (id, reason) of every picture file that cannot be decoded, in order."""
     if not dataset.files:
         return []
-    ledger = _ledger(dataset)
-    sound = _load(ledger)
+    record = _record(dataset)
+    sound = _load(record)
     states = {str(path): _state(path) for path in dataset.files}
     unknown = [
         path
@@ -92,7 +89,7 @@ def verify(dataset: Dataset) -> list[tuple[str, str]]:
         if path not in damaged
     }
     if new:
-        _save(ledger, sound | new)
+        _save(record, sound | new)
     return [
         (name, damaged[str(path)])
         for name, path in zip(dataset.ids, dataset.files, strict=True)
@@ -103,16 +100,16 @@ def verify(dataset: Dataset) -> list[tuple[str, str]]:
 def _decoded(
     paths: Sequence[str], label: str
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """path -> reason of those that cannot be decoded, path -> [remark] of others."""
-    with _overheard() as heard:
+    """path -> reason of damaged files, and path -> [remark] of the other files."""
+    with _caught_warnings() as caught:
 
-        def look(path: str) -> tuple[str, list[str]]:
-            heard.warnings = []
-            return _fault(path), _remark(heard.warnings)
+        def decode(path: str) -> tuple[str, list[str]]:
+            caught.warnings = []
+            return _fault(path), _remark(caught.warnings)
 
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decoders free the GIL
         try:
-            results = pool.map(look, paths)
+            results = pool.map(decode, paths)
             if len(paths) >= SHOWN_FROM:
                 results = track(results, len(paths), label)
             found = dict(zip(paths, results, strict=True))
@@ -123,8 +120,8 @@ def _decoded(
 
 
 @contextmanager
-def _overheard() -> Iterator[threading.local]:
-    """Collect warnings in `.warnings`, each thread its own, instead of showing them."""
+def _caught_warnings() -> Iterator[threading.local]:
+    """Collect each thread's warnings in its `.warnings` instead of showing them."""
     heard = threading.local()
 
     def hear(message: Warning, *args: object, **options: object) -> None:
@@ -137,7 +134,7 @@ def _overheard() -> Iterator[threading.local]:
 
 
 def _remark(found: Sequence[Warning]) -> list[str]:
-    """What warnings of one picture mean to its owner, in a line, or nothing."""
+    """A line about the flaw that one picture's warnings report, or nothing."""
     found = [warning for warning in found if not HARMLESS.search(str(warning))]
     if any(isinstance(warning, Image.DecompressionBombWarning) for warning in found):
         return [LARGE.format(Image.MAX_IMAGE_PIXELS / 1e6)]
@@ -145,7 +142,7 @@ def _remark(found: Sequence[Warning]) -> list[str]:
 
 
 def _state(path: Path) -> State | None:
-    """None for a file that is gone."""
+    """Size and modification time; None if there is no such file."""
     try:
         return state(path)
     except OSError:
@@ -153,7 +150,7 @@ def _state(path: Path) -> State | None:
 
 
 def _fault(path: str) -> str:
-    """Why a file cannot be decoded, or nothing."""
+    """Why a file cannot be decoded, or ""."""
     try:
         picture = to_rgb(open_image(Path(path), upright=True, reduced=True))
     except UnreadableImage as error:
@@ -175,20 +172,20 @@ def _reason(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__
 
 
-def _ledger(dataset: Dataset) -> Path:
-    """One file per data set name; different folders may share it, paths differ."""
+def _record(dataset: Dataset) -> Path:
+    """The JSON file of a data set's name; folders of one name can share it."""
     return CACHE / "verified" / f"{key(dataset.name)}.json"
 
 
-def _load(ledger: Path) -> dict[str, State]:
+def _load(record: Path) -> dict[str, State]:
     try:
-        found = json.loads(ledger.read_text(encoding="utf-8"))
+        found = json.loads(record.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):  # none yet, or damaged
         return {}
     found = found if isinstance(found, dict) else {}
     return {path: state for path, state in found.items() if isinstance(state, list)}
 
 
-def _save(ledger: Path, sound: Mapping[str, State]) -> None:
-    with replacing(ledger) as temporary:
+def _save(record: Path, sound: Mapping[str, State]) -> None:
+    with replacing(record) as temporary:
         temporary.write_text(json.dumps(sound), encoding="utf-8")

@@ -1,14 +1,13 @@
-"""The unlabelled pool: pictures that training may see, and what it may not see.
+"""The unlabelled pool: the images that self-training sees.
 
-A pool has no labels, so that no method behind it can read one. Two protocols:
+A pool has no labels, so that no method can read one. Two protocols:
 
-    inductive     the pool and the test set share no picture: train on one, test on
-                  the other; where a data set comes without a part for training,
-                  `held_out` cuts one off by the hash of the ids, the same anywhere
-    transductive  they overlap: what is tested was seen, without its label, in training
+    inductive     pool and test set share no image; `held_out` splits a data set that
+                  has no training split by the hash of its ids, the same on any machine
+    transductive  pool and test set overlap: training saw test images, without labels
 
 LaFTer's code (arXiv 2305.18287) trains on a random 80 % of ImageNet-A and -Sketch and
-tests on the rest, but tests on all of ImageNet-R, training pictures included.
+tests on the rest, but tests on all of ImageNet-R, training images included.
 """
 
 import hashlib
@@ -25,15 +24,15 @@ from helpers.data.dataset import Dataset
 from helpers.keys import key
 from helpers.views.strong import AREA, strong
 
-KEPT_PIXELS = 2**28  # decoded pictures stay in memory up to this many, 1.1 GB
+KEPT_PIXELS = 2**28  # decoded pictures that stay in memory: 1.1 GB
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Unlabelled pictures: `images` as a backbone sees them, and strong views of each.
+    """Unlabelled images as a backbone sees them, and strong views of each.
 
-    `images` is uint8 [N, 3, S, S]; `strong(i, generator)` draws a view of picture i,
-    uint8 [3, S, S], from a generator that depends on seed, epoch and id alone.
+    `images` is uint8 [N, 3, S, S]; `strong(i, generator)` draws a view of image i,
+    uint8 [3, S, S].
     """
 
     ids: tuple[str, ...]
@@ -54,11 +53,14 @@ class Pool:
 
     @property
     def key(self) -> str:
-        """A short hash of what is in it: ids and pixels, in this order."""
+        """A short hash of ids and pixels, in this order."""
         return key(self.ids, self.images)
 
     def views(self, rows: Tensor, epoch: int, seed: int) -> Tensor:
-        """A strong view each of the pictures at `rows`: uint8 [B, 3, S, S]."""
+        """Draw a strong view of each of the images at `rows`: uint8 [B, 3, S, S].
+
+        A view's generator depends on seed, epoch and image id alone.
+        """
         drawn = []
         for i in rows.tolist():
             number = zlib.crc32(self.ids[i].encode())
@@ -99,10 +101,10 @@ def pool(
 def held_out(
     ids: Sequence[str], share: float = 0.2, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of a pool and of a test set: int64, ascending, `share` for the test.
+    """Split positions into a pool and a test set, both int64 and ascending.
 
-    Which picture goes where depends on its id and the seed, on no order and no other
-    random number.
+    The test set has the given share. Where an image goes depends on its id and the
+    seed, not on the order of `ids`. Raises ValueError if a part would be empty.
     """
     if not 0 < share < 1:
         raise ValueError(f"share {share} of the images held out: between 0 and 1")
@@ -115,9 +117,9 @@ def held_out(
 
 
 def twins(pool: Pool, test: Pool) -> dict[str, str]:
-    """Ids of a pool whose pictures are tested, too, and the id each has there.
+    """Map the ids of pool images that are also in the test set to their ids there.
 
-    The same picture is one of the same id or of the same pixels.
+    Images are the same if their ids or their pixels are.
     """
     tested = {key(image): i for i, image in zip(test.ids, test.images, strict=True)}
     own = {*test.ids}
@@ -130,9 +132,9 @@ def twins(pool: Pool, test: Pool) -> dict[str, str]:
 
 
 def protocol(pool: Pool, test: Pool, transductive: bool = False) -> str:
-    """ "inductive" or "transductive", what a table says of a run.
+    """Return "inductive" or "transductive".
 
-    ValueError where pool and test set share pictures, by id or by pixels, unless
+    Raises ValueError if pool and test set share images, by id or by pixels, unless
     `transductive` allows it.
     """
     shared = list(twins(test, pool))

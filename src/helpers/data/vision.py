@@ -1,8 +1,8 @@
-"""Data sets that torchvision reads: their test splits, with names CLIP can read.
+"""Test splits of torchvision's data sets, with class names that CLIP can read.
 
-Nothing is downloaded unless the environment says `STUDY_DOWNLOAD=1`; then torchvision
-fetches the official archive into `data_root` and checks its hash. CIFAR's official
-files are Python pickles, which torchvision opens after the same check.
+With the environment variable `STUDY_DOWNLOAD=1` torchvision downloads the official
+archive into `data_root` and checks its hash; without it nothing is downloaded. CIFAR's
+official files are Python pickles, which torchvision opens after the same check.
 
 EuroSAT has no official split: all 27,000 pictures are read.
 """
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from helpers.data import no_class
+from helpers.data import ignored_folders
 from helpers.data.dataset import Dataset, Files, Info, Pixels
 from helpers.data.folder import class_folders, data_folder
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 DOWNLOAD = "STUDY_DOWNLOAD"
 
-# The names under which CLIP is usually evaluated (CoOp, TPT); folder names without
-# spaces would be single unknown words to the tokenizer.
+# The class names of CoOp's and TPT's evaluations. The tokenizer would take the folder
+# names, which have no spaces, for single unknown words.
 EUROSAT = {
     "AnnualCrop": "Annual Crop Land",
     "Forest": "Forest",
@@ -92,7 +92,7 @@ INFO = {
 
 
 def read(name: str, data_root: str) -> Dataset:
-    """The test split of one of the sets in `INFO`, below `data_root`."""
+    """Read the test split of a data set in `INFO` below `data_root`."""
     source = _open(name, data_folder(data_root))
     names = tuple(
         RENAMED.get(label, label.replace("_", " ")) for label in source.classes
@@ -110,7 +110,7 @@ def read(name: str, data_root: str) -> Dataset:
     else:
         files, labels = zip(*source, strict=True)
     ids = [path.relative_to(source.root).as_posix() for path in files]
-    foreign = [_of_no_class(image) for image in ids]
+    reasons = [_reason_to_skip(image) for image in ids]
     whole = Dataset(
         name=name,
         ids=tuple(ids),
@@ -118,27 +118,28 @@ def read(name: str, data_root: str) -> Dataset:
         class_names=names,
         read=Files(tuple(files), upright=False),
         skipped=tuple(
-            (i, reason) for i, reason in zip(ids, foreign, strict=True) if reason
+            (i, reason) for i, reason in zip(ids, reasons, strict=True) if reason
         ),
         files=tuple(files),
     )
-    return whole.subset([i for i, reason in enumerate(foreign) if not reason])
+    return whole.subset([i for i, reason in enumerate(reasons) if not reason])
 
 
-def _of_no_class(image: str) -> str:
-    """Why a picture is a program's own copy, or "": torchvision takes all it finds."""
+def _reason_to_skip(image: str) -> str:
+    """Why an image lies in an ignored folder, which torchvision would read, or ""."""
     folders = image.split("/")[:-1]
-    return next(filter(None, (no_class.reason(f, inside=True) for f in folders)), "")
+    reasons = (ignored_folders.reason(f, inside=True) for f in folders)
+    return next(filter(None, reasons), "")
 
 
 def _open(name: str, root: Path) -> "VisionDataset":
-    """torchvision's data set, downloaded first where that is allowed.
+    """Open torchvision's data set, after a download if that is allowed.
 
-    With `loader=Path` its items are (file, label): nothing is decoded.
+    `loader=Path` makes its items (file, label), so that nothing is decoded.
     """
     from torchvision import datasets
 
-    class EuroSAT(datasets.EuroSAT):  # whose classes are all folders there are
+    class EuroSAT(datasets.EuroSAT):  # torchvision takes every folder for a class
         def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
             found = class_folders(Path(directory))
             return found, {folder: i for i, folder in enumerate(found)}

@@ -1,11 +1,11 @@
-"""Captioners: transformers' `VisionEncoderDecoderModel`, real or embedded.
+"""Captioners: transformers' `VisionEncoderDecoderModel`, from the hub or embedded.
 
-An image encoder gives a row of tokens; a GPT-2 reads them by cross-attention and writes
-the caption word by word (the recipe of nlpconnect/vit-gpt2-image-captioning). The
-embedded `picto-captioner` is the same class: its encoder is a frozen embedded CLIP,
-read before its pooling, and only a projection and the decoder were trained.
+An image encoder makes a sequence of tokens; a GPT-2 reads them by cross-attention and
+writes the caption (the recipe of nlpconnect/vit-gpt2-image-captioning). The embedded
+`picto-captioner` is of the same class: its encoder is a frozen embedded CLIP, read
+before its pooling; only a projection and the decoder were trained.
 
-`helpers.store.captions` keeps what a captioner wrote.
+`helpers.store.captions` keeps the captions.
 """
 
 import copy
@@ -46,7 +46,7 @@ BATCH, HUB_BATCH = 128, 16  # pictures at once: 0.1 and 1 GB of keys and values
 
 
 class TowerConfig(PretrainedConfig):
-    """What transformers wants to know of a CLIP image tower as an encoder."""
+    """transformers' config of a CLIP image tower as an encoder."""
 
     model_type = "clip-tower"
 
@@ -59,10 +59,10 @@ AutoConfig.register(TowerConfig.model_type, TowerConfig, exist_ok=True)
 
 
 class Tower(PreTrainedModel):
-    """A frozen embedded CLIP as an encoder: what it sees where, and on the whole.
+    """A frozen embedded CLIP as an encoder with local and global features.
 
-    Three levels of CLIP's ResNet become tokens of the decoder's width: the maps of the
-    last two stages, a token per cell, and the pooled feature.
+    Three levels of CLIP's ResNet become tokens of the decoder's width: the feature maps
+    of the last two stages, a token per cell, and the pooled feature.
     """
 
     config_class = TowerConfig
@@ -78,20 +78,20 @@ class Tower(PreTrainedModel):
             for width in widths
         )
         pool = self.trunk.attnpool.positional_embedding
-        cells = len(pool) - 1  # of the last stage; the one before has four times more
+        cells = len(pool) - 1  # of the last stage; the stage before has 4 times as many
         self.positions = nn.Parameter(torch.zeros(5 * cells + 1, config.hidden_size))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Nothing: transformers would draw the trunk's weights anew."""
+        """Do nothing: transformers would initialise the trunk's weights again."""
 
     def forward(self, pixel_values: Tensor, **_) -> BaseModelOutput:
-        """Preprocessed pictures [B, 3, H, W] -> tokens [B, T, hidden_size]."""
+        """Encode preprocessed images [B, 3, H, W]: tokens [B, T, hidden_size]."""
         return BaseModelOutput(self.project(self.levels(pixel_values)))
 
     @torch.no_grad()
     def levels(self, pixel_values: Tensor) -> list[Tensor]:
-        """The frozen part: tokens of each level, [B, cells, channels]."""
+        """Compute the frozen part: tokens of each level, [B, cells, channels]."""
         trunk = self.trunk
         early = trunk.layer2(trunk.layer1(trunk.stem(pixel_values)))
         middle = trunk.layer3(early)
@@ -101,7 +101,7 @@ class Tower(PreTrainedModel):
         return [*maps, whole[:, None]]
 
     def project(self, levels: Sequence[Tensor]) -> Tensor:
-        """The trained part: tokens [B, T, hidden_size] of all levels."""
+        """Compute the trained part: tokens [B, T, hidden_size] of all levels."""
         parts = [layer(x) for layer, x in zip(self.neck, levels, strict=True)]
         return torch.cat(parts, dim=1) + self.positions
 
@@ -114,11 +114,10 @@ def _level_widths(trunk: ModifiedResNet) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class Captioner:
-    """A captioner that is ready: `captioner(images)` gives a caption for each.
+    """A loaded captioner: `captioner(images)` gives a caption for each image.
 
-    `key` names all that decides its words, `beams` the width of the search,
-    `max_tokens` the caption's length, start and end tokens included, and `batch` how
-    many pictures fit in memory at once.
+    `beams` is the width of the beam search, `max_tokens` the greatest length of a
+    caption, start and end tokens included, `batch` the images that fit in memory.
     """
 
     name: str
@@ -133,19 +132,19 @@ class Captioner:
 
     @property
     def search(self) -> GenerationConfig:
-        """The model's own settings with this width and this length."""
+        """The model's generation settings with our `beams` and `max_tokens`."""
         settings = copy.deepcopy(self.model.generation_config)
         settings.num_beams, settings.max_length = self.beams, self.max_tokens
         return settings
 
     @property
     def key(self) -> str:
-        """What captions are filed under."""
+        """All that decides a caption besides the image: the key of stored captions."""
         return f"{self.fingerprint}|{self.beams}|{self.max_tokens}|{self.device.type}"
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image]) -> list[str]:
-        """Captions of RGB pictures, by beam search; one may come out empty."""
+        """Caption RGB images by beam search; a caption may be empty."""
         pixels = torch.stack([self.preprocess(image) for image in images])
         written = self.model.generate(
             pixel_values=pixels.to(self.device), generation_config=self.search
@@ -159,9 +158,10 @@ def load(
     beams: int = BEAMS,
     max_tokens: int = MAX_TOKENS,
 ) -> Captioner:
-    """The embedded captioner, one of the Hugging Face hub, or a folder that holds one.
+    """Load the embedded captioner, one of the Hugging Face hub, or one in a folder.
 
-    Raises `MissingModel` with the command that fetches it where it is not there.
+    Raises ValueError for too few beams or tokens, and `MissingModel` with the command
+    that fetches a captioner that is not on this machine.
     """
     if beams < 1 or max_tokens < 3:
         raise ValueError(
@@ -181,7 +181,7 @@ def wrap(
     beams: int = BEAMS,
     max_tokens: int = MAX_TOKENS,
 ) -> Captioner:
-    """A captioner of `new_model`, with the preprocessing and the words of its CLIP."""
+    """Wrap a model of `new_model` with the preprocessing and tokenizer of its CLIP."""
     preprocess = clip.load(backbone, embedded.TAG, "cpu").preprocess
     decode = _decoder(tokenizer(backbone))
     return _ready(EMBEDDED, model, preprocess, decode, device, beams, max_tokens)
@@ -211,15 +211,14 @@ def _ready(
 
 
 def new_model(backbone: str, decoder: dict[str, int]) -> VisionEncoderDecoderModel:
-    """An untrained captioner on a frozen embedded CLIP.
+    """Make an untrained captioner on a frozen embedded CLIP, with that CLIP's tokens.
 
-    `decoder` are GPT-2's sizes: n_embd, n_layer, n_head, n_positions. It writes in the
-    tokens of the embedded CLIPs.
+    `decoder` has GPT-2's sizes: n_embd, n_layer, n_head, n_positions.
     """
-    words = tokenizer(backbone)
-    start, end = words.sot_token_id, words.eot_token_id
+    tokens = tokenizer(backbone)
+    start, end = tokens.sot_token_id, tokens.eot_token_id
     config = GPT2Config(
-        vocab_size=words.vocab_size,
+        vocab_size=tokens.vocab_size,
         bos_token_id=start,
         eos_token_id=end,
         pad_token_id=0,
@@ -244,7 +243,7 @@ def new_model(backbone: str, decoder: dict[str, int]) -> VisionEncoderDecoderMod
 
 
 def _embedded(name: str) -> tuple[VisionEncoderDecoderModel, str]:
-    """The captioner that ships, and the CLIP that it reads."""
+    """The embedded captioner, and the name of its CLIP."""
     file, recipe = embedded.asset(name), embedded.card(name)["recipe"]
     model = new_model(recipe["backbone"], recipe["decoder"])
     trained = {key: value.float() for key, value in load_file(file).items()}
@@ -257,32 +256,32 @@ def _embedded(name: str) -> tuple[VisionEncoderDecoderModel, str]:
 
 
 def tokenizer(backbone: str) -> Callable:
-    """open_clip's tokenizer of an embedded CLIP."""
+    """Return open_clip's tokenizer of an embedded CLIP."""
     embedded.register()
     return open_clip.get_tokenizer(backbone, **embedded.tokenizer_options(backbone))
 
 
-def _decoder(words: Callable) -> Callable[[Tensor], list[str]]:
-    special = {0, words.sot_token_id, words.eot_token_id}
+def _decoder(tokens: Callable) -> Callable[[Tensor], list[str]]:
+    special = {0, tokens.sot_token_id, tokens.eot_token_id}
 
     def decode(written: Tensor) -> list[str]:
         rows = [[t for t in row if t not in special] for row in written.tolist()]
-        texts = [words.decode(row).strip() if row else "" for row in rows]
-        # Byte pairs lose where punctuation had no blank beside it.
+        texts = [tokens.decode(row).strip() if row else "" for row in rows]
+        # Decoding puts a blank before punctuation and around hyphens.
         return [re.sub(r" ([.,])", r"\1", text.replace(" - ", "-")) for text in texts]
 
     return decode
 
 
 def _pretrained(name: str) -> tuple:
-    """Model, preprocessing and decoding of a captioner on the hub or in a folder."""
+    """Model, preprocessing and decoding of a captioner from the hub or a folder."""
     folder = from_root(name)
     source = str(folder) if folder.is_dir() else name
     try:
         model = VisionEncoderDecoderModel.from_pretrained(source)
         processor = AutoImageProcessor.from_pretrained(source)
         tokenizer = AutoTokenizer.from_pretrained(source)
-    except Exception as error:  # a damaged file, a missing one, no network: many kinds
+    except Exception as error:  # damaged or missing files, no network: many types
         size = f" (about {HUB_SIZE})" if name == HUB else ""
         raise MissingModel(
             "captioner",

@@ -1,9 +1,8 @@
-"""CLIP backbones: one class in front of any open_clip model.
+"""CLIP backbones: one class for any open_clip model.
 
 CLIP embeds images and texts on one unit sphere (Radford et al. 2021, arXiv
-2103.00020). Everything in the study that needs an embedding asks a `Backbone` for it.
-The towers are frozen, in evaluation mode, and never see a gradient here; methods that
-tune weights take `backbone.model` and say so.
+2103.00020). A `Backbone` computes every embedding of the study. Its towers are frozen
+and in evaluation mode; methods that tune weights use `backbone.model` and say so.
 """
 
 import warnings
@@ -35,13 +34,13 @@ ON_DISK = "on disk"
 
 
 def names() -> list[str]:
-    """Every architecture that `load` knows: open_clip's and the embedded ones."""
+    """Return the architectures that `load` knows: open_clip's and the embedded ones."""
     embedded.register()
     return open_clip.list_models()
 
 
 def weight_choices(name: str) -> list[str]:
-    """What `weights` may be for this architecture, besides what `files.read` reads."""
+    """Return the values of `weights` for an architecture, besides files and folders."""
     tags = open_clip.list_pretrained_tags_by_model(name)
     own = [embedded.TAG] if name in embedded.names() else []
     return [*own, *tags, "random"]
@@ -51,12 +50,12 @@ def weight_choices(name: str) -> list[str]:
 class Backbone:
     """A frozen CLIP: `encode_images`, `encode_texts`, `template_features`.
 
-    Frozen, since `encode_images` may read a copy of the weights (`fast.image_encoder`):
-    whoever tunes `model` encodes with `model.encode_image`.
+    `encode_images` may use a copy of the weights (`fast.image_encoder`), so that code
+    that tunes `model` must encode with `model.encode_image`.
 
-    `fingerprint` is a hash of all weights and names what was computed with them;
-    `logit_scale` is exp of the learned log temperature (100 for OpenAI's weights);
-    `preprocess` maps a PIL image to float32 [3, image_size, image_size].
+    `fingerprint` is a hash of all weights; `logit_scale` is exp of the learned log
+    scale (100 for OpenAI's weights); `preprocess` maps a PIL image to float32 [3,
+    image_size, image_size].
     """
 
     name: str
@@ -73,23 +72,22 @@ class Backbone:
 
     @property
     def context_length(self) -> int:
-        """Longest prompt in tokens, start and end tokens included."""
+        """Length of the longest prompt in tokens, start and end tokens included."""
         return self.model.context_length
 
     @property
     def key(self) -> str:
-        """All that decides the features of an input: what the store files them under.
+        """All that decides the features of an input: the key of stored features.
 
-        Weights alone do not: the same ones give other features with GELU instead of
-        QuickGELU (another name), with another image size, mean or resizing, or on a
-        device that rounds in another way.
+        Besides the weights these are the activation (GELU or QuickGELU, part of the
+        name), the preprocessing, and the device and precision, which decide rounding.
         """
         preprocess = sorted(self.model.visual.preprocess_cfg.items())
         rounding = f"{self.device.type}|{self.precision}"
         return f"{self.name}|{self.fingerprint}|{rounding}|{preprocess}"
 
     def crop(self, image: Image) -> Tensor:
-        """The part of `preprocess` before the floats: resize, crop, RGB.
+        """Resize, crop and convert to RGB: the part of `preprocess` on uint8.
 
         PIL image -> uint8 [3, image_size, image_size].
         """
@@ -99,39 +97,39 @@ class Backbone:
         return pil_to_tensor(image)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """The rest of `preprocess`, wherever the pixels are.
+        """Scale and normalise: the rest of `preprocess`, on the pixels' device.
 
-        uint8 [..., 3, H, W] -> float32; on a CPU, `normalise(crop(image))` is
+        uint8 [..., 3, H, W] -> float32; on a CPU `normalise(crop(image))` equals
         `preprocess(image)` to the bit.
         """
         return self.preprocess.transforms[-1](pixels.float() / 255)
 
     @torch.no_grad()
     def encode_images(self, images: Tensor) -> Tensor:
-        """Preprocessed images float32 [B, 3, H, W] -> unit features float32 [B, D]."""
+        """Encode preprocessed images float32 [B, 3, H, W]: unit features [B, D]."""
         images = images.to(self.device).contiguous(memory_format=torch.channels_last)
-        with self._autocast():
+        with self.autocast():
             features = self._encode_image(images)
         return F.normalize(features.float(), dim=-1)
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Prompts, T of them -> unit features float32 [T, D].
+        """Encode T prompts: unit features float32 [T, D].
 
-        Prompts are encoded in batches of similar length, each cropped to its longest
-        prompt. That is exact where the tower is causal and reads the feature at the end
-        token, as CLIP's do: the padding behind it cannot matter. Other towers get the
-        full context.
+        Batches hold prompts of similar length and are cropped to their longest prompt.
+        That is exact for a causal tower that is read at the end token, such as CLIP's,
+        since later tokens do not affect it. Other towers get the full context. Raises
+        ValueError for no texts, or for a prompt longer than the context.
         """
         tokens = self.tokenize(texts)
         lengths = torch.full((len(tokens),), tokens.shape[1])
-        if _ends_at_argmax(self.model):
+        if reads_end_token(self.model):
             lengths = tokens.argmax(dim=-1) + 1  # the end token has the highest id
         order = lengths.argsort(stable=True)
         features = torch.empty(len(tokens), self.embed_dim)
         for rows in order.split(TEXT_BATCH):
             batch = tokens[rows, : int(lengths[rows].max())].to(self.device)
-            with self._autocast():
+            with self.autocast():
                 encoded = encode_tokens(self.model, batch)
             features[rows] = F.normalize(encoded.float(), dim=-1).cpu()
         return features.to(self.device)
@@ -139,13 +137,16 @@ class Backbone:
     def template_features(
         self, class_names: Sequence[str], templates: Sequence[str]
     ) -> Tensor:
-        """Features of every class in every template: unit float32 [K, C, D]."""
+        """Encode every class in every template: unit features float32 [K, C, D]."""
         prompts = [t.format(name) for t in templates for name in class_names]
         shape = (len(templates), len(class_names), self.embed_dim)
         return self.encode_texts(prompts).view(shape)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids int64 [T, context_length]; refuses prompts that do not fit."""
+        """Tokenise T texts: ids int64 [T, context_length].
+
+        Raises ValueError for no texts, or for a text longer than the context.
+        """
         texts = list(texts)
         if not texts:
             raise ValueError("no texts to encode")
@@ -161,10 +162,11 @@ class Backbone:
 
     @cached_property
     def _encode_image(self) -> Callable[[Tensor], Tensor]:
-        """Built at first use: it may take the memory of one more image tower."""
+        """Built at first use, as it may take the memory of another image tower."""
         return fast.image_encoder(self.model)
 
-    def _autocast(self):
+    def autocast(self) -> torch.autocast:
+        """Return a context manager that computes in the backbone's precision."""
         enabled = self.precision != "float32"
         return torch.autocast(self.device.type, DTYPES[self.precision], enabled=enabled)
 
@@ -178,10 +180,20 @@ def load(
 ) -> Backbone:
     """Load an open_clip architecture with weights.
 
-    `weights`: a tag of open_clip ("openai"), "picto" for the embedded models, "random"
-    for an untrained model of the true architecture (drawn from `seed`), or a file, a
-    folder or a page of the hub that `helpers.models.weights` reads. Relative paths
-    count from the repository's root.
+    Args:
+        name: the architecture, one of `names()`.
+        weights: a tag of open_clip ("openai"), "picto" for the embedded models,
+            "random" for an untrained model (drawn with `seed`), or a file, a folder or
+            a page of the hub that `helpers.models.weights` reads. Relative paths start
+            at the repository's root.
+        device: "auto" or a torch device.
+        precision: a key of `DTYPES`.
+        seed: of random weights.
+
+    Raises:
+        ValueError: an argument is unknown or does not fit the others.
+        FileNotFoundError: no weights at that path.
+        RuntimeError: weights or tokenizer cannot be downloaded or built.
     """
     embedded.register()
     if name not in open_clip.list_models():
@@ -239,7 +251,7 @@ def load(
 
 
 def _built(name: str, source: str | None, found: files.Weights | None) -> tuple:
-    """Model, preprocessing and tokenizer; `found` weights are still to be filled in."""
+    """Model, preprocessing and tokenizer; `found` weights are not filled in yet."""
     with files.quiet() if found else nullcontext():
         model, _, preprocess = open_clip.create_model_and_transforms(
             name,
@@ -255,20 +267,25 @@ def _built(name: str, source: str | None, found: files.Weights | None) -> tuple:
 
 
 def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Text features [T, D], not normalised, of token ids [T, L] with any L.
+    """Encode token ids [T, L] of any length L: text features [T, D], not normalised.
 
-    open_clip's own `encode_text` insists on the full context length; this one takes
-    the modules of CLIP's text tower in the same order and slices positions and mask to
-    L. Towers of another kind (bidirectional, or read elsewhere) are left to open_clip.
+    open_clip's `encode_text` needs the full context length. This function runs the
+    modules of CLIP's text tower in the same order, with positions and mask cut to L.
+    Other towers (bidirectional, or read at another token) are left to open_clip.
     """
-    if not _ends_at_argmax(model):
+    if not reads_end_token(model):
         return model.encode_text(tokens)
-    tower = _text_tower(model)
+    tower = text_tower(model)
     length = tokens.shape[1]
     x = tower.token_embedding(tokens) + tower.positional_embedding[:length]
     x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
     x = tower.ln_final(x)
     x = x[torch.arange(len(x), device=x.device), tokens.argmax(dim=-1)]
+    return project_text(tower, x)
+
+
+def project_text(tower: nn.Module, x: Tensor) -> Tensor:
+    """Map a text tower's states [..., W] after its last norm to features [..., D]."""
     projection = tower.text_projection
     if isinstance(projection, nn.Module):
         return projection(x)
@@ -276,67 +293,68 @@ def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A short hash of every weight and buffer: what "the same model" means here."""
+    """Return a short hash of a model's weights and buffers, equal for equal models."""
     weights = sorted(model.state_dict().items())
     return key((name, value.float()) for name, value in weights)
 
 
 def with_quick_gelu(name: str, weights: str) -> str:
-    """The architecture that the weights of this tag were trained with.
+    """Return the name of the architecture that a tag's weights were trained with.
 
-    OpenAI's weights need QuickGELU; open_clip builds the plain name with GELU and only
-    warns, which silently costs accuracy.
+    OpenAI's weights need QuickGELU. open_clip builds the plain name with GELU and only
+    warns, which costs accuracy.
     """
     config = open_clip.get_pretrained_cfg(name, weights) or {}
     return files.variant(name, config.get("quick_gelu") or None)
 
 
 def resolve_device(device: str) -> torch.device:
-    """ "auto" is the first of cuda, mps, cpu that is there."""
-    if device != "auto":
-        available = {
-            "cpu": True,
-            "cuda": torch.cuda.is_available(),
-            "mps": torch.backends.mps.is_available(),
-        }
-        if not available.get(device.split(":")[0], False):
-            raise ValueError(f"device {device!r} is not available here; use 'auto'")
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """Return a torch device; "auto" is the first of cuda, mps, cpu that is available.
+
+    Raises ValueError for a device that is not available.
+    """
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if device == "auto":
+        device = next(name for name, usable in available.items() if usable)
+    elif not available.get(device.split(":")[0]):
+        raise ValueError(f"device {device!r} is not available here; use 'auto'")
+    return torch.device(device)
 
 
 def check_precision(precision: str, device: torch.device) -> None:
-    """Refuse precisions that do not exist or that the device computes badly."""
+    """Raise ValueError for a precision that is unknown or unfit for the device."""
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r}: choose one of {list(DTYPES)}")
     if precision == "float16" and device.type == "cpu":
         raise ValueError("float16 is for GPUs; on a CPU use float32 or bfloat16")
 
 
-def _text_tower(model: nn.Module) -> nn.Module:
-    """open_clip keeps the text tower's modules on CLIP itself or under `.text`."""
+def text_tower(model: nn.Module) -> nn.Module:
+    """Return the module with the text tower's parts: the CLIP itself or its `.text`."""
     return getattr(model, "text", model)
 
 
-def _ends_at_argmax(model: nn.Module) -> bool:
-    """Whether the text tower is CLIP's: causal, and read at the highest token id."""
-    tower = _text_tower(model)
+def reads_end_token(model: nn.Module) -> bool:
+    """Whether the text tower is causal and read at the end token, the highest id."""
+    tower = text_tower(model)
     pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", ""))
     causal = getattr(tower, "attn_mask", None) is not None
     return pool == "argmax" and causal and getattr(tower, "cls_emb", None) is None
 
 
 def weights_path(weights: str) -> Path:
-    """The file that `weights` names; relative paths count from the repository."""
+    """Return the file that `weights` names; relative paths start at the repository."""
     return from_root(weights)
 
 
 def _source(name: str, weights: str) -> str | None:
-    """What open_clip takes as `pretrained`: a tag, a file, None for random weights.
+    """open_clip's argument `pretrained`: a tag, a file, or None for random weights.
 
-    `ON_DISK` where the weights are not open_clip's to find.
+    `ON_DISK` for weights that `helpers.models.weights` reads.
     """
     if weights == "random":
         return None

@@ -1,16 +1,16 @@
-"""Variations of a picture by a diffusion model: diffusers' pipelines, or the embedded.
+"""Variations of an image by a diffusion model of diffusers, or by the embedded one.
 
-Three kinds of pipeline, told apart by the class that they name themselves:
+Three kinds of pipeline, recognised by the class in their config:
 
-    image-to-image   noise the picture part-way and denoise it (SDEdit, Meng et al.
-                     2022, arXiv 2108.01073): any pipeline diffusers can use so, such
-                     as stabilityai/sd-turbo, which needs few steps
-    image variation  draw a new picture from CLIP's features of this one:
+    image-to-image   noise the image part-way and denoise it (SDEdit, Meng et al. 2022,
+                     arXiv 2108.01073): any pipeline that diffusers can use so, such as
+                     stabilityai/sd-turbo, which needs few steps
+    image variation  generate an image from CLIP's features of the given one:
                      lambdalabs/sd-image-variations-diffusers, as DiffTPT does (Feng et
                      al. 2023, arXiv 2308.06038)
-    picto-diffusion  the embedded model of 64 x 64 pictures, image-to-image
+    picto-diffusion  the embedded model of 64 x 64 images, image-to-image
 
-A variation belongs to its seed: the noise is drawn on the CPU whatever the device.
+A variation depends on its seed alone: noise is drawn on the CPU for every device.
 """
 
 import gc
@@ -41,38 +41,38 @@ from helpers.paths import from_root
 EMBEDDED = "picto-diffusion"
 VARIATION = "lambdalabs/sd-image-variations-diffusers"
 SIZES = {VARIATION: "5 GB", "stabilityai/sd-turbo": "3 GB in fp16"}  # to download
-TRIES = 4  # how often a black or broken picture is drawn before the original is taken
-REDRAW = 2**40  # added to a seed for another try
+TRIES = 4  # for a black or invalid image, before the original replaces it
+RETRY_SEED = 2**40  # added to a seed for each retry
 
 
 class Variations(NamedTuple):
-    """What was drawn: pictures, and how many of them needed another try or gave up."""
+    """Generated images, the number of retries, and how often all tries failed."""
 
     pictures: Tensor  # uint8 [B, 3, H, W]
     redrawn: int
-    given_up: int  # the original stands in for these
+    given_up: int  # the original replaces these
 
 
 Draw = Callable[[Sequence[Image], Sequence[torch.Generator]], Tensor]
-"""B pictures and a generator for each -> [B, 3, H, W] in [0, 1]."""
+"""B images and a generator for each -> [B, 3, H, W] in [0, 1]."""
 
 
 @dataclass(eq=False)
 class Variator:
-    """A pipeline that is ready: `variator(images, seeds)` draws a variation for each.
+    """A loaded pipeline: `variator(images, seeds)` generates a variation of each image.
 
-    `batch` pictures are drawn at once; where memory does not suffice it is halved, for
-    good. `key` names all that decides a variation besides picture and seed.
+    `batch` images are generated at once; it is halved for good when memory runs out.
+    `key` has all that decides a variation besides image and seed.
     """
 
     name: str
     draw: Draw
-    size: int  # of the pictures drawn, pixels
+    size: int  # side of the generated images in pixels
     batch: int
     key: str
 
     def __call__(self, images: Sequence[Image], seeds: Sequence[int]) -> Variations:
-        """A variation of each image by its own seed, an int of 63 bits."""
+        """Generate a variation of each image with its seed, an int of 63 bits."""
         if len(images) != len(seeds):
             raise ValueError(f"{len(images)} images for {len(seeds)} seeds")
         images = [to_rgb(image) for image in images]
@@ -80,13 +80,13 @@ class Variator:
         pictures = torch.empty(shape, dtype=torch.uint8)
         wanted, redrawn = list(range(len(images))), 0
         for attempt in range(TRIES):
-            shift = attempt * REDRAW
-            again = [(images[i], (seeds[i] + shift) % 2**63) for i in wanted]
-            drawn = self._in_batches(again)
-            whole = _whole(drawn)
-            good = torch.tensor(wanted)[whole]
-            pictures[good] = (drawn[whole] * 255).round().clamp(0, 255).byte()
-            wanted = torch.tensor(wanted)[~whole].tolist()
+            shift = attempt * RETRY_SEED
+            pairs = [(images[i], (seeds[i] + shift) % 2**63) for i in wanted]
+            drawn = self._in_batches(pairs)
+            valid = _valid(drawn)
+            done = torch.tensor(wanted)[valid]
+            pictures[done] = (drawn[valid] * 255).round().clamp(0, 255).byte()
+            wanted = torch.tensor(wanted)[~valid].tolist()
             if not wanted:
                 return Variations(pictures, redrawn, 0)
             redrawn += len(wanted)
@@ -122,12 +122,22 @@ def load(
     device: str = "auto",
     precision: str = "float32",
 ) -> Variator:
-    """A pipeline by name: the embedded one, one of the Hugging Face hub, or a folder.
+    """Load the embedded pipeline, one of the Hugging Face hub, or one in a folder.
 
-    `steps` are those really taken, whatever the strength; an image-variation pipeline
-    has no strength. `guidance` 0 is for distilled models; DiffTPT has 3 for image
-    variations. Raises `MissingModel` with the command that fetches a pipeline where
-    it is not there, and ValueError for settings that cannot be.
+    Args:
+        name: of the pipeline, or the folder.
+        strength: share of the noise schedule, in (0, 1]; an image-variation pipeline
+            does not use it.
+        steps: denoising steps that are taken, whatever the strength.
+        guidance: classifier-free guidance; 0 for distilled models, DiffTPT has 3.
+        prompt: for image-to-image pipelines of the hub.
+        batch: images at once.
+        device: "auto" or a torch device.
+        precision: a key of `helpers.models.clip.DTYPES`.
+
+    Raises:
+        ValueError: settings out of range.
+        MissingModel: not on this machine; the message has the command that fetches it.
     """
     if not 0 < strength <= 1 or steps < 1 or batch < 1 or guidance < 0:
         raise ValueError(
@@ -150,18 +160,19 @@ def load(
         size = _side(pipeline)
         if isinstance(pipeline, StableDiffusionImageVariationPipeline):
             settings = {"num_inference_steps": steps, "guidance_scale": guidance}
-            draw = partial(_draw_variation, pipeline, settings, size)
+            square = {"height": size, "width": size}
+            draw = partial(_draw, pipeline, _variation_input, settings | square)
         else:
             total = math.ceil(steps / strength)  # of which diffusers skips the first
             settings |= {"num_inference_steps": total, "guidance_scale": guidance}
             settings |= {"prompt": prompt}
-            draw = partial(_draw_image_to_image, pipeline, settings, size)
+            draw = partial(_draw, pipeline, lambda i: _square(i, size) / 255, settings)
     key = f"{name}|{made}|{sorted(settings.items())}|{size}|{precision}|{where.type}"
     return Variator(name, draw, size, batch, key)
 
 
 def _embedded() -> sdedit.SDEditPipeline:
-    """The pipeline that ships."""
+    """The embedded pipeline."""
     recipe = embedded.card(EMBEDDED)["recipe"]
     pipeline = sdedit.new_pipeline(recipe["widths"], recipe["block"])
     weights = load_file(embedded.asset(EMBEDDED))
@@ -170,9 +181,9 @@ def _embedded() -> sdedit.SDEditPipeline:
     return pipeline
 
 
-@lru_cache(1)  # gigabytes, and a chapter asks for the same at several strengths
+@lru_cache(1)  # gigabytes, and a chapter uses the same pipeline at several strengths
 def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
-    """A pipeline of the hub or of a folder, and what tells its weights."""
+    """A pipeline of the hub or of a folder, and the fingerprint of its weights."""
     folder = from_root(name)
     source = str(folder) if folder.is_dir() else name
     options = {"torch_dtype": dtype, "revision": REVISIONS.get(name)}
@@ -183,7 +194,7 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
         else:
             kind = AutoPipelineForImage2Image
         pipeline = kind.from_pretrained(source, **options)
-    except Exception as error:  # a damaged file, a missing one, no network: many kinds
+    except Exception as error:  # damaged or missing files, no network: many types
         size = f" ({SIZES[name]})" if name in SIZES else ""
         raise MissingModel(
             "diffusion",
@@ -197,7 +208,7 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
 
 
 def _side(pipeline: DiffusionPipeline) -> int:
-    """The side of the pictures that a latent diffusion pipeline was made for."""
+    """The side of the images that a latent diffusion pipeline was trained on."""
     return pipeline.unet.config.sample_size * pipeline.vae_scale_factor
 
 
@@ -213,37 +224,18 @@ def _draw_embedded(
     return (drawn + 1) / 2
 
 
-def _draw_image_to_image(
+def _draw(
     pipeline: DiffusionPipeline,
+    preprocess: Callable[[Image], Tensor],
     settings: dict,
-    size: int,
     images: Sequence[Image],
     generators: Sequence[torch.Generator],
 ) -> Tensor:
-    pictures = torch.stack([_square(image, size) for image in images]) / 255
-    prompts = [settings["prompt"]] * len(images)
-    answer = pipeline(
-        image=pictures,
-        generator=list(generators),
-        output_type="pt",
-        **{**settings, "prompt": prompts},
-    )
-    return answer.images
-
-
-def _draw_variation(
-    pipeline: StableDiffusionImageVariationPipeline,
-    settings: dict,
-    size: int,
-    images: Sequence[Image],
-    generators: Sequence[torch.Generator],
-) -> Tensor:
-    seen = torch.stack([_variation_input(image) for image in images])
+    if "prompt" in settings:
+        settings = settings | {"prompt": [settings["prompt"]] * len(images)}
     drawn = pipeline(
-        image=seen,
+        image=torch.stack([preprocess(image) for image in images]),
         generator=list(generators),
-        height=size,
-        width=size,
         output_type="pt",
         **settings,
     )
@@ -251,8 +243,11 @@ def _draw_variation(
 
 
 def _variation_input(image: Image) -> Tensor:
-    """What the image-variation model was trained on: the whole picture squeezed into
-    224 x 224, bicubic without antialiasing, scaled as CLIP expects; [3, 224, 224]."""
+    """The input of the image-variation model's training: float32 [3, 224, 224].
+
+    The whole image squeezed into a square, bicubic without antialiasing, with CLIP's
+    normalisation.
+    """
     pixels = T.to_dtype(T.pil_to_tensor(image), torch.float32, scale=True)
     bicubic = {"interpolation": InterpolationMode.BICUBIC, "antialias": False}
     squeezed = T.resize(pixels, [224, 224], **bicubic)
@@ -260,7 +255,7 @@ def _variation_input(image: Image) -> Tensor:
 
 
 def _square(image: Image, size: int) -> Tensor:
-    """The middle of a picture, uint8 [3, size, size]."""
+    """The central square of an image, uint8 [3, size, size]."""
     pixels = T.pil_to_tensor(image)
     if pixels.shape[1:] == (size, size):
         return pixels
@@ -268,18 +263,21 @@ def _square(image: Image, size: int) -> Tensor:
     return T.center_crop(resized, [size, size])
 
 
-def _whole(pictures: Tensor) -> Tensor:
-    """Which pictures [B, 3, H, W] are neither black, as safety checkers leave them, nor
-    broken: bool [B]."""
+def _valid(pictures: Tensor) -> Tensor:
+    """bool [B]: images [B, 3, H, W] that are finite and not black.
+
+    Safety checkers return black images.
+    """
     flat = pictures.flatten(1)
     return flat.isfinite().all(dim=1) & (flat > 1 / 255).any(dim=1)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """CUDA raises a class of its own, the CPU's allocator and MPS only a message."""
-    told = str(error).lower()
-    named = isinstance(error, torch.OutOfMemoryError)
-    return named or "out of memory" in told or "can't allocate memory" in told
+    """CUDA has its own exception; the CPU's allocator and MPS only have a message."""
+    message = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        text in message for text in ("out of memory", "can't allocate memory")
+    )
 
 
 def _free() -> None:

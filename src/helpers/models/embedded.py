@@ -1,8 +1,8 @@
-"""The embedded CLIPs, known to open_clip by name like any other.
+"""The embedded models. open_clip knows the CLIPs among them by name.
 
-Each is four files in `picto/assets/`: `NAME.json` (open_clip's model config),
-`NAME.safetensors` (fp16 weights), `NAME.card.json` (how it was trained, what it
-reaches, the hash of its weights), and the tokenizer's merges, which all share.
+A CLIP has three files in `picto/assets/`: `NAME.json` (open_clip's model config),
+`NAME.safetensors` (fp16 weights) and `NAME.card.json` (training, accuracy, hash of the
+weights). All share the tokenizer's merges.
 """
 
 import hashlib
@@ -19,19 +19,19 @@ TAG = "picto"
 
 
 def names() -> list[str]:
-    """Architectures that ship with the package."""
+    """Return the architectures that ship with the package."""
     return sorted(path.stem for path in ASSETS.glob("picto-*.json") if _plain(path))
 
 
 @cache
 def register() -> None:
-    """Make the embedded architectures known to open_clip; safe to call again."""
+    """Register the embedded architectures with open_clip, once."""
     for name in names():
         open_clip.add_model_config(ASSETS / f"{name}.json")
 
 
 def weights_file(name: str) -> Path:
-    """The weights of an embedded CLIP."""
+    """Return the weights file of an embedded CLIP; ValueError for another name."""
     if name not in names():
         raise ValueError(
             f"weights {TAG!r} exist for {', '.join(names())}, not for {name}"
@@ -40,7 +40,10 @@ def weights_file(name: str) -> Path:
 
 
 def asset(name: str) -> Path:
-    """Weights that ship with the package, refused unless their hash is the card's."""
+    """Return a weights file that ships with the package.
+
+    Raises FileNotFoundError if it is missing, ValueError unless its hash is the card's.
+    """
     path = ASSETS / f"{name}.safetensors"
     cure = f"restore it with `git checkout -- {path.name}` or `study train {name}`"
     if not path.is_file():
@@ -51,24 +54,24 @@ def asset(name: str) -> Path:
 
 
 def card(name: str) -> dict:
-    """How an embedded model was made and what it reaches."""
+    """Read how an embedded model was trained and what it reaches."""
     return json.loads((ASSETS / f"{name}.card.json").read_text())
 
 
 def train(what: str, options: Sequence[str]) -> int:
-    """Make an embedded model anew: the command line of `study train`."""
+    """Train an embedded model again: the command line of `study train`."""
     from picto import make  # it imports this module
 
     return make.main(what, options)
 
 
 def tokenizer_options(name: str) -> dict:
-    """Extra arguments of the model's tokenizer: the embedded ones have own merges."""
+    """Return the arguments of a model's tokenizer: embedded models have own merges."""
     return {"bpe_path": str(MERGES)} if name in names() else {}
 
 
 def sha256(path: Path) -> str:
-    """Hash of a file's bytes."""
+    """Return the hash of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

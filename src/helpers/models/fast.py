@@ -1,21 +1,21 @@
-"""Image towers for inference: open_clip's arithmetic, without what nobody reads.
+"""Faster image towers for inference: open_clip's arithmetic without unused results.
 
-A frozen tower computes much that cannot reach its output. What is left out here changes
+A frozen tower computes much that does not affect its output. Leaving it out changes
 features by rounding only (relative 1e-5 in float32):
 
 - BatchNorm in evaluation mode is one affine map per channel and folds into the
   convolution before it: with r = gamma / sqrt(running_var + eps), the weights become
   r w and the bias beta - r running_mean
 - the attention pool of CLIP's ResNet (Radford et al. 2021, arXiv 2103.00020, section
-  2.4) is read at its mean token alone. With one query, keys and values of all tokens
-  are not needed either, since q (W_k x_j) = (W_k^T q) x_j and
+  2.4) is read at its mean token alone. One query needs no keys and values of all
+  tokens, since q (W_k x_j) = (W_k^T q) x_j and
   sum_j a_j W_v x_j = W_v (sum_j a_j x_j); the bias of the keys adds the same to every
   score and cancels in the softmax
 - the last block of CLIP's ViT is read at its class token alone
-- QuickGELU, x sigmoid(s x) with s = 1.702, is silu(s x) / s, and the two factors cost
-  nothing as factors of the matrix products around it
+- QuickGELU, x sigmoid(s x) with s = 1.702, is silu(s x) / s, and both factors are free
+  as factors of the matrix products before and after it
 
-A batch is taken in chunks whose activations stay in the processor's cache.
+A batch is split into chunks whose activations fit the processor's cache.
 """
 
 import copy
@@ -35,19 +35,19 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 CHUNK_PIXELS = 8 * 224**2  # 8 images of 224 px, 98 of 64 px: measured on CPUs
-GPU_CHUNKS = 64  # a GPU wants so many times more at once
+GPU_CHUNKS = 64  # factor on a GPU
 QUICK_GELU = 1.702
 
 
 def image_encoder(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """`model.encode_image` for a model in evaluation mode, faster, without gradients.
+    """Make a faster `model.encode_image`, for evaluation mode and without gradients.
 
-    The function maps preprocessed images [B, 3, H, W] on the model's device to features
-    [B, D], not normalised, and obeys autocast. The model itself is left as it is.
+    It maps preprocessed images [B, 3, H, W] on the model's device to features [B, D],
+    not normalised, and respects autocast. The model is not changed.
 
-    Call this again after a change of the model's weights: those of a ResNet are copied
-    here, with BatchNorm folded in, and take the memory of one more image tower. Towers
-    that are neither CLIP's ResNet nor CLIP's ViT are left to open_clip.
+    A ResNet's weights are copied with BatchNorm folded in: they take the memory of
+    another image tower, and later changes of the model need another call. Towers other
+    than CLIP's ResNet and ViT are left to open_clip.
     """
     if isinstance(model, open_clip.CLIP | open_clip.CustomTextCLIP):
         tower = model.visual
@@ -59,7 +59,7 @@ def image_encoder(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def fold(tower: ModifiedResNet) -> ModifiedResNet:
-    """A copy in evaluation mode whose convolutions have taken in their BatchNorms."""
+    """Copy a tower in evaluation mode with BatchNorms folded into its convolutions."""
     tower = copy.deepcopy(tower).eval()
     blocks = [*tower.layer1, *tower.layer2, *tower.layer3, *tower.layer4]
     for part in [tower, *blocks]:
@@ -79,7 +79,7 @@ def _fold_pair(part: nn.Module, conv: str, norm: str) -> None:
 
 @torch.no_grad()
 def _in_chunks(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Features [B, D] of images [B, 3, H, W], a cacheful of them at a time."""
+    """Features [B, D] of images [B, 3, H, W], chunk by chunk."""
     pixels = images.shape[-2] * images.shape[-1]
     budget = CHUNK_PIXELS * (1 if images.device.type == "cpu" else GPU_CHUNKS)
     chunks = images.split(max(1, budget // pixels))
@@ -93,7 +93,7 @@ def _resnet(tower: ModifiedResNet, images: Tensor) -> Tensor:
 
 
 def attention_pool(pool: AttentionPool2d, x: Tensor) -> Tensor:
-    """The mean token's output [B, D] of the pool over a map [B, W, height, width]."""
+    """Pool a map [B, W, height, width]: the output of the mean token, [B, D]."""
     heads, size = pool.num_heads, x.shape[1] // pool.num_heads
     x = x.flatten(2).transpose(1, 2)  # [B, P, W]
     x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1)
@@ -110,7 +110,7 @@ def attention_pool(pool: AttentionPool2d, x: Tensor) -> Tensor:
 
 
 def is_clip_vit(tower: nn.Module) -> bool:
-    """Whether the tower is CLIP's ViT: plain blocks, read at the class token."""
+    """Whether the tower is CLIP's ViT: standard blocks, read at the class token."""
     return (
         type(tower) is VisionTransformer
         and tower.attn_pool is None
@@ -130,15 +130,15 @@ def _vit(tower: VisionTransformer, images: Tensor) -> Tensor:
 
 
 def run_block(block: ResidualAttentionBlock, x: Tensor, rows: int) -> Tensor:
-    """The first `rows` tokens [B, rows, W] that the block makes of all, [B, P, W]."""
+    """Compute the first `rows` output tokens [B, rows, W] of a block on [B, P, W]."""
     attention, y = block.attn, block.ln_1(x)
     width, heads = y.shape[-1], attention.num_heads
-    of_query, of_rest = attention.in_proj_weight.split([width, 2 * width])
-    query_bias, rest_bias = attention.in_proj_bias.split([width, 2 * width])
-    query = F.linear(y[:, :rows], of_query, query_bias).unflatten(2, (heads, -1))
-    rest = F.linear(y, of_rest, rest_bias).unflatten(2, (2, heads, -1))
+    query_weight, kv_weight = attention.in_proj_weight.split([width, 2 * width])
+    query_bias, kv_bias = attention.in_proj_bias.split([width, 2 * width])
+    query = F.linear(y[:, :rows], query_weight, query_bias).unflatten(2, (heads, -1))
+    kv = F.linear(y, kv_weight, kv_bias).unflatten(2, (2, heads, -1))
     y = F.scaled_dot_product_attention(
-        query.transpose(1, 2), *rest.permute(2, 0, 3, 1, 4)
+        query.transpose(1, 2), *kv.permute(2, 0, 3, 1, 4)
     )
     y = attention.out_proj(y.transpose(1, 2).flatten(2))
     x = x[:, :rows] + block.ls_1(y)

@@ -1,8 +1,8 @@
-"""Models besides CLIP that a study can do without: whether they are on this machine.
+"""Optional models besides CLIP, and whether they are on this machine.
 
 A captioner, sentence embeddings and a diffusion pipeline are pages of the Hugging Face
-hub, or folders. Chapters leave out what needs one that is not to be had; the doctor
-says so beforehand, and nothing is loaded or downloaded to find out.
+hub, or folders. Chapters skip the parts that need a missing one, and the doctor says so
+beforehand. Nothing is loaded or downloaded to find out.
 """
 
 import json
@@ -21,15 +21,15 @@ PARTS = {
     "embeddings": (CONFIG, WEIGHTS, TOKENS),
     "diffusion": (("model_index.json", r"model_index\.json"),),
 }
-"""Of each parameter that names such a model, the files that all of them have."""
+"""Parameter that names a model -> (name, pattern) of each file that it must have."""
 REVISIONS = {"lambdalabs/sd-image-variations-diffusers": "v2.0"}
 
 
 class MissingModel(FileNotFoundError):
-    """An optional model that is neither here nor to be had.
+    """An optional model that is not on this machine and cannot be fetched.
 
-    `key` is the parameter that names it, `told` what is missing and the command that
-    fetches it; the message has the cause besides.
+    `key` is the parameter that names it; `told` says what is missing and which command
+    fetches it; the message also has the cause.
     """
 
     def __init__(self, key: str, told: str, cause: Exception) -> None:
@@ -38,7 +38,7 @@ class MissingModel(FileNotFoundError):
 
 
 def wanted(parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Parameter -> name of each optional model that is asked for and does not ship."""
+    """Return {parameter: name} of each requested model that does not ship with us."""
     named = {key: str(parameters.get(key, "")) for key in PARTS}
     return {
         key: name
@@ -48,20 +48,19 @@ def wanted(parameters: Mapping[str, Any]) -> dict[str, str]:
 
 
 def page(key: str, name: str) -> str:
-    """The model's page on the hub."""
-    return (
-        name if key != "embeddings" or "/" in name else f"sentence-transformers/{name}"
-    )
+    """Return the model's page on the hub."""
+    owner = "" if key != "embeddings" or "/" in name else "sentence-transformers/"
+    return f"{owner}{name}"
 
 
 def command(key: str, name: str) -> str:
-    """What fetches it."""
+    """Return the command that fetches the model."""
     revision = f" --revision {REVISIONS[name]}" if name in REVISIONS else ""
     return f"hf download {page(key, name)}{revision}"
 
 
 def lacking(key: str, name: str) -> str:
-    """What is missing of a model on this machine, in words; "" where all is there."""
+    """Say what this machine lacks of a model, in words; "" if nothing."""
     folder = from_root(name)
     if not folder.is_dir():
         found = _snapshot(page(key, name), REVISIONS.get(name))
@@ -80,7 +79,7 @@ def lacking(key: str, name: str) -> str:
 
 
 def _snapshot(repository: str, revision: str | None) -> Path | None:
-    """The folder of a page in the hub's cache."""
+    """The folder of a page in the hub's cache, None if it is not there."""
     import huggingface_hub
 
     for file in ("config.json", "model_index.json", "modules.json"):
@@ -93,7 +92,7 @@ def _snapshot(repository: str, revision: str | None) -> Path | None:
 
 
 def _components(pipeline: Path) -> list[tuple[str, tuple[str, str]]]:
-    """(folder, what it has to hold) of each part of a diffusion pipeline."""
+    """(folder, required file) of each part of a diffusion pipeline."""
     named = _json(pipeline / "model_index.json")
     parts = [k for k, made_by in named.items() if isinstance(made_by, list)]
     parts = [f"{part}/" for part in parts if named[part][1:] != [None]]
@@ -103,7 +102,7 @@ def _components(pipeline: Path) -> list[tuple[str, tuple[str, str]]]:
 
 
 def _holds(folder: Path, pattern: str) -> bool:
-    """Whether a file of such a name is there; of weights in shards, all of them."""
+    """Whether the folder has a file that matches; of sharded weights, all shards."""
     if not folder.is_dir():
         return False
     names = {path.name for path in folder.iterdir() if path.is_file()}

@@ -1,16 +1,16 @@
-"""Prompts with a learned context: CLIP's text tower, each token computed once.
+"""CLIP's text tower for prompts with a learned context, without repeated work.
 
-A prompt is `[start] [context 1..M] [class name] [.] [end]`, its context given as
-embeddings rather than words (CoOp, Zhou et al. 2022, arXiv 2109.01134). Encoding it as
-published takes C prompts of 77 tokens. Most of that work is repeated or thrown away:
+A prompt is `[start] [context 1..M] [class name] [.] [end]`, with embeddings instead of
+words as its context (CoOp, Zhou et al. 2022, arXiv 2109.01134). The published code
+encodes C prompts of 77 tokens. Most of that work is repeated or unused:
 
-- the tower is causal, so what follows the end token cannot matter;
-- for the same reason start and context, which all classes share, come out the same in
-  every prompt: they are encoded once, and each class attends to their keys and values;
-- the feature is read at the end token, so the last layer is needed there only.
+- the tower is causal, so that tokens after the end token do not matter;
+- for the same reason the states of start and context are the same for all classes: they
+  are computed once, and each class attends to their keys and values (a prefix cache);
+- the feature is read at the end token, so that the last layer is needed there only.
 
-What is left are the classes' own tokens, about five each instead of 77, packed into one
-matrix. Features and gradients agree with the full computation to rounding.
+The classes' own tokens remain, about five each instead of 77, packed into one matrix.
+Features and gradients agree with the full computation to rounding.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from helpers.models.clip import Backbone, _ends_at_argmax, _text_tower
+from helpers.models.clip import Backbone, project_text, reads_end_token, text_tower
 
-PLACEHOLDER = "X"  # one token in every CLIP vocabulary; its embedding is never read
+DUMMY_WORD = "X"  # one token in every CLIP vocabulary; its embedding is never read
 TANGENTS = 128  # columns of d prefix / d context computed together
 ROWS = 4  # rows of d hidden / d prefix computed together
 
@@ -31,11 +31,18 @@ ROWS = 4  # rows of d hidden / d prefix computed together
 class PromptTower:
     """The frozen text tower of a backbone for one list of class names.
 
-    `context` holds the words before the class name ("a photo of a"), or says how many
-    tokens a learned context has. The attribute `context`, [M, W], has the embeddings of
-    the words, or zeros: where methods that learn one start. A prompt is
-    "<context> <class name>.". Class names that read the same share one feature, so that
-    they tie exactly.
+    A prompt is "<context> <class name>.". Class names with the same tokens share one
+    feature, so that they tie exactly.
+
+    Args:
+        backbone: its text tower must be causal and read at the end token.
+        class_names: at least one.
+        context: the words before the class name, or the number of tokens of a learned
+            context.
+
+    The attribute `context`, [M, W], has the embeddings of the words, or zeros: the
+    start of methods that learn it. Raises ValueError for another kind of tower, and for
+    a context whose tokens depend on the class name.
     """
 
     def __init__(
@@ -44,28 +51,26 @@ class PromptTower:
         class_names: Sequence[str],
         context: str | int = "a photo of a",
     ) -> None:
-        tower = _text_tower(backbone.model)
+        tower = text_tower(backbone.model)
         _check_tower(backbone)
         prefix, suffixes = _tokens(backbone, class_names, context)
         distinct = sorted(set(suffixes), key=len)
         row = {suffix: i for i, suffix in enumerate(distinct)}
         lengths = [len(suffix) for suffix in distinct]
 
-        # The weights stay the model's own, wherever it is moved.
-        self._blocks = list(tower.transformer.resblocks)
-        self._norm, self._projection = tower.ln_final, tower.text_projection
-        self._autocast = backbone._autocast
+        self._tower, self._blocks = tower, list(tower.transformer.resblocks)
+        self._autocast = backbone.autocast
         self._underflows = backbone.precision == "float16"
 
         table, positions = tower.token_embedding.weight, tower.positional_embedding
         tokens = [token for suffix in distinct for token in suffix]
-        places = [len(prefix) + i for n in lengths for i in range(n)]
+        indices = [len(prefix) + i for n in lengths for i in range(n)]
         self._start = (table[prefix[:1]] + positions[:1]).detach()
         self._positions = positions[1 : len(prefix)].detach()
-        self._suffixes = (table[tokens] + positions[places]).detach()
+        self._suffixes = (table[tokens] + positions[indices]).detach()
         self._ends = torch.tensor(lengths, device=table.device).cumsum(0) - 1
         self._rows = torch.tensor([row[s] for s in suffixes], device=table.device)
-        # Prompts of one length are one rectangular batch in the attention.
+        # Prompts of the same length form one rectangular batch in the attention.
         self._buckets = [(len(list(same)), n) for n, same in groupby(lengths)]
 
         self.class_names = tuple(class_names)
@@ -75,9 +80,9 @@ class PromptTower:
             self.context.zero_()
 
     def features(self, context: Tensor) -> Tensor:
-        """Unit features [..., C, D] of contexts [..., M, W], differentiable in them.
+        """Encode contexts float32 [..., M, W]: unit features float32 [..., C, D].
 
-        Both are float32, whatever the backbone's precision inside the tower.
+        Differentiable; inside the tower the backbone's precision applies.
         """
         self._check_context(context)
         contexts = context.reshape(-1, *self.context.shape)
@@ -92,20 +97,20 @@ class PromptTower:
 
     @torch.no_grad()
     def jacobian(self, context: Tensor) -> Tensor:
-        """d features / d context at one context [M, W]: float32 [C, D, M, W].
+        """Compute d features / d context at one context [M, W]: float32 [C, D, M, W].
 
-        Costs about W backward passes, once for all images that start from this context;
-        `jacobian_bytes` tells its size beforehand. By the chain rule
+        It costs about W backward passes, once for all images that start from this
+        context; `jacobian_bytes` is its size. By the chain rule
 
             d features     d features   d hidden   d prefix
             ---------- =   ---------- · -------- · ---------
             d context      d hidden     d prefix   d context
 
-        where hidden, [W] per class, is the tower's state at the end token and prefix
-        the keys and values of all layers, the only way from the context to a class.
-        The middle factor takes W backward passes for all classes together, each class
-        having a copy of the prefix as its own; the others are small. A lower precision
-        holds inside the tower; the factors are multiplied in the context's.
+        where hidden, [W] per class, is the tower's state at the end token, and prefix
+        the keys and values of all layers, through which alone the context affects a
+        class. The middle factor takes W backward passes for all classes together, with
+        a copy of the prefix for each; the others are small. The backbone's precision
+        applies inside the tower, the context's to the products.
         """
         self._check_context(context, ndim=2)
         hidden, jacobian = self._hidden_jacobian(context)
@@ -119,14 +124,13 @@ class PromptTower:
 
     @property
     def jacobian_bytes(self) -> int:
-        """Size of `jacobian`'s result; making it takes up to twice as much."""
+        """Size of `jacobian`'s result; computing it takes up to twice as much."""
         return 4 * len(self._rows) * self.embed_dim * self.context.numel()
 
     def peak_bytes(self, contexts: int = 1, gradient: bool = False) -> int:
-        """Memory that `features` needs for so many contexts at once, weights aside.
+        """Bound the memory of `features` for so many contexts in float32, in bytes.
 
-        An estimate from above for float32. With `gradient` it includes the graph, which
-        lives until the features are let go.
+        Without the weights; with `gradient` including the graph.
         """
         prefix, width = 1 + len(self.context), self.context.shape[1]
         tokens = prefix + len(self._suffixes)
@@ -135,18 +139,14 @@ class PromptTower:
         return 4 * contexts * width * (kept + 28 * tokens)
 
     def _prefix(self, contexts: Tensor) -> list[Tensor]:
-        """Keys and values of start and context [B, M, W], for each layer.
+        """Each layer's keys and values of start and contexts [B, M, W].
 
-        Each [2, B, 1 + M, heads, W / heads].
+        Each is [2, B, 1 + M, heads, W / heads].
         """
         start = self._start.expand(len(contexts), 1, -1)
-        x = torch.cat([start, contexts + self._positions], dim=1)
-        layers = []
-        for block in self._blocks:
-            y = block.ln_1(x)
-            layers.append(_keys_values(block.attn, y))
-            x = _finish(block, x, _attend(_queries(block.attn, y), layers[-1]))
-        return layers
+        return prefix_cache(
+            self._blocks, torch.cat([start, contexts + self._positions], dim=1)
+        )
 
     def _classes(self, prefix: list[Tensor]) -> Tensor:
         """Hidden states [B, c, W] at the end tokens of the c distinct prompts.
@@ -160,7 +160,7 @@ class PromptTower:
         for block, before in zip(self._blocks, prefix, strict=True):
             y = block.ln_1(x)
             own = _keys_values(block.attn, y).split(sizes, dim=2)
-            if block is self._blocks[-1]:  # the last layer is read at the ends only
+            if block is self._blocks[-1]:  # the last layer is read at end tokens only
                 x, y, sizes = x[:, self._ends], y[:, self._ends], counts
             queries = _queries(block.attn, y).split(sizes, dim=1)
             attended = []
@@ -174,11 +174,7 @@ class PromptTower:
 
     def _unit(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
         """Unit features [..., D] of hidden states [..., W]."""
-        x = self._norm(hidden)
-        if isinstance(self._projection, nn.Module):
-            x = self._projection(x)
-        elif self._projection is not None:
-            x = x @ self._projection
+        x = project_text(self._tower, self._tower.ln_final(hidden))
         return F.normalize(x.to(dtype), dim=-1)
 
     def _hidden_jacobian(self, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,18 +183,18 @@ class PromptTower:
         The latter is [c, W, M W].
         """
 
-        def moving(context: Tensor) -> Tensor:  # the start token's part is constant
+        def from_context(context: Tensor) -> Tensor:  # the start token is constant
             layers = self._prefix(context[None])
             return torch.cat([kv[:, :, 1:].flatten() for kv in layers])
 
         def along(direction: Tensor) -> Tensor:
-            return torch.func.jvp(moving, (context,), (direction,))[1]
+            return torch.func.jvp(from_context, (context,), (direction,))[1]
 
         directions = torch.eye(context.numel()).to(context).unflatten(1, context.shape)
         with self._autocast():
             prefix = self._prefix(context[None])
-            moved = torch.func.vmap(along, chunk_size=TANGENTS)(directions)
-        moved = moved.to(context.dtype)  # [M W, K]
+            tangents = torch.func.vmap(along, chunk_size=TANGENTS)(directions)
+        tangents = tangents.to(context.dtype)  # [M W, K]
         with torch.enable_grad(), self._autocast():
             own = [
                 kv.unsqueeze(2).expand(self._per_class(kv)).clone().requires_grad_()
@@ -208,16 +204,16 @@ class PromptTower:
         _, classes, width = hidden.shape
         jacobian = context.new_empty(classes, width, context.numel())
         for channels in torch.arange(width, device=hidden.device).split(ROWS):
-            picked = F.one_hot(channels, width).to(hidden.dtype)[:, None, None]
-            pulled = torch.autograd.grad(
+            one_hot = F.one_hot(channels, width).to(hidden.dtype)[:, None, None]
+            gradients = torch.autograd.grad(
                 hidden,
                 own,
-                picked.expand(-1, 1, classes, -1),
+                one_hot.expand(-1, 1, classes, -1),
                 retain_graph=True,
                 is_grads_batched=True,
             )  # each [rows, 2, 1, c, 1 + M, heads, W / heads]
-            rows = [g[..., 1:, :, :].movedim(3, 0).flatten(2) for g in pulled]
-            jacobian[:, channels] = torch.cat(rows, dim=-1).to(moved) @ moved.T
+            rows = [g[..., 1:, :, :].movedim(3, 0).flatten(2) for g in gradients]
+            jacobian[:, channels] = torch.cat(rows, dim=-1).to(tangents) @ tangents.T
         return hidden[0].detach(), jacobian
 
     def _per_class(self, kv: Tensor) -> list[int]:
@@ -234,13 +230,27 @@ class PromptTower:
             )
 
 
+def prefix_cache(blocks: Sequence[ResidualAttentionBlock], x: Tensor) -> list[Tensor]:
+    """Compute each layer's keys and values of embedded prefixes [B, P, W].
+
+    Each is [2, B, P, heads, W / heads].
+    """
+    layers = []
+    for block in blocks:
+        y = block.ln_1(x)
+        layers.append(_keys_values(block.attn, y))
+        if block is not blocks[-1]:
+            x = _finish(block, x, _attend(_queries(block.attn, y), layers[-1]))
+    return layers
+
+
 def _tokens(
     backbone: Backbone, class_names: Sequence[str], context: str | int
 ) -> tuple[list[int], list[tuple[int, ...]]]:
     """Ids of the prefix [start, context] and, per class, of [name, full stop, end]."""
     if isinstance(class_names, str) or not len(class_names):
         raise ValueError(f"class_names {class_names!r}: give a list of at least one")
-    words = context if isinstance(context, str) else " ".join([PLACEHOLDER] * context)
+    words = context if isinstance(context, str) else " ".join([DUMMY_WORD] * context)
     if not words.strip():
         raise ValueError(
             f"context {context!r}: give words, or a number of tokens from 1 on"
@@ -259,13 +269,13 @@ def _tokens(
 
 
 def _check_tower(backbone: Backbone) -> None:
-    """Refuse text towers in which a prompt's tokens depend on what follows them."""
-    if not _ends_at_argmax(backbone.model):
+    """Raise ValueError for a text tower whose prompts cannot share a prefix cache."""
+    if not reads_end_token(backbone.model):
         raise ValueError(
             f"{backbone.name} has a text tower that is not causal, or is not read at "
             "the end token: take one of CLIP's own kind, such as RN50-quickgelu"
         )
-    for block in _text_tower(backbone.model).transformer.resblocks:
+    for block in text_tower(backbone.model).transformer.resblocks:
         if not isinstance(block, ResidualAttentionBlock):
             raise ValueError(
                 f"{backbone.name} has a text tower of {type(block).__name__}, not of "
@@ -290,28 +300,27 @@ def _keys_values(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
 
 
 def _scale_gradient(features: Tensor, contexts: Tensor) -> None:
-    """Bring gradients [B, ...] to a size that float16 holds, between these two.
+    """Scale gradients between `features` and `contexts` so that float16 can hold them.
 
-    A sure image's are smaller than its least number. What the tower computes from
-    `contexts` to `features` is linear on the way back, so that a factor for each
-    context, taken off at the end, changes rounding alone.
+    The gradients [B, ...] of a confident image underflow. Backpropagation is linear, so
+    that a factor per context, divided out at the end, changes rounding only.
     """
-    sizes = []
+    factors = []
 
-    def lift(gradient: Tensor) -> Tensor:
-        size = gradient.abs().amax(dim=(-2, -1), keepdim=True)
-        sizes.append(size.where(size > 0, 1.0))
-        return gradient / sizes[-1]
+    def scale(gradient: Tensor) -> Tensor:
+        largest = gradient.abs().amax(dim=(-2, -1), keepdim=True)
+        factors.append(largest.where(largest > 0, 1.0))
+        return gradient / factors[-1]
 
-    features.register_hook(lift)
-    contexts.register_hook(lambda gradient: gradient * sizes.pop())
+    features.register_hook(scale)
+    contexts.register_hook(lambda gradient: gradient * factors.pop())
 
 
 def _attend(queries: Tensor, keys_values: Tensor) -> Tensor:
     """Causal attention of the last q of k tokens to all k: [..., q, W].
 
-    Written out: with a dozen keys it is as fast as the fused kernels, which lack the
-    forward-mode and the batched derivatives that the Jacobian takes.
+    Fused kernels lack the forward-mode and batched derivatives that the Jacobian needs,
+    and are no faster with a dozen keys.
     """
     q = queries.transpose(-3, -2)  # [..., heads, q, W / heads]
     k, v = keys_values.transpose(-3, -2)
@@ -323,6 +332,6 @@ def _attend(queries: Tensor, keys_values: Tensor) -> Tensor:
 
 
 def _finish(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
-    """The rest of a block, once its queries have attended."""
+    """The rest of a block after its attention."""
     x = x + block.ls_1(block.attn.out_proj(attended))
     return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -1,4 +1,4 @@
-"""SDEdit as a diffusers pipeline: noise a picture part-way, then denoise it.
+"""SDEdit as a diffusers pipeline: noise an image part-way, then denoise it.
 
 SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations, Meng
 et al. 2022, arXiv 2108.01073. With a schedule a(t)^2 + s(t)^2 = 1, T = 1,000 steps and
@@ -6,10 +6,10 @@ a strength r in (0, 1]:
 
     x(rT) = a(rT) x + s(rT) noise,    then K steps of DDIM down to x(0)
 
-The little embedded model sees a picture as blocks of pixels: blocks of 2 x 2 are half
-the side, four times the channels, a quarter of the work. It predicts the clean picture:
-noise fills all the numbers of a block and does not pass through a narrow network,
-pictures do (Li and He 2025, arXiv 2511.13720).
+The embedded model works on blocks of pixels: blocks of 2 x 2 mean half the side, four
+times the channels, a quarter of the work. It predicts the clean image: a narrow network
+cannot transmit the noise in all channels of a block, but it can transmit images (Li and
+He 2025, arXiv 2511.13720).
 """
 
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, UNet2DMode
 from torch import Tensor
 
 STEPS = 1000  # of the noise schedule, T
-SIDE = 64  # of an embedded picture, pixels
+SIDE = 64  # of an embedded image, pixels
 
 
 def new_pipeline(widths: Sequence[int], block: int) -> "SDEditPipeline":
-    """An untrained pipeline for embedded pictures: a U-Net, the cosine schedule, DDIM.
+    """Make an untrained pipeline: a U-Net, the cosine schedule, DDIM.
 
-    DDIM is DPM-Solver++ of order one (Lu et al. 2022, arXiv 2211.01095, section 4), and
-    diffusers' scheduler of that name takes any list of times.
+    DDIM is DPM-Solver++ of order one (Lu et al. 2022, arXiv 2211.01095, section 4),
+    whose scheduler in diffusers takes any list of times.
     """
     channels = 3 * block**2
     unet = UNet2DModel(
@@ -52,7 +52,7 @@ def new_pipeline(widths: Sequence[int], block: int) -> "SDEditPipeline":
 
 
 class SDEditPipeline(DiffusionPipeline):
-    """Variations of pictures by a pixel-space diffusion model."""
+    """Variations of images by a pixel-space diffusion model."""
 
     side = SIDE
 
@@ -64,7 +64,7 @@ class SDEditPipeline(DiffusionPipeline):
 
     @property
     def block(self) -> int:
-        """Side of the blocks of pixels that the model sees."""
+        """Side of the blocks of pixels that the model works on."""
         return self.side // self.unet.config.sample_size
 
     @torch.inference_mode()
@@ -75,9 +75,10 @@ class SDEditPipeline(DiffusionPipeline):
         num_inference_steps: int,
         generator: Sequence[torch.Generator],
     ) -> Tensor:
-        """A variation of each picture, float [B, 3, H, W] in [-1, 1], by its generator.
+        """Generate a variation of each image, float [B, 3, H, W] in [-1, 1].
 
-        `num_inference_steps` are those really taken, whatever the strength.
+        `num_inference_steps` are taken, whatever the strength; `generator` has one for
+        each image.
         """
         pairs = zip(image, generator, strict=True)
         noise = torch.stack([torch.randn(x.shape, generator=g) for x, g in pairs])
@@ -93,6 +94,6 @@ class SDEditPipeline(DiffusionPipeline):
         return F.pixel_shuffle(x, self.block).clamp(-1, 1)
 
     def blocks(self, pictures: Tensor) -> Tensor:
-        """Pictures [B, 3, H, W] as the model sees them, [B, 3 b^2, H / b, W / b]."""
+        """Rearrange images [B, 3, H, W] into blocks: [B, 3 b^2, H / b, W / b]."""
         x = F.pixel_unshuffle(pictures, self.block)
         return x.contiguous(memory_format=torch.channels_last)

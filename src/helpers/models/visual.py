@@ -1,26 +1,25 @@
-"""Image towers to tune: a copy of a backbone's, with few parameters that train.
+"""Image towers for parameter-efficient tuning.
 
-A backbone is frozen and stays so. What tunes an image encoder works on an `ImageTower`,
-which copies of the backbone's what trains, and reads the rest where it lies. A choice
-of parts trains:
+A backbone stays frozen. Methods that tune an image encoder use an `ImageTower`, which
+copies the parameters that it trains and shares the others with the backbone:
 
 - prompts: P tokens between the class token and the patches, at the input of the first
   block only (Visual Prompt Tuning, Jia et al. 2022, arXiv 2203.12119, "shallow"). As in
-  LaFTer (Mirza et al. 2023, arXiv 2305.18287) they come after the positions and after
-  the first norm, so that they carry no position and are not normalised. They start
-  uniform in (-v, v) with v = sqrt(6 / (3 16^2 + W)) at width W, the 16 standing for
-  LaFTer's patches even where patches have another size.
-- norms: scale and bias of every LayerNorm, or BatchNorm of a ResNet, whose running
-  statistics stay.
-- low rank: W + B A / sqrt(r) in place of the projections W to queries, keys and values
+  LaFTer (Mirza et al. 2023, arXiv 2305.18287) they are inserted after the positional
+  embeddings and the first norm: they have no position and are not normalised. They
+  start uniform in (-v, v) with v = sqrt(6 / (3 16^2 + W)) at width W; 16 is LaFTer's
+  patch size, whatever the tower's.
+- norms: scale and bias of every LayerNorm, or BatchNorm of a ResNet, with fixed running
+  statistics.
+- low rank: W + B A / sqrt(r) instead of the projections W to queries, keys and values
   (LoRA, Hu et al. 2021, arXiv 2106.09685, with the scaling of CLIP-LoRA, Zanella and
-  Ben Ayed 2024, arXiv 2405.18541, alpha = 1). A is drawn as a linear layer's weight and
-  B is zero. The sum is formed anew at each use: nothing is ever merged or unmerged.
+  Ben Ayed 2024, arXiv 2405.18541, alpha = 1). A is initialised like a linear layer, B
+  with zeros. The sum is computed at each use and never merged into W.
 - whole: all parameters.
 
-The last block is computed at the class token alone, where nothing else is read. That
-is exact, with gradients, and takes about two thirds of the time of open_clip's modules
-(`picto-vit` on one thread, forward and backward).
+The last block is computed at the class token alone. That is exact, gradients included,
+and takes about two thirds of the time of open_clip's modules (`picto-vit` on one
+thread, forward and backward).
 """
 
 import copy
@@ -40,13 +39,21 @@ PROMPT_PATCH = 16
 
 
 class ImageTower(nn.Module):
-    """uint8 images -> features, differentiable in the parts that train.
+    """uint8 images -> features, differentiable in the trained parameters.
 
-    `prompts` is a number of tokens, 0 for none, `norms` and `whole` let these train,
-    `lora_rank` is the r of the low-rank parts, 0 for none. `seed` decides where prompts
-    and A start. Always in evaluation mode, as the backbone is, and in its precision;
-    for float16, in which gradients underflow, in float32. ValueError where the
-    backbone's tower is no ViT of CLIP's kind and prompts or LoRA are asked for.
+    In evaluation mode and in the backbone's precision; float32 instead of float16, in
+    which gradients underflow.
+
+    Args:
+        backbone: stays as it is.
+        prompts: number of visual prompt tokens, 0 for none.
+        norms: train the norms' scales and biases.
+        lora_rank: r of the low-rank parts, 0 for none.
+        whole: train all parameters.
+        seed: of the initial prompts and A.
+
+    Raises:
+        ValueError: prompts or LoRA for a tower other than CLIP's ViT.
     """
 
     def __init__(
@@ -65,7 +72,7 @@ class ImageTower(nn.Module):
             backbone = replace(backbone, precision="float32")
         self.visual = _copy(backbone.model.visual, norms, whole).requires_grad_(whole)
         self._plain = is_clip_vit(self.visual)
-        self._normalise, self._autocast = backbone.normalise, backbone._autocast
+        self._normalise, self._autocast = backbone.normalise, backbone.autocast
         if (prompts or lora_rank) and not self._plain:
             raise ValueError(
                 f"{backbone.name} has an image tower of {type(self.visual).__name__}, "
@@ -89,9 +96,9 @@ class ImageTower(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor, prompted: bool = True) -> Tensor:
-        """Features float32 [B, D], not normalised, of uint8 images [B, 3, S, S].
+        """Encode uint8 images [B, 3, S, S]: features float32 [B, D], not normalised.
 
-        `prompted=False` leaves the prompts out: LaFTer's teacher.
+        `prompted=False` leaves out the prompts, as LaFTer's teacher does.
         """
         device = next(self.parameters()).device
         pixels = self._normalise(images.to(device))
@@ -114,16 +121,16 @@ class ImageTower(nn.Module):
 
 
 def _copy(tower: nn.Module, norms: bool, whole: bool) -> nn.Module:
-    """A copy whose weights are the tower's own, but for buffers and what trains."""
+    """A copy that shares the tower's weights, except buffers and trained parameters."""
     if whole:
         return copy.deepcopy(tower)
-    trains = {id(p) for p in norm_affines(tower).values()} if norms else {}
-    shared = {id(p): p for p in tower.parameters() if id(p) not in trains}
-    return copy.deepcopy(tower, shared)  # which leaves as they are what it finds there
+    trained = {id(p) for p in norm_affines(tower).values()} if norms else {}
+    shared = {id(p): p for p in tower.parameters() if id(p) not in trained}
+    return copy.deepcopy(tower, shared)  # the memo: objects that are not copied
 
 
 class LowRank(nn.Module):
-    """W -> W + B A / sqrt(r), one pair B, A for each of queries, keys and values."""
+    """W -> W + B A / sqrt(r), with a pair B, A for each of queries, keys and values."""
 
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
         super().__init__()
@@ -134,13 +141,13 @@ class LowRank(nn.Module):
         self.up = nn.Parameter(weight.new_zeros(3, height // 3, rank))  # B
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight that is used, of the frozen one [3 W, W]."""
+        """Add the low-rank update to the frozen weight [3 W, W]."""
         rank = self.down.shape[1]
         return weight + (self.up @ self.down).flatten(0, 1) / math.sqrt(rank)
 
 
 def norm_affines(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Scale and bias of every LayerNorm and BatchNorm, by their names."""
+    """Return scale and bias of every LayerNorm and BatchNorm by name."""
     return {
         f"{name}.{kind}": parameter
         for name, part in module.named_modules()
@@ -150,6 +157,6 @@ def norm_affines(module: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def tuned_share(module: nn.Module, backbone: Backbone) -> tuple[int, float]:
-    """How many parameters of a module train, and as a share of the whole CLIP's."""
+    """Count a module's trained parameters; also as a share of the whole CLIP's."""
     tuned = sum(p.numel() for p in module.parameters() if p.requires_grad)
     return tuned, tuned / sum(p.numel() for p in backbone.model.parameters())

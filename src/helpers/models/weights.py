@@ -1,15 +1,13 @@
-"""Weights that people have on disk: what kind of file it is, and its tensors.
+"""Read CLIP weights from a user's disk, without running code that a file contains.
 
-Read are, without running anything that stands in a file:
-
-- state dicts of open_clip and of OpenAI's code, as safetensors or by torch.save, in a
-  training checkpoint too
-- OpenAI's own downloads (~/.cache/clip). They are TorchScript archives, which carry
-  code: only those with a published SHA-256 are opened
+- state dicts of open_clip and of OpenAI's code, as safetensors or from torch.save, also
+  within a training checkpoint
+- OpenAI's downloads (~/.cache/clip): TorchScript archives, which contain code, so that
+  only those with a published SHA-256 are opened
 - a Hugging Face CLIPModel: its folder or its file, whole or in shards
 - open_clip's folders (`local-dir:FOLDER`) and pages of the hub (`hf-hub:OWNER/NAME`)
 
-Everything else is refused in one line that says what it is and what to do.
+For everything else an error says in one line what it is and what to do.
 """
 
 import hashlib
@@ -38,7 +36,7 @@ from helpers.paths import from_root
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 FOLDER, PAGE = "local-dir:", "hf-hub:"  # open_clip's prefixes
 HUB = r"[\w.-]+/[\w.-]+"
-KNOWN = (  # files of weights, the first that a folder has is read
+KNOWN = (  # names of weights files; the first that a folder has is read
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
@@ -51,7 +49,7 @@ OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's number: open_clip's name
 OPENAI = "OpenAI's archive"
-NUMBERS = ("input_resolution", "context_length", "vocab_size")  # that it has besides
+NUMBERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 RENAMED = {  # Hugging Face's names -> OpenAI's, replaced in this order
     "text_model.embeddings.token_embedding": "token_embedding",
@@ -71,7 +69,7 @@ RENAMED = {  # Hugging Face's names -> OpenAI's, replaced in this order
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
 }
-PARTS = {  # what a file holds that has a tensor of such a name, but no whole CLIP
+PARTS = {  # part of a tensor's name -> what a file is that holds no whole CLIP
     "prompt_learner.": "CoOp's learned prompt: give it as coop_file or cocoop_file",
     "lora_": "a LoRA adapter: merge it into its model and save that",
     "vision_model.": "the image tower of a Hugging Face model alone",
@@ -81,10 +79,10 @@ PARTS = {  # what a file holds that has a tensor of such a name, but no whole CL
 
 @dataclass(frozen=True)
 class Weights:
-    """What was found: tensors in open_clip's names, and what their folder says.
+    """Tensors under open_clip's names, and the settings in their folder.
 
-    `quick_gelu` and `heads` (of the image and the text tower) are None where nothing
-    says so; `preprocess` are open_clip's keyword arguments for the image's way in.
+    `quick_gelu` and `heads` (of the image and the text tower) are None if unknown;
+    `preprocess` has open_clip's keyword arguments for preprocessing.
     """
 
     kind: str
@@ -97,12 +95,12 @@ class Weights:
 
     @property
     def path(self) -> Path:
-        """The file, or the folder of its shards."""
+        """The weights file, or the folder of its shards."""
         return self.files[0] if len(self.files) == 1 else self.files[0].parent
 
 
 def is_on_disk(weights: str) -> bool:
-    """Whether `weights` names a file or folder that is there, or a page of the hub."""
+    """Whether `weights` names an existing file or folder, or a page of the hub."""
     if weights.startswith((FOLDER, PAGE)):
         return True
     return bool(weights) and os.path.exists(from_root(weights))
@@ -114,10 +112,10 @@ def is_downloaded(weights: str) -> bool:
 
 
 def read(weights: str, plan: bool = False) -> Weights:
-    """The weights that a file, a folder or a page of the hub holds.
+    """Read the weights of a file, a folder or a page of the hub.
 
-    With `plan` tensors are on the meta device: names and shapes, nothing is copied.
-    Raises ValueError or FileNotFoundError with one line: what it is, and the cure.
+    With `plan` the tensors are on the meta device: names and shapes, without memory.
+    Raises ValueError or FileNotFoundError with a line about the problem and its remedy.
     """
     if weights.startswith(PAGE):
         path = _fetch(_page(weights))
@@ -126,28 +124,27 @@ def read(weights: str, plan: bool = False) -> Weights:
     file = _file_in(path) if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"no weights file at {file}")
-    kind, tensors = "state dict", {}
+    tensors: dict[str, Tensor] = {}
     parts = _parts(file)
     for part in parts:
         kind, content = _content(part)
         tensors |= _tensors(part, content, plan)
-    state = _whole(file, tensors)
+    state = _clip_tensors(file, tensors)
     if kind == OPENAI:
         return Weights(kind, parts, state, quick_gelu=True)
     if any(key.startswith("text_model.") for key in state):
-        told = _transformers_config(file, state)
-        return Weights(
-            "Hugging Face CLIPModel", parts, _from_transformers(state), **told
-        )
+        config = _transformers_config(file, state)
+        state = _from_transformers(state)
+        return Weights("Hugging Face CLIPModel", parts, state, **config)
     if file.with_name(OPEN_CLIP).is_file():
         return Weights("open_clip's folder", parts, state, **_open_clip_config(file))
     return Weights(kind, parts, state)
 
 
 def fill(model: nn.Module, name: str, found: Weights) -> None:
-    """Give an open_clip model these weights.
+    """Load weights into an open_clip model.
 
-    Raises ValueError with one line where names, shapes or settings are not the model's.
+    Raises ValueError if their names, shapes or settings are not the model's.
     """
     state = convert_state_dict(model, dict(found.state))
     if "positional_embedding" in state and not hasattr(model, "positional_embedding"):
@@ -162,18 +159,18 @@ def fill(model: nn.Module, name: str, found: Weights) -> None:
     wrong = _difference(own, state) or _setting(model, name, found)
     if wrong:
         fitting = _fitting(found)
-        cure = f"; its shapes are those of {fitting}" if fitting else ""
-        raise ValueError(f"{found.path} ({found.kind}) is no {name}: {wrong}{cure}")
+        hint = f"; its shapes are those of {fitting}" if fitting else ""
+        raise ValueError(f"{found.path} ({found.kind}) is no {name}: {wrong}{hint}")
     if not any(tensor.is_meta for tensor in state.values()):
         model.load_state_dict(state)
 
 
 def check(weights: str, name: str) -> Weights | None:
-    """Read names and shapes only and see that they are this architecture's.
+    """Check that names and shapes of weights are the architecture's, without memory.
 
-    None for a page of the hub that is still to be downloaded. A text tower of
-    transformers is not looked into, since its plan may be on the hub. Raises as `read`
-    and `fill`.
+    Returns None for a page of the hub that is not downloaded yet. The text towers of
+    transformers are not checked, as their config may be on the hub. Raises the errors
+    of `read` and `fill`.
     """
     from huggingface_hub import constants
 
@@ -187,14 +184,14 @@ def check(weights: str, name: str) -> Weights | None:
 
 
 def variant(name: str, quick_gelu: bool | None) -> str:
-    """The architecture's name with or without QuickGELU, where open_clip has both."""
+    """Return the architecture's name with or without QuickGELU, if there are both."""
     plain = name.removesuffix("-quickgelu")
     wanted = {True: f"{plain}-quickgelu", False: plain}.get(quick_gelu, name)
     return wanted if wanted in open_clip.list_models() else name
 
 
 def accepted(choices: Sequence[str], given: str) -> str:
-    """What `weights` may be, with a guess where a page of the hub may be meant."""
+    """List the values of `weights`, with a guess if `given` looks like a hub page."""
     page = f"; did you mean {PAGE}{given}?" if re.fullmatch(HUB, given) else ""
     return (
         f"choose one of {', '.join(choices)}, a file ({', '.join(SUFFIXES)}), a folder "
@@ -203,8 +200,7 @@ def accepted(choices: Sequence[str], given: str) -> str:
 
 
 def as_weights(backbone: str) -> str:
-    """What to write where somebody gives open_clip's name of a folder or page as one
-    of an architecture; "" elsewhere."""
+    """Correct a backbone that names a folder or page of open_clip; else ""."""
     if not backbone.startswith((FOLDER, PAGE)):
         return ""
     try:
@@ -215,7 +211,7 @@ def as_weights(backbone: str) -> str:
 
 
 def nearby(name: str, weights: str) -> str:
-    """A hint to OpenAI's own file in the folder where its code puts it; else ""."""
+    """Point to OpenAI's own file in the folder where its code stores it; else ""."""
     plain = name.removesuffix("-quickgelu")
     file = Path("~/.cache/clip").expanduser() / f"{plain.replace('336', '336px')}.pt"
     if weights != "openai" or not file.is_file():
@@ -224,13 +220,13 @@ def nearby(name: str, weights: str) -> str:
 
 
 def tokenizer_source(name: str, found: Weights | None) -> str:
-    """Where open_clip finds the tokenizer: with the weights, or by the model's name."""
+    """Return open_clip's source of the tokenizer: the weights' folder or the model."""
     return f"{FOLDER}{found.files[0].parent}" if found and found.config else name
 
 
 @cache
 def published() -> dict[str, str]:
-    """SHA-256 -> architecture, of the files that OpenAI published."""
+    """Return {SHA-256: architecture} of the files that OpenAI published."""
     names = list_pretrained_models_by_tag("openai")
     urls = {name: get_pretrained_url(name, "openai") for name in names}
     return {u.split("/")[-2]: n for n, u in urls.items() if "-quickgelu" not in n}
@@ -244,7 +240,7 @@ def _page(weights: str) -> str:
 
 
 def _cached(page: str) -> Path | None:
-    """The folder of a page's snapshot in the hub's cache, if it has weights."""
+    """The folder of a page's snapshot in the hub's cache, None without weights."""
     from huggingface_hub import try_to_load_from_cache
 
     found = (try_to_load_from_cache(page, name) for name in KNOWN)
@@ -252,7 +248,7 @@ def _cached(page: str) -> Path | None:
 
 
 def _fetch(page: str) -> Path:
-    """The folder that holds a page's weights and settings, downloaded if need be."""
+    """The folder with a page's weights and settings, downloaded if necessary."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -273,16 +269,16 @@ def _fetch(page: str) -> Path:
             f"{offline}, or the page has none: where there is a network, "
             f"`hf download {page}` fetches it"
         )
-    beside = (OPEN_CLIP, TRANSFORMERS, *PROCESSORS)
+    others = (OPEN_CLIP, TRANSFORMERS, *PROCESSORS)
     if file.name.endswith(".index.json"):
-        beside += tuple(set(_json(file)["weight_map"].values()))
-    for name in beside:
+        others += tuple(set(_json(file)["weight_map"].values()))
+    for name in others:
         fetched(name)
     return file.parent
 
 
 def _file_in(folder: Path) -> Path:
-    """The file of weights in a folder, or the index of its shards."""
+    """The weights file in a folder, or the index of its shards."""
     if (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is a diffusion pipeline, no CLIP")
     if (folder / "snapshots").is_dir():
@@ -322,14 +318,13 @@ def _parts(file: Path) -> list[Path]:
 
 
 def _content(file: Path) -> tuple[str, Any]:
-    """The kind of a file and what torch or safetensors read in it; nothing is run."""
+    """The kind of a file and its content; runs no code of the file."""
     try:
         with file.open("rb") as opened:
             head = opened.read(512)
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
-    fault = _no_weights(head)
-    if fault:
+    if fault := _fault(head):
         raise ValueError(f"{file} {fault}")
     if head.startswith(b"PK"):
         return _zipped(file)
@@ -338,12 +333,12 @@ def _content(file: Path) -> tuple[str, Any]:
     try:
         return "state dict", load_file(file)
     except Exception as error:
-        told = "damaged or cut short" if head[8:9] == b"{" else "no weights file"
-        raise ValueError(f"{file} is {told} ({error}): download it again") from error
+        what = "damaged or cut short" if head[8:9] == b"{" else "no weights file"
+        raise ValueError(f"{file} is {what} ({error}): download it again") from error
 
 
-def _no_weights(head: bytes) -> str:
-    """What a file is that begins like this, if it cannot be weights."""
+def _fault(head: bytes) -> str:
+    """Why a file with these first bytes cannot be weights, or ""."""
     start = head.lstrip().lower()
     if not head:
         return "is empty: download it again"
@@ -357,7 +352,7 @@ def _no_weights(head: bytes) -> str:
 
 
 def _zipped(file: Path) -> tuple[str, Any]:
-    """What torch.save wrote, or an archive of TorchScript."""
+    """The kind and content of a zip archive: torch.save's, or TorchScript."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
@@ -422,11 +417,11 @@ def _tensors(file: Path, content: Any, plan: bool) -> dict[str, Tensor]:
     }
 
 
-def _whole(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a CLIP, without what a wrapper puts before their names.
+def _clip_tensors(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a CLIP, without the prefix that a wrapper adds to their names.
 
-    DistributedDataParallel puts "module." there, torch.compile "_orig_mod.", and
-    trainers the name of their attribute.
+    DistributedDataParallel adds "module.", torch.compile "_orig_mod.", a trainer the
+    name of its attribute. Raises ValueError if there is no whole CLIP.
     """
     scales = [key for key in tensors if re.search(r"(^|\.)logit_scale$", key)]
     if not scales:
@@ -453,7 +448,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a Hugging Face CLIPModel in OpenAI's names and shapes."""
+    """The tensors of a Hugging Face CLIPModel with OpenAI's names and shapes."""
     named = {}
     for key, value in state.items():
         for old, new in RENAMED.items():
@@ -470,7 +465,7 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _transformers_config(file: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What the folder of a CLIPModel says besides its tensors."""
+    """The settings in the folder of a CLIPModel."""
     path = file.with_name(TRANSFORMERS)
     config = _json(path) if path.is_file() else {}
     kind = config.get("model_type", "siglip" if "logit_bias" in state else "clip")
@@ -481,8 +476,8 @@ def _transformers_config(file: Path, state: Mapping[str, Tensor]) -> dict[str, A
         )
     if not config:
         return {}
-    sees, reads = config.get("vision_config") or {}, config.get("text_config") or {}
-    acts = {part.get("hidden_act", "quick_gelu") for part in (sees, reads)}
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    acts = {part.get("hidden_act", "quick_gelu") for part in (vision, text)}
     if acts not in ({"quick_gelu"}, {"gelu"}):
         raise ValueError(
             f"{path}: hidden_act is {' and '.join(sorted(acts))}; open_clip's towers "
@@ -491,100 +486,97 @@ def _transformers_config(file: Path, state: Mapping[str, Tensor]) -> dict[str, A
     return {
         "quick_gelu": acts == {"quick_gelu"},
         "heads": (
-            sees.get("num_attention_heads", 12),
-            reads.get("num_attention_heads", 8),
+            vision.get("num_attention_heads", 12),
+            text.get("num_attention_heads", 8),
         ),
         "preprocess": _preprocess(file),
     }
 
 
 def _open_clip_config(file: Path) -> dict[str, Any]:
-    """What open_clip's folder says besides its tensors."""
+    """The settings in open_clip's folder."""
     path = file.with_name(OPEN_CLIP)
     config = _json(path)
-    model, told = config.get("model_cfg"), config.get("preprocess_cfg", {})
+    model, preprocess = config.get("model_cfg"), config.get("preprocess_cfg", {})
     if not isinstance(model, dict):
         raise ValueError(f"{path} has no model_cfg, the architecture's settings")
     return {
         "quick_gelu": bool(model.get("quick_gelu", False)),
         "config": model,
         "preprocess": {
-            f"image_{key}": _plain(told.get(key))
+            f"image_{key}": _hashable(preprocess.get(key))
             for key in ("mean", "std", "interpolation", "resize_mode")
         },
     }
 
 
 def _preprocess(file: Path) -> dict[str, Any]:
-    """open_clip's arguments for what the CLIPImageProcessor of the folder does."""
+    """open_clip's arguments for the preprocessing of a folder's CLIPImageProcessor."""
     processors = (file.with_name(name) for name in PROCESSORS)
     path = next((path for path in processors if path.is_file()), None)
-    told = _json(path) if path else {}
-    told = told.get("image_processor", told)
-    resample = told.get("resample", 3)
+    config = _json(path) if path else {}
+    config = config.get("image_processor", config)
+    resample = config.get("resample", 3)
     if resample not in INTERPOLATIONS:
         known = " or ".join(f"{k} ({name})" for k, name in INTERPOLATIONS.items())
         raise ValueError(f"{path}: resample {resample}: open_clip resizes by {known}")
     return {
-        "image_mean": _plain(told.get("image_mean")),
-        "image_std": _plain(told.get("image_std")),
+        "image_mean": _hashable(config.get("image_mean")),
+        "image_std": _hashable(config.get("image_std")),
         "image_interpolation": INTERPOLATIONS[resample],
-        "image_resize_mode": None if told.get("do_center_crop", True) else "squash",
+        "image_resize_mode": None if config.get("do_center_crop", True) else "squash",
     }
 
 
-def _plain(value: Any) -> Any:
-    """Lists as tuples, as open_clip writes them: they are part of the store's keys."""
+def _hashable(value: Any) -> Any:
+    """Lists as tuples, as open_clip has them, since they are part of a store's key."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def _difference(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
     """How two sets of tensors differ, in a few words; "" if they do not."""
     both = [key for key in own if key in state]
-    other = [k for k in both if own[k].shape != state[k].shape]
+    reshaped = [k for k in both if own[k].shape != state[k].shape]
     counted = [k for k in own if not k.endswith("num_batches_tracked")]
-    told = [
+    found = [
         f"{key} is {list(state[key].shape)} instead of {list(own[key].shape)}"
-        for key in other[:2]
+        for key in reshaped[:2]
     ]
-    told += [f"{len(other) - 2} more differ in shape"] if len(other) > 2 else []
+    found += [f"{len(reshaped) - 2} more differ in shape"] if reshaped[2:] else []
     missing = [k for k in counted if k not in state]
     extra = [k for k in state if k not in own]
-    told += [f"{len(missing)} tensors are missing ({missing[0]})"] if missing else []
-    told += [f"{len(extra)} are of no use here ({extra[0]})"] if extra else []
-    return ", ".join(told)
+    found += [f"{len(missing)} tensors are missing ({missing[0]})"] if missing else []
+    found += [f"{len(extra)} are of no use here ({extra[0]})"] if extra else []
+    return ", ".join(found)
 
 
 def _setting(model: nn.Module, name: str, found: Weights) -> str:
-    """What no tensor shows, but a folder's config says otherwise than the model's."""
+    """A difference between a folder's config and the model that no tensor shows."""
     if found.heads:
         towers = (model.visual.transformer, getattr(model, "text", model).transformer)
         own = tuple(tower.resblocks[0].attn.num_heads for tower in towers)
         if own != found.heads:
             return f"its towers have {found.heads} attention heads instead of {own}"
-    here = open_clip.get_model_config(name)
-    quick_gelu = bool(here.get("quick_gelu", False))
+    config = open_clip.get_model_config(name)
+    quick_gelu = bool(config.get("quick_gelu", False))
     if found.quick_gelu not in (None, quick_gelu):
         return f"its quick_gelu is {found.quick_gelu} instead of {quick_gelu}"
     for part in ("vision_cfg", "text_cfg"):
-        other = found.config.get(part, {})
-        for key, value in here[part].items():
-            told = other.get(key, value)
-            if told != value and not key.startswith("hf_") and "pretrained" not in key:
-                return f"its {part} has {key} {told!r} instead of {value!r}"
+        theirs = found.config.get(part, {})
+        for key, value in config[part].items():
+            other = theirs.get(key, value)
+            if other != value and not key.startswith("hf_") and "pretrained" not in key:
+                return f"its {part} has {key} {other!r} instead of {value!r}"
     return ""
 
 
 def _fitting(found: Weights) -> str:
-    """The architecture of open_clip whose tensors these are, or ""."""
+    """The architecture of open_clip with these tensors' names and shapes, or ""."""
     width = getattr(found.state.get("text_projection"), "shape", [0])[-1]
     for name in open_clip.list_models():
         config = open_clip.get_model_config(name)
-        others = config["vision_cfg"].keys() | config["text_cfg"].keys()
-        if config["embed_dim"] != width or others & {
-            "timm_model_name",
-            "hf_model_name",
-        }:
+        keys = config["vision_cfg"].keys() | config["text_cfg"].keys()
+        if config["embed_dim"] != width or keys & {"timm_model_name", "hf_model_name"}:
             continue
         if not _difference(outline(name).state_dict(), found.state):
             return name
@@ -592,14 +584,14 @@ def _fitting(found: Weights) -> str:
 
 
 def outline(name: str) -> nn.Module:
-    """An open_clip model without memory for its tensors."""
+    """Build an open_clip model on the meta device, without memory for its tensors."""
     with quiet(), torch.device("meta"):
         return open_clip.create_model(name, device="meta", pretrained_text=False)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without open_clip's warning that a model has no weights: that is the point."""
+    """Silence open_clip's warning that a model has no weights."""
     logging.disable(logging.WARNING)
     try:
         yield
@@ -608,5 +600,5 @@ def quiet() -> Iterator[None]:
 
 
 def weight_bytes(backbone: str) -> int:
-    """Size of an open_clip model's parameters in float32; nothing is allocated."""
+    """Return the size of an open_clip model's parameters in float32, in bytes."""
     return sum(4 * parameter.numel() for parameter in outline(backbone).parameters())

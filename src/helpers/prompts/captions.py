@@ -1,24 +1,23 @@
-"""Caption prompts: an image's caption, with each class in its subject's place.
+"""Caption prompts: an image's caption, with each class name instead of its keyword.
 
-Caption the image, find the caption's keyword, put each class name where the keyword
-stands, classify: the caption prompts of the course project TTA_DL-Project
+Caption the image, find the caption's keyword, replace the keyword by each class name,
+classify: the caption prompts of the course project TTA_DL-Project
 (github.com/LuCazzola/TTA_DL-Project), 2023. With caption "a bird that is standing in
 the sand" and keyword "bird" the prompts are "a dog that is standing in the sand", ...
 
-Keywords are KeyBERT's (Grootendorst 2020, github.com/MaartenGr/KeyBERT): of the
-caption's words the one whose embedding has the largest cosine with the caption's.
+Keywords are KeyBERT's (Grootendorst 2020, github.com/MaartenGr/KeyBERT): the word of
+the caption whose embedding has the largest cosine with the caption's.
 
     here                                          that project, `faithful`
-    keyword not among English stop words          any word, "a" and "of" left out
-    replaced as a word, with its article          replaced wherever its letters stand
-    once: said again it becomes "one"             every time
-    a part of a hyphenated word stands for it     split at the hyphen
-    shortened by words to what CLIP reads         cut after 70 characters
+    keyword is no English stop word               any word but "a" and "of"
+    replaced as a word, with its article          replaced wherever its letters occur
+    replaced once; repeated, it becomes "one"     replaced every time
+    replaces a hyphenated word that contains it   splits at the hyphen
+    shortened word by word to CLIP's context      cut after 70 characters
     no keyword, not found, or a word too long:    an error, or the same prompt for all
     the plain prompt
 
-Templates hold the class name's place as `helpers.models.slots` has it: `{}`, or `{a}`
-with its article.
+The placeholders of templates are those of `helpers.models.template_prompts`.
 """
 
 import random
@@ -28,35 +27,35 @@ from collections.abc import Container, Iterable, Sequence
 import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # KeyBERT's own
 
-from helpers.models import slots
 from helpers.models.clip import Backbone
 from helpers.models.optional import MissingModel, command
+from helpers.models.template_prompts import PLACEHOLDER, ContextWindow, fill
 from helpers.paths import from_root
 from helpers.words import composed, folded, mentions, spans
 
 PLAIN = "a photo of a {}."
 ARTICLE = re.compile(r"(?<!\w)[Aa][Nn]?\s+$")
 FAITHFUL_CHARACTERS = 70
-SENTENCES = "all-MiniLM-L6-v2"
-SENTENCES_SIZE = "90 MB"
+SENTENCE_MODEL = "all-MiniLM-L6-v2"
+SENTENCE_MODEL_SIZE = "90 MB"
 
 
 def clip_embedder(backbone: Backbone):
-    """A KeyBERT backend that embeds with a CLIP's text tower; needs no download."""
+    """Make a KeyBERT backend from a CLIP's text tower; it needs no download."""
     from keybert.backend import BaseEmbedder
 
     class ClipText(BaseEmbedder):
         def embed(self, documents: Iterable[str], verbose: bool = False) -> np.ndarray:
-            """Unit features float32 [n, D] of texts, shortened to what CLIP reads."""
-            reads = counter(backbone)
-            texts = [shorten(text, reads) for text in documents]
+            """Unit features float32 [n, D] of texts, shortened to CLIP's context."""
+            window = ContextWindow(backbone)
+            texts = [shorten(text, window) for text in documents]
             return backbone.encode_texts(texts).cpu().numpy()
 
     return ClipText()
 
 
-def sentence_embedder(name: str = SENTENCES):
-    """KeyBERT's own choice of embeddings, from sentence-transformers.
+def sentence_embedder(name: str = SENTENCE_MODEL):
+    """Load a model of sentence-transformers, KeyBERT's default, as a backend.
 
     Raises `MissingModel` with the command that fetches the model.
     """
@@ -66,7 +65,7 @@ def sentence_embedder(name: str = SENTENCES):
     try:
         return SentenceTransformerBackend(str(folder) if folder.is_dir() else name)
     except Exception as error:  # the hub's client raises many kinds
-        size = f" (about {SENTENCES_SIZE})" if name == SENTENCES else ""
+        size = f" (about {SENTENCE_MODEL_SIZE})" if name == SENTENCE_MODEL else ""
         raise MissingModel(
             "embeddings",
             f"no sentence embeddings {name!r} here: fetch them with "
@@ -79,17 +78,17 @@ def sentence_embedder(name: str = SENTENCES):
 def keywords(
     captions: Sequence[str], embedder, stop_words: str | None = "english"
 ) -> list[str]:
-    """The first keyword of each caption in lower case, "" where there is none.
+    """Find the best keyword of each caption, in lower case; "" if there is none.
 
-    `embedder` is a KeyBERT backend. Candidates are single words of two letters or more;
-    `stop_words=None` lets function words compete.
+    `embedder` is a KeyBERT backend. Candidates are single words of at least two
+    letters; `stop_words=None` makes function words candidates too.
     """
     from keybert import KeyBERT
 
     distinct = sorted({caption for caption in captions if caption.strip()})
-    # A loose accent, such as Python's lower case of İ has, would split its word.
+    # A combining accent, such as in Python's lower case of İ, would split its word.
     whole = [composed(caption).replace("İ", "I") for caption in distinct]
-    # Never a single one, of which KeyBERT would return another shape.
+    # Two more, since KeyBERT returns another shape for a single text.
     ranked = KeyBERT(embedder).extract_keywords(
         [*whole, "", ""], stop_words=stop_words, top_n=1
     )
@@ -101,16 +100,15 @@ def keywords(
 
 
 def template(caption: str, keyword: str, plain: str = PLAIN) -> str:
-    """The caption with a class's place where the keyword first stands as a word.
+    """Make a template of a caption: a placeholder for the first use of its keyword.
 
-    Case does not count. An article before the keyword goes with the class name, as it
-    depends on it. Where the keyword is said again, the class is "one": "a {} next to
-    another one". Without a keyword, or where it does not stand in the caption, the
-    template is `plain`.
+    Case does not count. An article before the keyword becomes part of the placeholder.
+    A repeated keyword becomes "one": "a {} next to another one". Without a keyword in
+    the caption the template is `plain`.
     """
     text = composed(re.sub(r"[{}]", " ", caption))
     made, at = "", 0
-    for start, end, _ in mentions(text, _as_said(keyword, text)):
+    for start, end, _ in mentions(text, _words_with(keyword, text)):
         before = text[at:start]
         article = ARTICLE.search(before)
         before = before[: article.start()] if article else before
@@ -122,9 +120,11 @@ def template(caption: str, keyword: str, plain: str = PLAIN) -> str:
     return made + text[at:] if made else plain
 
 
-def _as_said(keyword: str, text: str) -> list[str]:
-    """The keyword or, where it is only a part of them, the hyphenated words: KeyBERT
-    finds the shirt of a "t-shirt"."""
+def _words_with(keyword: str, text: str) -> list[str]:
+    """The keyword or, if the text lacks it as a word, hyphenated words that contain it.
+
+    KeyBERT finds "shirt" in "t-shirt".
+    """
     if mentions(text, [keyword]):
         return [keyword]
     words = [text[start:end] for start, end in spans(text)]
@@ -138,7 +138,7 @@ def templates(
     class_names: Sequence[str],
     plain: str = PLAIN,
 ) -> list[str]:
-    """`template` of each caption and keyword, as `fitted` to what the CLIP reads."""
+    """Make the `template` of each caption and keyword, `fitted` to the context."""
     made = [template(*pair, plain) for pair in zip(captions, found, strict=True)]
     return fitted(made, backbone, class_names, plain)
 
@@ -149,58 +149,53 @@ def fitted(
     class_names: Sequence[str],
     plain: str = PLAIN,
 ) -> list[str]:
-    """Templates shortened to what the CLIP reads, each on its own.
+    """Shorten each template to the backbone's context.
 
-    `plain` stands in for one of which a single word is too long. Raises ValueError
-    where a class name is too long for that, too.
+    `plain` replaces a template with a word that is too long by itself. Raises
+    ValueError if a class name is too long for `plain`.
     """
-    fits, made = counter(backbone), {}
-    longest = fits.longest(class_names)
+    window, made = ContextWindow(backbone), {}
+    longest = window.longest(class_names)
     for text in dict.fromkeys(templates):
         try:
-            made[text] = shorten(text, fits, longest)
+            made[text] = shorten(text, window, longest)
         except ValueError:
-            made[text] = shorten(plain, fits, longest)
+            made[text] = shorten(plain, window, longest)
     return [made[text] for text in templates]
 
 
 def faithful_template(caption: str, keyword: str) -> str:
-    """The original's template: every run of the keyword's letters is a class's place.
+    """Make the original project's template: it replaces the keyword's letters anywhere.
 
-    To be filled with `characters=FAITHFUL_CHARACTERS`. Where the keyword is not in the
-    caption letter by letter all classes get one prompt, and the first class wins.
+    Fill it with `characters=FAITHFUL_CHARACTERS`. If the caption lacks the keyword
+    letter by letter, all classes get the same prompt, and the first class wins.
     """
     text = re.sub(r"[{}]", " ", caption)
     return text.replace(keyword, "{}") if keyword else text
 
 
-def counter(backbone: Backbone) -> slots.Context:
-    """Whether a text fits the backbone's context, whatever its tokenizer."""
-    return slots.Context(backbone)
+def shorten(text: str, window: ContextWindow, class_names: Sequence[str] = ()) -> str:
+    """Remove words from a text or template until it fits the context.
 
-
-def shorten(text: str, fits: slots.Context, class_names: Sequence[str] = ()) -> str:
-    """The text or template without the words that are too many for the context.
-
-    A template keeps its slots: words go from the end as long as they stand behind the
-    last slot, then from the beginning, until the longest of the class names fits.
-    Raises ValueError where a class name alone does not. Of a text that is a single word
-    too long the beginning is left.
+    A template keeps its placeholders and fits with the longest class name: words are
+    removed after the last placeholder, from the end, and then from the beginning. Of a
+    text of one word the beginning is kept. Raises ValueError for a template if a class
+    name or one word is too long by itself.
     """
-    longest = fits.longest(class_names)
+    longest = window.longest(class_names)
     words = text.split()
 
     def fit() -> bool:
         short = " ".join(words)
-        prompts = [slots.fill(short, name) for name in longest] or [short]
-        return all(fits(prompt) for prompt in prompts)
+        prompts = [fill(short, name) for name in longest] or [short]
+        return all(map(window.fits, prompts))
 
     while not fit():
         if len(words) > 1:
-            words.pop(0 if slots.SLOT.search(words[-1]) else -1)
+            words.pop(0 if PLACEHOLDER.search(words[-1]) else -1)
         elif longest:
             raise ValueError(
-                f"one word or class name of {slots.fill(text, longest[-1])!r} is "
+                f"one word or class name of {fill(text, longest[-1])!r} is "
                 "longer than what this CLIP reads: shorten it"
             )
         else:
@@ -209,38 +204,38 @@ def shorten(text: str, fits: slots.Context, class_names: Sequence[str] = ()) -> 
 
 
 def class_in(text: str, class_names: Sequence[str]) -> str:
-    """The class that the text names as a word, the longest of several, or "".
+    """Return the class that a text names, the longest of several, or "".
 
-    Said of a caption: the captioner's own guess. Said of a template: what is left of
-    that guess, in all the prompts alike.
+    In a caption this is the captioner's guess; in a template, a guess that leaks into
+    the prompts of all classes.
     """
-    of = {folded(name): name for name in class_names}
-    found = [name for _, _, name in mentions(text, of)]
-    return of[max(found, key=len)] if found else ""
+    name_of = {folded(name): name for name in class_names}
+    found = [name for _, _, name in mentions(text, name_of)]
+    return name_of[max(found, key=len)] if found else ""
 
 
 def vocabulary(templates: Iterable[str]) -> set[str]:
-    """The words of templates, in lower case and without commas and full stops."""
-    words = {_bare(w) for t in templates for w in slots.SLOT.sub("", t).split()}
+    """Return the words of templates, in lower case, without commas and full stops."""
+    words = {_bare(w) for t in templates for w in PLACEHOLDER.sub("", t).split()}
     return words - {""}
 
 
 def restricted(template: str, words: Container[str], plain: str = PLAIN) -> str:
-    """The template without any word but these: "a sketch of {a}", say, and no place.
+    """Keep only these words of a template, such as its style without the place.
 
-    Function words that are left over at the end go, too; `plain` where no others stay.
+    Function words at the end are removed as well; `plain` if only function words stay.
     """
-    kept = [w for w in template.split() if slots.SLOT.search(w) or _bare(w) in words]
+    kept = [w for w in template.split() if PLACEHOLDER.search(w) or _bare(w) in words]
     while kept and _bare(kept[-1]) in ENGLISH_STOP_WORDS:
         kept.pop()
-    rest = {_bare(w) for w in kept if not slots.SLOT.search(w)} - ENGLISH_STOP_WORDS
+    rest = {_bare(w) for w in kept if not PLACEHOLDER.search(w)} - ENGLISH_STOP_WORDS
     return f"{' '.join(kept).rstrip('.,')}." if rest else plain
 
 
 def noisy(template: str, share: float, words: Sequence[str], rng: random.Random) -> str:
-    """The template, each word but the slot's exchanged with a chance of `share`."""
+    """Replace words, except placeholders, at random with probability `share`."""
     return " ".join(
-        word if slots.SLOT.search(word) or rng.random() >= share else rng.choice(words)
+        word if PLACEHOLDER.search(word) or rng.random() >= share else rng.choice(words)
         for word in template.split()
     )
 

@@ -1,22 +1,22 @@
 """Texts about each class, written by a language model.
 
 - CuPL: What does a platypus look like? Generating customized prompts for zero-shot
-  image classification, Pratt et al. 2022, arXiv 2209.03320. Sentences, used as they
-  are; class feature = re-normalised mean of unit text features.
+  image classification, Pratt et al. 2022, arXiv 2209.03320. Sentences, used unchanged;
+  class feature = re-normalised mean of unit text features.
 - DCLIP: Visual classification via description from large language models, Menon and
-  Vondrick 2022, arXiv 2210.07183. Descriptors, set behind the class name with a glue
-  word; class score = mean of the cosines.
+  Vondrick 2022, arXiv 2210.07183. Descriptors, linked to the class name by a verb;
+  class score = mean of the cosines.
 - LaFTer: Label-free tuning of zero-shot classifier using language and unlabeled image
   collections, Mirza et al. 2023, arXiv 2305.18287. Sentences, which train a classifier.
 - AutoCLIP: Auto-tuning zero-shot classifiers for vision-language models, Metzen et al.
   2023, arXiv 2309.16414. Descriptors of all classes pooled into shared templates.
 
-All three publish JSON files {class name: [text, ...]}, which are read as they are; what
-the texts are is told from the texts. Files of our own say so:
+The published files are JSON, {class name: [text, ...]}; the texts show whether they are
+sentences or descriptors. Our own files name the kind:
 
     {"provenance": {...}, "sentences": {class: [...]}, "descriptors": {class: [...]}}
 
-The two averages are in `helpers.methods.descriptions`. From texts to their features:
+The two averages are in `helpers.methods.descriptions`. From texts to features:
 
     flat = [text for texts in per_class for text in texts]
     features = backbone.encode_texts(flat).split([len(texts) for texts in per_class])
@@ -36,21 +36,27 @@ ASSETS = Path(__file__).parent / "assets"
 
 
 def embedded() -> list[str]:
-    """Names of the files that ship with the package."""
+    """Return the names of the files that ship with the package."""
     return sorted(path.stem for path in ASSETS.glob("*.json"))
 
 
 def load(
     source: str | Path, class_names: Sequence[str], kind: str = "sentences"
 ) -> list[list[str]]:
-    """The texts of every class, in the order of `class_names`.
+    """Load the texts of every class, in the order of `class_names`.
 
-    `source`: the path of a JSON file, or the name of an embedded one ("picto"). Names
-    are matched exactly first, then as `helpers.words.folded` has them; a name that
-    occurs twice among the classes gets the same texts twice. A class may have no
-    descriptors (DCLIP's files have such), but never no sentences.
+    Names match exactly or else by `helpers.words.folded`; classes of the same name get
+    the same texts. A class may have no descriptors, as in DCLIP's files, but must have
+    sentences.
 
-    Raises ValueError for a file that is of another kind or lacks classes, naming them.
+    Args:
+        source: the path of a JSON file, or the name of an embedded one ("picto").
+        class_names: C names.
+        kind: one of `KINDS`.
+
+    Raises:
+        ValueError: a file of another kind, or classes without texts.
+        FileNotFoundError: no such file.
     """
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: choose one of {', '.join(KINDS)}")
@@ -76,7 +82,7 @@ def load(
 
 
 def read(source: str | Path) -> dict[str, dict[str, list[str]]]:
-    """All texts of a file: {"sentences" or "descriptors": {class name: texts}}."""
+    """Read a file of texts: {"sentences" or "descriptors": {class name: texts}}."""
     path = ASSETS / f"{source}.json" if source in embedded() else from_root(source)
     if not os.path.isfile(path):
         raise FileNotFoundError(
@@ -100,12 +106,12 @@ def dclip_prompts(
     descriptors: Sequence[Sequence[str]],
     photo: bool = False,
 ) -> list[list[str]]:
-    """DCLIP's prompts of every class: "hen, which has two legs".
+    """Make DCLIP's prompts of every class: "hen, which has two legs".
 
-    The published code puts nothing in front of the name, and neither do we by default.
-    `photo` gives the form that WaffleCLIP compares with, "A photo of a hen, which has
-    two legs.": what it adds is the descriptor alone. A class without descriptors gets
-    one prompt without any (the published code leaves a dangling "which has").
+    As in the published code, a prompt begins with the name; `photo` gives WaffleCLIP's
+    form for comparisons, "A photo of a hen, which has two legs.". A class without
+    descriptors gets one prompt without any, where the published code leaves a dangling
+    "which has".
     """
     frame = "A photo of a {}." if photo else "{}"
     prompts = []
@@ -116,10 +122,10 @@ def dclip_prompts(
 
 
 def glue(descriptor: str) -> str:
-    """The descriptor as DCLIP appends it: "which has two legs".
+    """Link a descriptor as DCLIP does: "which has two legs".
 
-    The rule looks at how the text begins, not at its first word, so that "antlers" too
-    becomes "which is antlers". Published numbers rest on that.
+    Published numbers rest on its rule, which tests the first letters and not the first
+    word, so that "antlers" becomes "which is antlers".
     """
     if descriptor.startswith(("a", "used")):
         return f"which is {descriptor}"
@@ -131,11 +137,11 @@ def glue(descriptor: str) -> str:
 def pooled_templates(
     descriptors: Sequence[Sequence[str]], count: int, seed: int = 0
 ) -> tuple[str, ...]:
-    """`count` templates that all classes share, from the descriptors of all classes.
+    """Make `count` templates shared by all classes from the descriptors of all classes.
 
-    "A photo of a {}, which has <descriptor>.", with descriptors drawn from the distinct
-    ones, without replacement unless `count` exceeds them. The order of classes and of
-    their descriptors does not matter.
+    "A photo of a {}, which has <descriptor>.", with distinct descriptors drawn without
+    replacement, or with replacement if `count` exceeds their number. The order of
+    classes and descriptors does not matter. Raises ValueError for none of them.
     """
     if count < 1:
         raise ValueError(f"count must be 1 or more, not {count}")
@@ -150,7 +156,8 @@ def pooled_templates(
 
 
 def _kind(texts: Mapping[str, Sequence[str]]) -> str:
-    """Sentences end with a stop or name their class; most descriptors do neither."""
+    """Guess the kind: most sentences, and few descriptors, end with a full stop, or
+    name their class."""
     votes = [
         text.endswith((".", "!", "?")) or folded(name) in folded(text)
         for name, of_class in texts.items()
@@ -160,7 +167,7 @@ def _kind(texts: Mapping[str, Sequence[str]]) -> str:
 
 
 def _checked(texts: object, path: Path) -> dict[str, list[str]]:
-    """Lists of texts by class, stripped, without blank ones."""
+    """Lists of texts by class, stripped, without empty ones."""
     if not isinstance(texts, dict) or not texts:
         raise ValueError(f"{path} must hold an object {{class name: [text, ...]}}")
     for name, of_class in texts.items():

@@ -1,9 +1,9 @@
-"""Prompt templates shared by all classes. Each holds one `{}` for the class name.
+"""Prompt templates shared by all classes, with one `{}` for the class name.
 
 The 80 templates and the 7 found by forward selection are OpenAI's for ImageNet (CLIP's
 `Prompt_Engineering_for_ImageNet` notebook), as open_clip ships them. `styles` is ours,
-for pictures of many kinds: eight ways to say "photo", the name with and without an
-article, and one template for each of thirteen kinds of rendition.
+for pictures of many kinds: eight wordings for photos, the name with and without an
+article, and a template for each of thirteen kinds of rendition.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 
 def templates(name: str) -> tuple[str, ...]:
-    """The template set of this name."""
+    """Return a template set by name; raises ValueError for an unknown name."""
     if name not in TEMPLATES:
         raise ValueError(
             f"unknown template set {name!r}: choose {', '.join(TEMPLATES)}"
@@ -60,11 +60,11 @@ def templates(name: str) -> tuple[str, ...]:
 
 
 def shared(templates: Sequence[str]) -> tuple[str, ...]:
-    """These templates, after a check that each of them serves every class.
+    """Return the templates after a check that all classes can share each of them.
 
-    Methods that weight or tune templates (AutoCLIP) need template k to mean the same
-    for all classes. Raises ValueError for lists of texts per class, for an empty list,
-    and for a template that has not exactly one `{}`.
+    Methods that weight templates (AutoCLIP) need template k to mean the same for all
+    classes. Raises ValueError for texts per class, for an empty list, and for a
+    template without exactly one `{}`.
     """
     if isinstance(templates, str):
         raise ValueError(f"one string, not a list of templates: [{templates!r}]?")
@@ -89,7 +89,7 @@ def shared(templates: Sequence[str]) -> tuple[str, ...]:
 
 
 def _fields(template: str) -> list[str]:
-    """What stands between the braces of each field; [""] for one plain `{}`."""
+    """The content of each replacement field; [""] for a single `{}`."""
     try:
         parsed = list(Formatter().parse(template))
     except ValueError:  # a brace without its partner

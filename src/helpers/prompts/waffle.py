@@ -1,21 +1,20 @@
 """WaffleCLIP: descriptors of random words and random characters.
 
 Waffling around for performance: visual classification with random words and broad
-concepts, Roth et al. 2023, arXiv 2306.07282. What DCLIP gains may come from averaging
-many prompts, whatever they say. The control replaces each descriptor by noise that all
-classes share:
+concepts, Roth et al. 2023, arXiv 2306.07282. DCLIP's gain may come from averaging many
+prompts, whatever they say. As a control WaffleCLIP replaces each descriptor by noise
+that all classes share:
 
     "A photo of a {class name}, which has {random}."
 
-The noise has as many words as a class name has on average, each cut to the average
-length of their words; the character half has words of the same lengths. Half of the
-templates are of either kind, 2 x 15 by default.
+The noise has as many words as the average class name, each cut to the average length of
+their words. Half of the templates, 15 by default, have random words, and half random
+characters in words of the same lengths.
 
-Deviations: words come from the caller, say `vocabulary(backbone.tokenizer)`, where the
-paper draws from a published list; characters are the letters a to z, where it draws
-from those of a file of descriptors. Class names are filled into templates and never
-replaced in finished prompts, where a name that is part of a random word would be
-replaced as well.
+Deviations: the caller gives the words, such as `vocabulary(backbone.tokenizer)`, while
+the paper draws from a published list; characters are the letters a to z, while it draws
+from those of a file of descriptors. Class names fill templates; the paper's code
+replaces them in finished prompts, and so within random words as well.
 """
 
 import random
@@ -23,7 +22,7 @@ import string
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-MIN_LETTERS = 3  # shorter entries of a vocabulary are mostly pieces
+MIN_LETTERS = 3  # shorter entries of a vocabulary are mostly parts of words
 
 
 def waffle_templates(
@@ -32,11 +31,11 @@ def waffle_templates(
     count: int = 15,
     seed: int = 0,
 ) -> tuple[str, ...]:
-    """2 x `count` templates shared by all classes, a word one before its character one.
+    """Make 2 x `count` templates that all classes share, words and characters in turn.
 
     Words are drawn with replacement. The same (names, words, seed) gives the same
-    templates, and a smaller `count` the first of them. Like every average of cosines,
-    WaffleCLIP's goes without re-normalising: see `helpers.methods.descriptions`.
+    templates, a smaller `count` the first of them. WaffleCLIP averages cosines: see
+    `helpers.methods.descriptions`. Raises ValueError for empty names or words.
     """
     if count < 1:
         raise ValueError(f"count must be 1 or more, not {count}")
@@ -58,10 +57,10 @@ def waffle_templates(
 
 
 def noise_size(class_names: Sequence[str]) -> tuple[int, int]:
-    """Words of the average name, and letters of its average word; each at least 1.
+    """Return the mean number of words per name and of letters per word, at least 1.
 
-    A name counts once, with the average of its words' lengths. Halves are rounded to
-    even, as NumPy does.
+    Each name counts once, with its words' mean length. Halves round to even, as in
+    NumPy.
     """
     split = [name.split() for name in class_names]
     number = fmean(len(words) for words in split)
@@ -70,9 +69,10 @@ def noise_size(class_names: Sequence[str]) -> tuple[int, int]:
 
 
 def vocabulary(tokenizer: Callable) -> list[str]:
-    """Words that open_clip's byte-pair tokenizer knows whole, in alphabetical order.
+    """Return the words that are one token for open_clip's tokenizer, sorted.
 
-    Those of three or more letters a to z; the list depends on the merges alone.
+    Words of three or more letters a to z. Raises ValueError for a tokenizer that does
+    not list its words.
     """
     entries = getattr(tokenizer, "encoder", None)
     if entries is None:

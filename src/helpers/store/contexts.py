@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from helpers.models.clip import Backbone, _text_tower
+from helpers.models.clip import Backbone, text_tower
 from helpers.store import tensors as files
 
 OFFICIAL = {  # the authors' names -> those of `helpers.methods.cocoop.CoCoOp`
@@ -174,4 +174,4 @@ def _unreadable(path: Path) -> str:
 
 def _width(backbone: Backbone) -> int:
     """Width W of the text tower's token embeddings."""
-    return _text_tower(backbone.model).token_embedding.weight.shape[1]
+    return text_tower(backbone.model).token_embedding.weight.shape[1]

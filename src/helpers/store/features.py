@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers.data.dataset import Dataset
-from helpers.models import slots
+from helpers.models import template_prompts
 from helpers.models.clip import Backbone
 from helpers.store.ahead import ahead
 from helpers.store.chunks import in_chunks, seconds
@@ -68,7 +68,7 @@ def prompt_cosines(
     """Cosines float32 [N, C] of each image with the classes in its own template.
 
     There are N x C prompts, too many to keep the features of. Templates are those of
-    `helpers.models.slots`; images that share one share its encoding. `characters` cuts
+    `helpers.models.template_prompts`; images that share one share its encoding. `characters` cuts
     every prompt there.
     """
     if len(templates) != len(dataset):
@@ -84,7 +84,7 @@ def prompt_cosines(
         for place in span:
             of.setdefault(templates[order[place]], []).append(place)
         distinct = list(of)
-        for chosen, features in slots.features(
+        for chosen, features in template_prompts.features(
             backbone, distinct, dataset.class_names, characters
         ):
             for position, texts in zip(chosen, features.cpu(), strict=True):

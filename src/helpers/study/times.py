@@ -23,7 +23,7 @@ from helpers import data, views
 from helpers.data.dataset import Dataset
 from helpers.methods import autoclip, lafter, tent
 from helpers.methods.training import Student
-from helpers.models import clip, fast, optional, slots
+from helpers.models import clip, fast, optional, template_prompts
 from helpers.models.prompts import PromptTower
 from helpers.models.visual import ImageTower
 from helpers.prompts.templates import TEMPLATES
@@ -195,9 +195,8 @@ def _prompt_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
     captions = [
         f"a field with {{a}} standing in front of {i} trees" for i in range(MOST)
     ]
-    return _each(lambda n: list(slots.features(model, captions[:n], names))) / len(
-        names
-    )
+    features = template_prompts.features
+    return _each(lambda n: list(features(model, captions[:n], names))) / len(names)
 
 
 def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:

@@ -1,22 +1,20 @@
-"""Views: one picture, and so many random variations of it.
+"""Views: an image and random augmentations of it, for test-time augmentation.
 
-Test-time augmentation asks an encoder about a picture many times over. View 0 is the
-picture as the backbone would see it anyway; the others come from a recipe:
+View 0 is the image after the backbone's own preprocessing; a recipe makes the others:
 
     preaugment               random crop and flip: TPT's views on ImageNet's variants
     augmix                   AugMix on each of these crops: TPT's on fine-grained sets
     autoaugment              each crop blended with an AutoAugment of itself
-    torchvision_augmix       torchvision's AugMix, which is another one, on each crop
+    torchvision_augmix       torchvision's AugMix, which differs, on each crop
     torchvision_autoaugment  torchvision's AutoAugment on each crop, not blended
 
-Randomness belongs to the picture: `numpy.random.default_rng(image_seed(seed, id))`
-makes the same views in any order, batch, thread or process. All recipes draw the same
-crops from the same generator, so that they are compared view by view, and a smaller
-`count` gives a part of the views of a larger one.
+Randomness belongs to the image: `numpy.random.default_rng(image_seed(seed, id))` makes
+the same views in any order, batch, thread or process. All recipes draw the same crops
+from the same generator, so that they can be compared view by view, and a smaller
+`count` gives a subset of the views of a larger one.
 
-A recipe is any function (image, count, size, generator) -> uint8 [count, 3, size, size]
-in `VIEWS`, with its number in `VERSION`; one that needs a model brings it along, as
-`functools.partial` does.
+A recipe is a function (image, count, size, generator) -> uint8 [count, 3, size, size]
+in `VIEWS`, with its number in `VERSION`. `functools.partial` can bind a model to it.
 """
 
 import hashlib
@@ -37,7 +35,7 @@ VIEWS: dict[str, Callable[[Image, int, int, np.random.Generator], Tensor]] = {
     "torchvision_augmix": library.torchvision_augmix,
     "torchvision_autoaugment": library.torchvision_autoaugment,
 }
-# What is kept on disk is filed under this number: raise it when views change.
+# Part of the key of stored views: raise the number when a recipe changes.
 VERSION: dict[str, int] = dict.fromkeys(VIEWS, 1)
 
 
@@ -49,11 +47,21 @@ def make(
     generator: np.random.Generator,
     original: Callable[[Image], Tensor],
 ) -> Tensor:
-    """Views of a picture, uint8 [count, 3, size, size]; view 0 is `original(image)`.
+    """Make views of an image; view 0 is `original(image)`.
 
-    `image` is a PIL image of any mode, at full resolution; `original` is the backbone's
-    own resizing and cropping, PIL image -> uint8 [3, size, size]. Raises ValueError
-    where `name` is no recipe, `count` is below 1 or `original` gives something else.
+    Args:
+        name: a recipe in `VIEWS`.
+        image: of any mode, at full resolution.
+        count: number of views, view 0 included.
+        size: side of a view in pixels.
+        generator: the image's own, see `image_seed`.
+        original: the backbone's resizing and cropping, image -> uint8 [3, size, size].
+
+    Returns:
+        uint8 [count, 3, size, size].
+
+    Raises:
+        ValueError: unknown name, a count below 1, or another result of `original`.
     """
     if name not in VIEWS:
         raise ValueError(f"unknown views {name!r}: choose one of {', '.join(VIEWS)}")
@@ -72,6 +80,6 @@ def make(
 
 
 def image_seed(seed: int, image_id: str) -> int:
-    """Seed of a picture's generator, 63 bits: depends on these two and nothing else."""
+    """Return the seed of an image's generator: 63 bits of a hash of seed and id."""
     digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1

@@ -1,20 +1,20 @@
 """AugMix views: chains of mild operations, mixed and laid over the crop.
 
 AugMix: A Simple Data Processing Method to Improve Robustness and Uncertainty, Hendrycks
-et al. 2020, arXiv 1912.02781, algorithm 1; as views of TPT (arXiv 2209.07511, section
-4.2), where nothing but the pictures is taken from it, not its consistency loss. With a
-crop x, three chains of one to three operations each, and alpha = 1:
+et al. 2020, arXiv 1912.02781, algorithm 1, without its consistency loss, as TPT (arXiv
+2209.07511, section 4.2) uses it. With a crop x, three chains of one to three operations
+each, and alpha = 1:
 
     w ~ Dirichlet(1, 1, 1)    m ~ Beta(1, 1)    depth_i ~ U{1, 2, 3}
     view = m x + (1 - m) sum_i w_i chain_i(x)
 
-Every step of a chain takes one of nine operations, evenly. Its strength is
-U(0.1, severity) / 10 of the greatest, cut to a whole number where pixels, degrees or
-grey levels are meant. At severity 1, TPT's, only autocontrast, equalize and posterize
-(to 4 bits) change much: rotations stay below 3 degrees, shears below 0.03.
+Every step of a chain draws one of nine operations with equal probability. Its strength
+is U(0.1, severity) / 10 of the maximum, truncated to an integer for pixels, degrees and
+grey levels. At severity 1, TPT's, only autocontrast, equalize and posterize (to 4 bits)
+change much: rotations stay below 3 degrees, shears below 0.03.
 
-Deviation: views are rounded to uint8 once, after mixing, which moves a value by half a
-level of 255 at most.
+Deviation: views are rounded to uint8 once, after mixing, which changes a value by at
+most half a level of 255.
 """
 
 from collections.abc import Sequence
@@ -50,8 +50,8 @@ def augmix(
     generator: np.random.Generator,
     severity: float = 1.0,
 ) -> Tensor:
-    """AugMix of random crops of an RGB picture: uint8 [count, 3, size, size]."""
-    own = generator.spawn(1)[0]  # leaves the crops as all recipes draw them
+    """Apply AugMix to random crops of an RGB image: uint8 [count, 3, size, size]."""
+    own = generator.spawn(1)[0]  # so that all recipes draw the same crops
     views = preaugment(image, count, size, generator)
     for view in views:
         crop = to_pil_image(view)
@@ -63,7 +63,7 @@ def augmix(
 
 
 def chain(crop: Image, severity: float, generator: np.random.Generator) -> Image:
-    """One to three random operations, one after another."""
+    """Apply one to three random operations, one after another."""
     for _ in range(generator.integers(1, DEPTH + 1)):
         name = OPERATIONS[generator.integers(len(OPERATIONS))]
         crop = operate(name, crop, strength(name, crop.width, severity, generator))
@@ -73,10 +73,10 @@ def chain(crop: Image, severity: float, generator: np.random.Generator) -> Image
 def strength(
     name: str, size: int, severity: float, generator: np.random.Generator
 ) -> float:
-    """How much of an operation on a picture `size` pixels wide; 0 where it has none.
+    """Draw the strength of an operation on an image `size` pixels wide.
 
     Degrees for rotate, pixels for translate, slope for shear, levels below 256 for
-    solarize, bits below 4 for posterize.
+    solarize, bits below 4 for posterize, 0 for the others.
     """
     if name in ("autocontrast", "equalize"):
         return 0
@@ -94,7 +94,7 @@ def strength(
 
 
 def operate(name: str, picture: Image, amount: float) -> Image:
-    """One of `OPERATIONS`, with its `strength`; what comes from outside is black."""
+    """Apply one of `OPERATIONS` with its `strength`; outside the image all is black."""
     match name:
         case "autocontrast":
             return ImageOps.autocontrast(picture)
@@ -110,7 +110,7 @@ def operate(name: str, picture: Image, amount: float) -> Image:
             return _affine(picture, (1, amount, 0, 0, 1, 0))
         case "shear_y":
             return _affine(picture, (1, 0, 0, amount, 1, 0))
-        case "translate_x":  # by whole pixels, where cropping is exact and faster
+        case "translate_x":  # by whole pixels: cropping is exact, and faster
             return picture.crop((amount, 0, amount + picture.width, picture.height))
         case "translate_y":
             return picture.crop((0, amount, picture.width, amount + picture.height))
@@ -118,14 +118,14 @@ def operate(name: str, picture: Image, amount: float) -> Image:
 
 
 def _affine(picture: Image, matrix: tuple[float, ...]) -> Image:
-    """The picture whose pixel (x, y) is taken from `matrix` times (x, y, 1)."""
+    """Pixel (x, y) of the result is the input's at `matrix` times (x, y, 1)."""
     return picture.transform(
         picture.size, Transform.AFFINE, matrix, Resampling.BILINEAR
     )
 
 
 def mix(pictures: Sequence[Image], weights: Sequence[float]) -> Tensor:
-    """Weighted mean of RGB pictures of one size: uint8 [3, size, size], rounded once.
+    """Return the weighted mean of RGB images of one size: uint8 [3, size, size].
 
     `weights` are not negative and sum to 1.
     """

@@ -1,14 +1,14 @@
-"""AutoAugment views: a learned policy, blended with the crop that it was applied to.
+"""AutoAugment views: random crops, each blended with an AutoAugment of itself.
 
 AutoAugment: Learning Augmentation Strategies from Data, Cubuk et al. 2019, arXiv
 1805.09501, with the policy found on ImageNet, as torchvision implements it: one of 25
-pairs of operations, each with its own probability and magnitude, nearest neighbours,
-black outside. The blending is AugMix's (arXiv 1912.02781), with one chain that is the
-policy. With a random crop x:
+pairs of operations, each with its own probability and magnitude, nearest-neighbour
+interpolation, black outside. The blending is AugMix's (arXiv 1912.02781) with the
+policy as its only chain. With a random crop x:
 
-    m ~ Beta(1, 1), anew for each view    view = m x + (1 - m) AutoAugment(x)
+    m ~ Beta(1, 1) for each view    view = m x + (1 - m) AutoAugment(x)
 
-Deviation: rounded to uint8 once, after blending: half a level of 255 at most.
+Deviation: views are rounded to uint8 once, after blending, by at most half a level.
 """
 
 import numpy as np
@@ -24,7 +24,7 @@ from helpers.views.library import transformed
 def autoaugment(
     image: Image, count: int, size: int, generator: np.random.Generator
 ) -> Tensor:
-    """AutoAugment blended into random crops: uint8 [count, 3, size, size]."""
+    """Blend AutoAugment into random crops: uint8 [count, 3, size, size]."""
     own = generator.spawn(1)[0]
     crops = preaugment(image, count, size, generator)
     augmented = transformed(crops, v2.AutoAugment(), own)

@@ -1,8 +1,8 @@
 """torchvision's own AugMix and AutoAugment as views, with its defaults.
 
-They carry the names of papers, but are not what papers on test-time adaptation ran:
-torchvision's AugMix has severity 3, 13 operations and its own table of magnitudes
-(compare `helpers.views.augmix`), and a plain AutoAugment replaces the crop where
+Papers on test-time adaptation ran something else under these names: torchvision's
+AugMix has severity 3, 13 operations and its own table of magnitudes (compare
+`helpers.views.augmix`), and its AutoAugment replaces the crop, while
 `helpers.views.autoaugment` blends the two.
 """
 
@@ -24,7 +24,7 @@ GLOBAL_GENERATOR = threading.Lock()
 def torchvision_augmix(
     image: Image, count: int, size: int, generator: np.random.Generator
 ) -> Tensor:
-    """torchvision's AugMix of random crops: uint8 [count, 3, size, size]."""
+    """Apply torchvision's AugMix to random crops: uint8 [count, 3, size, size]."""
     own = generator.spawn(1)[0]
     return transformed(preaugment(image, count, size, generator), v2.AugMix(), own)
 
@@ -32,7 +32,7 @@ def torchvision_augmix(
 def torchvision_autoaugment(
     image: Image, count: int, size: int, generator: np.random.Generator
 ) -> Tensor:
-    """torchvision's AutoAugment of random crops: uint8 [count, 3, size, size]."""
+    """Apply torchvision's AutoAugment to random crops: uint8 [count, 3, size, size]."""
     own = generator.spawn(1)[0]
     return transformed(preaugment(image, count, size, generator), v2.AutoAugment(), own)
 
@@ -40,10 +40,10 @@ def torchvision_autoaugment(
 def transformed(
     views: Tensor, transform: Callable[[Image], Image], generator: np.random.Generator
 ) -> Tensor:
-    """A transform of PIL images on each view, its randomness taken from `generator`.
+    """Transform each view as a PIL image, with randomness from `generator`.
 
-    torchvision draws from torch's global generator. It is seeded here and put back as
-    it was; the lock keeps threads that make views from drawing in each other's turn.
+    torchvision draws from torch's global generator, which is seeded here and restored.
+    The lock keeps threads from using it at the same time.
     """
     with GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(generator.integers(2**63)))

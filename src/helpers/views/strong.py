@@ -1,15 +1,14 @@
-"""The strong view of self-training: what the student sees where the teacher saw plain.
+"""The strong view of self-training: the student's input, while the teacher's is plain.
 
 LaFTer: Label-Free Tuning of Zero-shot Classifier using Language and Unlabeled Image
-Collections, Mirza et al. 2023, arXiv 2305.18287, with the recipe of its code: of a
-picture,
+Collections, Mirza et al. 2023, arXiv 2305.18287, with the recipe of its code:
 
-    a random crop of 20 to 100 % of the area, resized (bilinear), flipped in half of
-    the cases; in 80 % brightness, contrast and saturation times U(0.6, 1.4) each and
-    hue turned by U(-0.1, 0.1), in random order; grey in 20 %; always a Gaussian blur
-    of radius U(0.1, 2)
+    a random crop of 20 to 100 % of the area, resized (bilinear); a flip with
+    probability 0.5; with probability 0.8 brightness, contrast and saturation times
+    U(0.6, 1.4) each and a hue shift by U(-0.1, 0.1), in random order; grey with
+    probability 0.2; a Gaussian blur of radius U(0.1, 2)
 
-Deviation: the radius counts at 224 pixels and shrinks with the picture.
+Deviation: the radius is that of 224 pixels and is scaled with the image.
 """
 
 import numpy as np
@@ -35,10 +34,10 @@ def strong(
     generator: np.random.Generator,
     area: tuple[float, float] = AREA,
 ) -> Tensor:
-    """One strong view of an RGB picture: uint8 [3, size, size].
+    """Make a strong view of an RGB image: uint8 [3, size, size].
 
-    `area` bounds the crop's share of the picture; small pictures may not stand the
-    paper's.
+    `area` bounds the crop's share of the image; small images may need larger crops than
+    the paper's.
     """
     left, top, width, height = random_box(*image.size, generator, area)
     box = (left, top, left + width, top + height)
@@ -54,12 +53,12 @@ def strong(
 
 
 def weak(images: Tensor, flipped: Tensor) -> Tensor:
-    """FixMatch's weak view of [B, 3, S, S]: left to right where `flipped`, bool [B]."""
+    """FixMatch's weak views of images [B, 3, S, S]: mirrored where `flipped`, [B]."""
     return torch.where(flipped[:, None, None, None], images.flip(-1), images)
 
 
 def jittered(view: Image, generator: np.random.Generator) -> Image:
-    """Brightness, contrast, saturation and hue, changed in random order."""
+    """Change brightness, contrast, saturation and hue, in random order."""
     by = generator.uniform(1 - JITTER, 1 + JITTER, size=3)
     turn = generator.uniform(-HUE, HUE)
     changes = (

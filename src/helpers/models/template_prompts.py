@@ -1,18 +1,18 @@
-"""Many templates, many class names: each token of their prompts computed once.
+"""Prompts of many templates and class names, encoded with a prefix cache.
 
-Caption prompts have a template per image, and so N x C prompts where an ensemble has a
+Caption prompts have a template per image, and so N x C prompts, while an ensemble has a
 few times C. The prompts of one template differ in the class name alone:
 
-- what stands before the name is the same in all of them and, the tower being causal,
-  comes out the same: it is encoded once, and each name attends to its keys and values;
-- what follows the end token cannot matter, for the same reason;
-- the feature is read at the end token, so the last layer is needed there only.
+- the tower is causal, so that the states of the tokens before the name are the same in
+  all of them: they are computed once, and each name attends to their keys and values;
+- for the same reason tokens after the end token do not matter;
+- the feature is read at the end token, so that the last layer is needed there only.
 
-Prompts of one length are one rectangular batch, without padding. Features agree with
+Prompts of one length form a rectangular batch without padding. Features agree with
 `Backbone.encode_texts` to rounding.
 
-A template holds the class name's place: `{}` the name as it is, `{a}` the name with
-its article, "an apple" and "a dog".
+The placeholder of a template is `{}` for the class name, or `{a}` for the name with its
+article, "an apple" and "a dog".
 """
 
 import re
@@ -25,54 +25,60 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from helpers.models.clip import Backbone, _ends_at_argmax, _text_tower
-from helpers.models.prompts import _attend, _finish, _keys_values, _queries
+from helpers.models.clip import Backbone, project_text, reads_end_token, text_tower
+from helpers.models.prompts import (
+    _attend,
+    _finish,
+    _keys_values,
+    _queries,
+    prefix_cache,
+)
 from helpers.words import with_article
 
-ROWS = 4096  # prompts at once on a CPU; a GPU gets more
-GPU_ROWS = 16 * ROWS
-SLOT = re.compile(r"\{a?\}")
-LONGEST = 3  # names that are tried: joined to a text, a name's tokens may differ by one
+BATCH = 4096  # prompts at once on a CPU
+GPU_BATCH = 16 * BATCH
+PLACEHOLDER = re.compile(r"\{a?\}")
+LONGEST = 3  # names that are tried: within a text their numbers of tokens may change
 
 
 def fill(template: str, class_name: str, characters: int | None = None) -> str:
-    """The prompt of a class; `characters` cuts it there, whatever stands there."""
+    """Fill a template with a class name; `characters` cuts the prompt to a length."""
     words = {"{}": class_name, "{a}": with_article(class_name)}
-    return SLOT.sub(lambda slot: words[slot[0]], template)[:characters]
+    return PLACEHOLDER.sub(lambda match: words[match[0]], template)[:characters]
 
 
 @dataclass(frozen=True)
-class Context:
-    """What a backbone reads, whatever its tokenizer: `context(text)`, does it fit?"""
+class ContextWindow:
+    """The number of tokens that a backbone reads, with any tokenizer."""
 
     backbone: Backbone
 
-    def __call__(self, text: str) -> bool:
+    def fits(self, text: str) -> bool:
+        """Whether the backbone reads the whole text."""
         return self.tokens(text) <= self.backbone.context_length
 
     def tokens(self, text: str) -> int:
-        """Tokens of a text, start and end included.
+        """Count the tokens of a text, start and end included.
 
-        Tokenizers that cut tell no more than one above what is read.
+        With a tokenizer that truncates, a text that fills the context counts one more.
         """
         tokenizer, limit = self.backbone.tokenizer, self.backbone.context_length
         if isinstance(tokenizer, open_clip.SimpleTokenizer):
             return len(tokenizer.encode(text)) + 2
         row, padding = tokenizer([text])[0], tokenizer([""])[0][-1]
-        if row[limit - 1] != padding:  # full to the last place: it may have been cut
+        if row[limit - 1] != padding:  # no padding: the text may have been truncated
             return limit + 1
-        return (
-            int((row != padding).nonzero().max()) + 1 if (row != padding).any() else 0
-        )
+        used = (row != padding).nonzero()
+        return int(used.max()) + 1 if len(used) else 0
 
     def longest(self, class_names: Iterable[str]) -> list[str]:
-        """The few names of most tokens, of which the last has the most."""
+        """Return the `LONGEST` names with the most tokens, in ascending order."""
         return sorted(set(class_names), key=lambda n: (self.tokens(n), n))[-LONGEST:]
 
     def cut(self, text: str) -> str:
-        """The beginning of the text, as many letters as fit."""
-        sure = self.backbone.context_length - 2  # a byte takes one token at most
-        while len(text.lower().encode()) > sure and not self(text):
+        """Return as many characters of the text's beginning as fit."""
+        bytes_that_fit = self.backbone.context_length - 2  # at most a token per byte
+        while len(text.lower().encode()) > bytes_that_fit and not self.fits(text):
             text = text[:-1]
         return text
 
@@ -83,14 +89,22 @@ def features(
     class_names: Sequence[str],
     characters: int | None = None,
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Unit features of all classes in all templates, a part at a time.
+    """Encode all classes in all templates, group by group.
 
-    Yields positions among the templates and their features float32 [G, C, D] on the
-    backbone's device; every position comes once, in an order that saves work. Raises
-    ValueError for prompts that do not fit the context; where `characters` cuts them,
-    they are cut to fit as well.
+    Args:
+        backbone: any; those without a causal tower encode whole prompts.
+        templates: with placeholders, see `fill`.
+        class_names: C of them.
+        characters: cut prompts to this length and to the context; None does not cut.
+
+    Yields:
+        positions of G templates, and their unit features float32 [G, C, D] on the
+        backbone's device. Each position comes once, in an order that saves work.
+
+    Raises:
+        ValueError: a prompt does not fit the context and `characters` is None.
     """
-    size = ROWS if backbone.device.type == "cpu" else GPU_ROWS
+    size = BATCH if backbone.device.type == "cpu" else GPU_BATCH
     group = max(1, size // len(class_names))
     if not _shares_prefixes(backbone):
         for start in range(0, len(templates), group):
@@ -99,13 +113,13 @@ def features(
                 fill(templates[i], c, characters) for i in chosen for c in class_names
             ]
             if characters:
-                prompts = list(map(Context(backbone).cut, prompts))
+                prompts = list(map(ContextWindow(backbone).cut, prompts))
             encoded = backbone.encode_texts(prompts)
             yield chosen, encoded.view(len(chosen), len(class_names), -1)
         return
-    rows = _TokenRows(backbone, class_names, characters)
-    tokens = [rows(template) for template in templates]
-    # Neighbours have prefixes of one length, and prompts of few lengths.
+    tokenise = _Tokenise(backbone, class_names, characters)
+    tokens = [tokenise(template) for template in templates]
+    # Groups have prefixes of the same length, and prompts of few lengths.
     order = sorted(
         range(len(templates)), key=lambda i: (tokens[i][0], len(tokens[i][1][0]))
     )
@@ -117,19 +131,19 @@ def features(
 
 
 def _shares_prefixes(backbone: Backbone) -> bool:
-    """Whether a token depends on those before it only, and blocks are CLIP's own."""
-    if not _ends_at_argmax(backbone.model):
+    """Whether the text tower has CLIP's blocks, causal and read at the end token."""
+    if not reads_end_token(backbone.model):
         return False
-    blocks = _text_tower(backbone.model).transformer.resblocks
+    blocks = text_tower(backbone.model).transformer.resblocks
     return all(isinstance(block, ResidualAttentionBlock) for block in blocks)
 
 
-class _TokenRows:
+class _Tokenise:
     """template -> (length of the shared prefix, token ids of each class's prompt).
 
-    Pieces between slots and class names are tokenised once and put together, where
-    that gives what tokenising the whole prompt does: where the slot stands between
-    blanks, or before a full stop or comma and behind a letter.
+    The pieces of a template and the class names are tokenised once and joined if that
+    equals tokenising the whole prompt: for a single placeholder between blanks, or
+    before a full stop or comma if all class names end with a letter.
     """
 
     def __init__(
@@ -145,23 +159,23 @@ class _TokenRows:
             self.joins = re.compile(rf"(?:^|.*\s)\{{a?\}}(?:$|[\s{stops}].*)", re.S)
 
     def __call__(self, template: str) -> tuple[int, list[list[int]]]:
-        slots = SLOT.findall(template)
+        placeholders = PLACEHOLDER.findall(template)
         prompts = whole = [fill(template, name) for name in self.names]
         if self.characters:
-            reads = Context(self.backbone)
-            prompts = [reads.cut(prompt[: self.characters]) for prompt in whole]
-        joined = self.simple and prompts == whole and len(slots) == 1
+            window = ContextWindow(self.backbone)
+            prompts = [window.cut(prompt[: self.characters]) for prompt in whole]
+        joined = self.simple and prompts == whole and len(placeholders) == 1
         if not joined or not self.joins.fullmatch(template):
             rows = self.backbone.tokenize(prompts)
             ends = rows.argmax(dim=-1).tolist()
             cut = [row[: end + 1] for row, end in zip(rows.tolist(), ends, strict=True)]
             same = (rows == rows[0]).all(dim=0).int().cumprod(dim=0).sum()
             return min(int(same), *ends), cut
-        before, after = SLOT.split(template)
+        before, after = PLACEHOLDER.split(template)
         tokenizer, limit = self.backbone.tokenizer, self.backbone.context_length
         start = [tokenizer.sot_token_id, *tokenizer.encode(before)]
         end = [*tokenizer.encode(after), tokenizer.eot_token_id]
-        names = self.articled if slots == ["{a}"] else self.bare
+        names = self.articled if placeholders == ["{a}"] else self.bare
         rows = [[*start, *name, *end] for name in names]
         for name, row in zip(self.names, rows, strict=True):
             if len(row) > limit:
@@ -176,13 +190,13 @@ class _TokenRows:
 def _encode(
     backbone: Backbone, prefix: int, prompts: Sequence[Sequence[list[int]]]
 ) -> Tensor:
-    """Unit features [G, C, D] of prompts that share their first tokens within G.
+    """Unit features [G, C, D] of G groups of prompts that share their first tokens.
 
-    Prompts that read the same share one feature, so that they tie exactly.
+    Prompts with the same tokens share one feature, so that they tie exactly.
     """
-    tower, device = _text_tower(backbone.model), backbone.device
+    tower, device = text_tower(backbone.model), backbone.device
     row: dict[tuple, int] = {}
-    every = [
+    rows_of_prompts = [
         row.setdefault((g, *tokens[prefix:]), len(row))
         for g, rows in enumerate(prompts)
         for tokens in rows
@@ -191,28 +205,17 @@ def _encode(
     suffixes = [suffix for _, *suffix in row]
     lengths = torch.tensor([len(suffix) for suffix in suffixes])
     found = torch.empty(len(suffixes), backbone.embed_dim, device=device)
-    with backbone._autocast():
-        shared = [rows[0][:prefix] for rows in prompts]
-        layers = _prefix(tower, torch.tensor(shared, device=device))
+    with backbone.autocast():
+        shared = torch.tensor([rows[0][:prefix] for rows in prompts], device=device)
+        x = tower.token_embedding(shared) + tower.positional_embedding[:prefix]
+        layers = prefix_cache(tower.transformer.resblocks, x)
         for length in lengths.unique().tolist():
             same = (lengths == length).nonzero()[:, 0]
             tokens = torch.tensor([suffixes[i] for i in same.tolist()], device=device)
             before = [kv[:, owner[same].to(device)] for kv in layers]
             encoded = _suffix(tower, before, tokens, prefix)
             found[same.to(device)] = F.normalize(encoded.float(), dim=-1)
-    return found[every].view(len(prompts), -1, backbone.embed_dim)
-
-
-def _prefix(tower: nn.Module, tokens: Tensor) -> list[Tensor]:
-    """Keys and values of tokens [G, P], each layer [2, G, P, heads, W / heads]."""
-    x = tower.token_embedding(tokens) + tower.positional_embedding[: tokens.shape[1]]
-    layers = []
-    for block in tower.transformer.resblocks:
-        y = block.ln_1(x)
-        layers.append(_keys_values(block.attn, y))
-        if block is not tower.transformer.resblocks[-1]:
-            x = _finish(block, x, _attend(_queries(block.attn, y), layers[-1]))
-    return layers
+    return found[rows_of_prompts].view(len(prompts), -1, backbone.embed_dim)
 
 
 def _suffix(
@@ -229,8 +232,4 @@ def _suffix(
             x, y = x[:, -1:], y[:, -1:]
         attended = _attend(_queries(block.attn, y), torch.cat([kv, own], dim=2))
         x = _finish(block, x, attended)
-    x = tower.ln_final(x[:, 0])
-    projection = tower.text_projection
-    if isinstance(projection, nn.Module):
-        return projection(x)
-    return x if projection is None else x @ projection
+    return project_text(tower, tower.ln_final(x[:, 0]))

@@ -1,8 +1,7 @@
-"""Folders that lie among one's pictures and hold none of them.
+"""Names of folders that are ignored in a user's data set.
 
-Systems, network drives, sync clients and photo programs leave trash, previews and
-settings beside pictures. Their folders are known by name: a picture in one of them is
-a copy at best.
+Operating systems, network drives, sync clients and photo programs put trash, previews
+and settings beside pictures. A picture in such a folder is at best a copy.
 """
 
 import re
@@ -31,7 +30,7 @@ KINDS = {
         | captureone | _?thumbnails? | _thumbs?
     """,
 }
-# Names that are classes of their own elsewhere: of waste, of hands.
+# Between class folders these may be class names: of waste, of hands.
 INSIDE = {
     "thumbnails, trash or a cache": r"thumbs? | trash | _?cache | previews?",
 }
@@ -39,9 +38,9 @@ INSIDE = {
 
 @cache
 def reason(folder: str, inside: bool = False) -> str:
-    """Why no picture is taken from a folder of this name, or "".
+    """Return why a folder of this name is ignored, or "".
 
-    `inside` a class more names tell so than among classes.
+    `inside` a class folder more names are ignored than beside it.
     """
     name = composed(folder).casefold()
     kinds = KINDS | INSIDE if inside else KINDS
