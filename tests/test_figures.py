@@ -8,6 +8,7 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
+from helpers.methods import registry
 from helpers.results import compare, figures, metrics
 
 
@@ -342,15 +343,16 @@ def test_what_cannot_be_drawn_is_said(draw, message):
 
 
 def test_a_method_has_one_colour():
-    assert figures.colour("tpt") == figures.METHOD_COLOURS["tpt"]
-    assert figures.colour("Zero-shot") == figures.METHOD_COLOURS["zero_shot"]
-    assert figures.colour("zero") == figures.METHOD_COLOURS["zero"]
+    known = registry.colours()
+    assert figures.colour("tpt") == known["tpt"]
+    assert figures.colour("Zero-shot") == known["zero_shot"]
+    assert figures.colour("zero") == known["zero"]
     # Golden: other runs, other figures and other machines agree.
     assert figures.colour("vote_augmix") == "#336b8b"
     assert figures.colour("something_else") == "#8e983d"
     variants = {figures.colour(name) for name in ("tpt", "tpt_coop", "tpt_cocoop")}
     assert len(variants) == 3
-    assert len(set(figures.METHOD_COLOURS.values())) == len(figures.METHOD_COLOURS)
+    assert len(set(known.values())) == len(known)
 
 
 def test_figures_have_the_look_and_leave_the_session_alone():

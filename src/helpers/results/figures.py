@@ -26,6 +26,7 @@ from PIL import Image, ImageOps
 from statsmodels.stats.proportion import proportion_confint
 
 from helpers.files import replacing
+from helpers.methods import registry
 from helpers.results import metrics
 from helpers.results.predictions import write_csv
 
@@ -35,31 +36,6 @@ FAINT = "#bbbbbb"
 BLUE, VERMILION = "#0173b2", "#d55e00"
 ACCURACY = "#9ecae1"
 MARKERS = "oDs^vPX<>*"
-
-# Chosen so that the closest two stay apart (CIEDE2000 of 9) in deuteranopia and
-# protanopia too; the baseline is ink, not a hue.
-METHOD_COLOURS = {
-    "zero_shot": "#4d4d4d",
-    "ensemble": "#b3b3b3",
-    "vote": "#56b4e9",
-    "zero": "#0173b2",
-    "mta": "#332288",
-    "tpt": "#d55e00",
-    "difftpt": "#8c2d04",
-    "coop": "#cfc411",
-    "tps": "#5c3a1e",
-    "autoclip": "#029e73",
-    "lafter": "#cc78bc",
-    "caption": "#aa3377",
-    "tent": "#9bd08b",
-    "tda": "#5f0f40",
-    "dmn": "#2200ee",
-    "dota": "#aa5544",
-    "bca": "#778888",
-    "onzeta": "#ff3366",
-    "boost_adapter": "#6677ff",
-}
-"""Colours of families of methods: `vote_augmix` is a shade of `vote`."""
 
 
 def _style() -> dict[str, Any]:
@@ -113,15 +89,15 @@ def _styled(draw: Callable) -> Callable:
 def colour(method: str) -> str:
     """The colour of a method as "#rrggbb", the same in every figure and run.
 
-    A name that begins like a family of `METHOD_COLOURS` gets that family's colour, in
-    a shade of its own if more follows. Any other name gets a hue from its letters.
+    A name that begins like a method of the registry that has a colour gets that, in a
+    shade of its own if more follows. Any other name gets a hue from its letters.
     """
-    name, family = _letters(method), _family(method)
+    name, known = _letters(method), _coloured(method)
     digest = zlib.crc32(name.encode())
-    if not family:
+    if not known:
         return sns.color_palette("husl", 12, desat=0.8).as_hex()[digest % 12]
-    base = METHOD_COLOURS[family]
-    if name == _letters(family):
+    base = registry.colours()[known]
+    if name == _letters(known):
         return base
     shades = sns.blend_palette(["black", base, "white"], 21).as_hex()
     return (shades[5:9] + shades[12:17])[digest % 9]
@@ -131,11 +107,11 @@ def _letters(method: str) -> str:
     return "".join(sign for sign in method.casefold() if sign.isalnum())
 
 
-def _family(method: str) -> str:
-    """The longest key of `METHOD_COLOURS` that the name begins with, or nothing."""
+def _coloured(method: str) -> str:
+    """The longest key with a colour that the name begins with, or nothing."""
     name = _letters(method)
-    families = [f for f in METHOD_COLOURS if name.startswith(_letters(f))]
-    return max(families, key=len, default="")
+    known = [key for key in registry.colours() if name.startswith(_letters(key))]
+    return max(known, key=len, default="")
 
 
 def _colours(hue: str, levels: Sequence[str]) -> dict[str, str]:
@@ -407,7 +383,7 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for ax, (names, group) in zip(axes.flat, groups, strict=True):
         ax.axvline(0, color=INK, lw=1)
         for y, row in enumerate(group.itertuples()):
-            shade = colour(row.method) if _family(row.method) else INK
+            shade = colour(row.method) if _coloured(row.method) else INK
             difference = 100 * row.difference
             ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
             ax.plot(
@@ -775,7 +751,7 @@ def template_weights(
     left.axis("off")
     left.set_anchor("N")  # beside the heaviest templates
     left.set_title(textwrap.fill(title, 26), loc="center")
-    right.barh(range(len(shown)), shown, color=METHOD_COLOURS["autoclip"], height=0.7)
+    right.barh(range(len(shown)), shown, color=colour("autoclip"), height=0.7)
     right.axvline(100 / len(ranked), color=INK, lw=1, ls="--")
     labels = [_short(template, 32) for template in shown.index]
     right.set_yticks(range(len(shown)), labels, fontsize=9)

@@ -11,11 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from scipy.optimize import isotonic_regression
 
+from helpers.methods import registry
 from helpers.results.figures import (
     BLUE,
     FAINT,
     INK,
-    METHOD_COLOURS,
     VERMILION,
     WIDTH,
     _require,
@@ -23,36 +23,14 @@ from helpers.results.figures import (
 )
 from helpers.results.synthesis import ALONE, PANELS, priced
 
-FAMILIES = {
-    "prompts": METHOD_COLOURS["zero_shot"],
-    "votes": METHOD_COLOURS["zero"],
-    "tuned prompts": METHOD_COLOURS["tpt"],
-    "weighted prompts": METHOD_COLOURS["autoclip"],
-    "captions": METHOD_COLOURS["caption"],
-    "centring": METHOD_COLOURS["mta"],
-    "text classifiers": METHOD_COLOURS["tps"],
-    "self-training": METHOD_COLOURS["lafter"],
-    "entropy": METHOD_COLOURS["tent"],
-    "learned prompts": METHOD_COLOURS["coop"],
-    "second model": METHOD_COLOURS["difftpt"],
-    "memory": METHOD_COLOURS["tda"],
-    "all at once": METHOD_COLOURS["vote"],
-    "own": VERMILION,
-}
-"""Families of methods and their colours, those of a member in the other chapters."""
-
-SHAPES = {
-    "prompts": "o",
-    "episodic": "o",
-    "captioner": "D",
-    "diffusion": "X",
-    "second model": "P",
-    "online": "v",
-    "label-free": "s",
-    "labelled": "^",
-    "own": "*",
-}
+SHAPES = {need.panel: need.marker for need in registry.NEEDS.values()}
 """What a method needs is the shape of its marker."""
+
+
+def family_colours() -> dict[str, str]:
+    """The colour of each family, which a member has in the other chapters."""
+    colours = registry.colours()
+    return {f: colours.get(key, VERMILION) for f, key in registry.FAMILIES.items()}
 
 
 @_styled
@@ -99,7 +77,7 @@ def frontier(
     shown = data[data["name"].ne("")]
     keys = [
         Line2D([], [], color=shade, marker="o", ls="", label=family)
-        for family, shade in FAMILIES.items()
+        for family, shade in family_colours().items()
         if family in set(shown["family"])
     ]
     panels = [p for p in PANELS if p in set(shown["panel"]) - set(ALONE)]
@@ -129,9 +107,10 @@ def _frontier_panel(ax: plt.Axes, table: pd.DataFrame) -> None:
     ax.grid(False, axis="x")
     levels = np.linspace(0.02, 0.98, max(len(methods), 2))
     wanted = (100 * methods["gain"].to_numpy() - low + room) / (high - low + 2 * room)
+    shades = family_colours()
     places = spread(wanted, 0.96 / max(len(methods) - 1, 1), levels[0], levels[-1])
     for row, place in zip(methods.itertuples(), places, strict=True):
-        shade = FAMILIES[row.family]
+        shade = shades[row.family]
         x, y = 1000 * row.seconds, 100 * row.gain
         sure = row.gain_p_holm < 0.05
         ends = [100 * row.gain_low, 100 * row.gain_high]
@@ -246,10 +225,11 @@ def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     _require(table, ["name", "family", "panel", "top1", "ece", "ece_t", "nll", "nll_t"])
     fig, axes = plt.subplots(1, 2, figsize=(1.3 * WIDTH, 4.3))
     labels = {"ece": "expected calibration error (%)", "nll": "NLL (nats)"}
+    shades = family_colours()
     for ax, (what, label) in zip(axes, labels.items(), strict=True):
         factor = 100 if what == "ece" else 1
         for i, row in enumerate(table.itertuples()):
-            shade, x = FAMILIES[row.family], 100 * row.top1
+            shade, x = shades[row.family], 100 * row.top1
             before, after = (factor * getattr(row, k) for k in (what, f"{what}_t"))
             ax.plot([x, x], [before, after], color=shade, lw=1, alpha=0.6)
             look = {"marker": LETTERS[i % len(LETTERS)], "ms": 8, "mec": shade}
