@@ -116,9 +116,8 @@ def measure(classes: int, width: int, images: int, rounds: int = 3) -> None:
             return module.predict(features[0], class_features, SCALE)
 
         spent = min(seconds(predict) for _ in range(rounds))
-        print(
-            f"  {registry.find(name).name:13s} {images / spent:8.0f} images/s as one set"
-        )
+        told = registry.find(name).name
+        print(f"  {told:13s} {images / spent:8.0f} images/s as one set")
 
 
 if __name__ == "__main__":
