@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import bank, checkpoints, chunks, data, files, parallel
+from helpers import bank, checkpoints, chunks, data, figures, files, parallel
 from helpers.bank import captioning
 from helpers.chapters import adaptation
 from helpers.methods import tpt, vote
 from helpers.methods.ctpt import ctpt
 from helpers.models import clip, contexts
-from helpers.results import figures, predictions
+from helpers.results import predictions
 from picto import pool
 
 ROWS, SIZE = 19, 8

@@ -8,10 +8,11 @@ import matplotlib.pyplot as plt
 import pytest
 from test_synthesis import ledger, names
 
+from helpers import figures
+from helpers.figures import chapter_07 as drawn
 from helpers.methods import registry
 from helpers.methods.registry import method
-from helpers.results import figures, findings, synthesis
-from helpers.results import synthesis_figures as drawn
+from helpers.results import findings, synthesis
 
 MINE = """
 from helpers.methods.registry import Claim, method

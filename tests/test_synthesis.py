@@ -10,6 +10,7 @@ import papermill
 import pytest
 
 from helpers import paths
+from helpers.figures import chapter_07 as drawn
 from helpers.methods import registry
 from helpers.results import (
     compare,
@@ -20,7 +21,6 @@ from helpers.results import (
     published,
     synthesis,
 )
-from helpers.results import synthesis_figures as drawn
 from helpers.results.synthesis import Key
 
 CLASSES = 4
@@ -476,9 +476,10 @@ def test_findings_answer_only_for_chapters_that_were_run(made):
 
 def test_every_row_quotes_what_the_csv_holds():
     known = published.table().set_index(["method", "backbone", "dataset"]).index
-    quoted = {(r.published, r.backbone, r.dataset) for r in layouts.ROWS if r.published}
+    rows = layouts.rows()
+    quoted = {(r.published, r.backbone, r.dataset) for r in rows if r.published}
     assert quoted <= set(known)
-    tables = {row.table for row in layouts.ROWS}
+    tables = {row.table for row in rows}
     assert tables == {
         "methods",
         "augmentations",
@@ -505,7 +506,7 @@ def test_ours_is_filled_from_any_study_and_blank_where_nothing_was_run(tmp_path)
         tmp_path / "picto", "vote_reference-augmix", names(0, 4), names(0, 3), **picto
     )
     laid = layouts.laid_out(tmp_path, "picto")
-    assert len(laid) == len(layouts.ROWS)
+    assert len(laid) == len(layouts.rows())
     rows = laid.set_index(["table", "row", "backbone", "dataset"])
     plain = rows.loc[("captions", "Baseline", "RN50", "ImageNet-A")]
     assert plain["theirs"] == 0.2183

@@ -1,4 +1,4 @@
-"""The figures of the last chapter, in the look and by the rules of `figures`."""
+"""What chapter 07 draws: gains, prices and agreement of all methods."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from scipy.optimize import isotonic_regression
 
-from helpers.methods import registry
-from helpers.results.figures import (
+from helpers.figures.style import (
     BLUE,
     FAINT,
     INK,
     VERMILION,
     WIDTH,
-    _require,
-    _styled,
+    require,
+    styled,
 )
+from helpers.methods import registry
 from helpers.results.synthesis import ALONE, PANELS, priced
 
 SHAPES = {need.panel: need.marker for need in registry.NEEDS.values()}
@@ -33,7 +33,7 @@ def family_colours() -> dict[str, str]:
     return {f: colours.get(key, VERMILION) for f, key in registry.FAMILIES.items()}
 
 
-@_styled
+@styled
 def frontier(
     rows: pd.DataFrame, plain: pd.DataFrame, datasets: Sequence[str]
 ) -> tuple[Figure, pd.DataFrame]:
@@ -49,8 +49,8 @@ def frontier(
             methods on another one get a raised 2.
         datasets: which panels to draw.
     """
-    _require(rows, ["dataset", "name", "gain", "gain_low", "seconds_per_image"])
-    _require(plain, ["dataset", "backbone", "top1", "seconds_per_image"])
+    require(rows, ["dataset", "name", "gain", "gain_low", "seconds_per_image"])
+    require(plain, ["dataset", "backbone", "top1", "seconds_per_image"])
     tables = [priced(rows, plain, name) for name in datasets]
     lines = [max(6, len(table)) for table in tables]
     fig, axes = plt.subplots(
@@ -156,7 +156,7 @@ def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
     return np.clip(free, low, high - steps[-1]) + steps
 
 
-@_styled
+@styled
 def gains(
     rows: pd.DataFrame, value: str, against: str, backbones: Sequence[str]
 ) -> tuple[Figure, pd.DataFrame]:
@@ -171,7 +171,7 @@ def gains(
         against: the baseline's name.
     """
     ends = [f"{value}_low", f"{value}_high"]
-    _require(rows, ["dataset", "backbone", "name", "panel", value, *ends])
+    require(rows, ["dataset", "backbone", "name", "panel", value, *ends])
     rows = rows[rows[value].notna()]
     sets = {name: i for i, name in enumerate(dict.fromkeys(rows["dataset"]))}
     groups = [(p, rows[rows["panel"] == p]) for p in PANELS if p in set(rows["panel"])]
@@ -215,14 +215,14 @@ def gains(
     return fig, rows.reset_index(drop=True)
 
 
-@_styled
+@styled
 def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Accuracy against calibration before (hollow) and after (filled) a temperature.
 
     Args:
         table: rows of `synthesis.tempered` of one data set.
     """
-    _require(table, ["name", "family", "panel", "top1", "ece", "ece_t", "nll", "nll_t"])
+    require(table, ["name", "family", "panel", "top1", "ece", "ece_t", "nll", "nll_t"])
     fig, axes = plt.subplots(1, 2, figsize=(1.3 * WIDTH, 4.3))
     labels = {"ece": "expected calibration error (%)", "nll": "NLL (nats)"}
     shades = family_colours()
@@ -251,7 +251,7 @@ def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 LETTERS = "oDs^vP<>Xp*dH8"
 
 
-@_styled
+@styled
 def who_agrees(
     shares: pd.DataFrame, changed: pd.DataFrame
 ) -> tuple[Figure, pd.DataFrame]:
@@ -302,14 +302,14 @@ def who_agrees(
     return fig, data.assign(rescued=rescued / 100, broken=broken / 100)
 
 
-@_styled
+@styled
 def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Rank correlation of methods between data sets; bold where p < 0.05.
 
     Args:
         table: of `synthesis.transfer`.
     """
-    _require(table, ["dataset", "other", "tau", "p", "methods"])
+    require(table, ["dataset", "other", "tau", "p", "methods"])
     names = list(dict.fromkeys([*table["dataset"], *table["other"]]))
     at = {name: i for i, name in enumerate(names)}
     cells = np.full((len(names), len(names)), np.nan)
