@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from lookalikes import imagenet_layout, photos
 
-from helpers import data
-from helpers.results import figures
+from helpers import data, figures
+from helpers.figures import chapter_04
 from helpers.study import check, main
 
 SMALL = {"view_count": 4, "view_images": 4, "repeats": 2, "draws": 1}
@@ -128,14 +128,14 @@ def test_curves_draw_percent_in_panels_with_bands():
 def test_template_weights_rank_and_say_what_is_left_out(tmp_path):
     weights = {f"{i} {{}}": w for i, w in enumerate([0.1, 0.6, 0.3])}
     image = np.zeros((8, 8, 3), dtype=np.uint8)
-    fig, drawn = figures.template_weights(image, weights, "a set: hen", top=2)
+    fig, drawn = chapter_04.template_weights(image, weights, "a set: hen", top=2)
     bars = fig.axes[1]
     assert [bar.get_width() for bar in bars.patches] == pytest.approx([60, 30])
     assert bars.get_ylabel() == "heaviest 2 of 3"
     assert drawn["template"].tolist() == ["1 {}", "2 {}", "0 {}"]
     plt.close(fig)
     with pytest.raises(ValueError, match="no templates"):
-        figures.template_weights(image, {})
+        chapter_04.template_weights(image, {})
 
 
 def test_weight_map_counts_in_uniform_weights_and_frames_the_heaviest():
@@ -144,13 +144,13 @@ def test_weight_map_counts_in_uniform_weights_and_frames_the_heaviest():
         columns=["x {}", "y {}", "z {}"],
         index=["photo", "sketch"],
     )
-    fig, drawn = figures.weight_map(table)
+    fig, drawn = chapter_04.weight_map(table)
     (ax,) = fig.axes
     assert [text.get_text() for text in ax.texts][:2] == ["1.5", "0.0"]
     frames = [patch.get_xy() for patch in ax.patches]
     assert frames == [(-0.5, -0.5), (0.5, 1.5)]
     assert drawn["weight"].sum() == pytest.approx(2)
     plt.close(fig)
-    fig, _ = figures.weight_map(table, top=1)  # the template heaviest anywhere
+    fig, _ = chapter_04.weight_map(table, top=1)  # the template heaviest anywhere
     assert [tick.get_text() for tick in fig.axes[0].get_yticklabels()] == ["z {}"]
     plt.close(fig)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from lookalikes import photos
 
-from helpers.results import figures
+from helpers.figures import chapter_03
 from helpers.study import check, main
 
 SMALL = {"part_images": 2, "noise_shares": "[0, 1]"}
@@ -95,7 +95,7 @@ def test_truth_is_for_drawn_scenes():
 def test_cards_keep_their_text_beside_their_picture():
     pictures = [np.zeros((8, 8, 3), np.uint8)] * 3
     texts = [["won", "a very long caption " * 5, "end"], ["b"], ["$c$", r"$\no$"]]
-    fig, data = figures.cards(pictures, texts)
+    fig, data = chapter_03.cards(pictures, texts)
     assert data["text"].tolist() == ["\n".join(card) for card in texts]
     fig.canvas.draw()
     width, height = fig.canvas.get_width_height()
@@ -107,7 +107,7 @@ def test_cards_keep_their_text_beside_their_picture():
         assert box.x1 <= (width / 2 if box.x0 < width / 2 else width)
     plt.close(fig)
     with pytest.raises(ValueError, match="1 texts for 3 images"):
-        figures.cards(pictures, texts[:1])
+        chapter_03.cards(pictures, texts[:1])
 
 
 def test_waterfall_starts_where_the_step_before_ended():
@@ -121,10 +121,10 @@ def test_waterfall_starts_where_the_step_before_ended():
             "ci_high": [np.nan, 0.2, -0.1, np.nan, 0.0, 0.1],
         }
     )
-    fig, data = figures.waterfall(frame)
+    fig, data = chapter_03.waterfall(frame)
     assert data.equals(frame)
     bars = [patch.get_bbox() for patch in fig.axes[0].patches]
     assert [(round(b.x0), round(b.x1)) for b in bars] == [(0, 50), (50, 60), (60, 40)]
     plt.close(fig)
     with pytest.raises(ValueError, match="top1"):
-        figures.waterfall(frame.drop(columns="top1"))
+        chapter_03.waterfall(frame.drop(columns="top1"))

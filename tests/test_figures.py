@@ -8,7 +8,10 @@ import pytest
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from helpers.results import compare, figures, metrics
+from helpers import figures
+from helpers.figures import chapter_01, chapter_02
+from helpers.methods import registry
+from helpers.results import compare, metrics
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +74,7 @@ def comparison(datasets, methods):
 
 def matrix(images, texts, **options):
     similarity = np.random.default_rng(0).normal(0.2, 0.05, (images, texts))
-    return figures.similarity_matrix(
+    return chapter_01.similarity_matrix(
         pictures(images), names(texts), similarity, **options
     )
 
@@ -95,7 +98,7 @@ def of_predictions(draw, n, classes, **options):
 
 def per_class(n, classes):
     logits, labels = batch(n, classes)
-    return figures.per_class_accuracy(
+    return chapter_01.per_class_accuracy(
         metrics.per_class(labels, logits.argmax(1), names(classes))
     )
 
@@ -114,9 +117,9 @@ DRAWINGS = {
     "paired of one": lambda: figures.paired_differences(comparison(["a"], ["tpt"])),
     "reliability": lambda: reliability(1),
     "reliability of four": lambda: reliability(0.25, 0.5, 1, 4),
-    "confusions": lambda: of_predictions(figures.confusion_matrix, 900, 300),
-    "confusions of two": lambda: of_predictions(figures.confusion_matrix, 60, 2),
-    "pairs": lambda: of_predictions(figures.confusion_pairs, 900, 300),
+    "confusions": lambda: of_predictions(chapter_01.confusion_matrix, 900, 300),
+    "confusions of two": lambda: of_predictions(chapter_01.confusion_matrix, 60, 2),
+    "pairs": lambda: of_predictions(chapter_01.confusion_pairs, 900, 300),
     "per class": lambda: per_class(300, 20),
     "per class of many": lambda: per_class(900, 300),
     "views": lambda: view_rows(["preaugment", "torchvision_autoaugment"], 8),
@@ -128,12 +131,12 @@ DRAWINGS = {
         comparison(["imagenet-a", "b"], LONG), ["dataset", "backbone"]
     ),
     "map of one": lambda: figures.difference_map(comparison(["a"], ["tpt"])),
-    "calibration": lambda: figures.accuracy_and_calibration(
+    "calibration": lambda: chapter_02.accuracy_and_calibration(
         results(["a"], LONG).assign(ece=[0.1, 0.2, 0.3, 0.05])
     ),
-    "seconds": lambda: figures.seconds_by_stage(costs(LONG)),
-    "seconds of one": lambda: figures.seconds_by_stage(costs(["tpt"])),
-    "gain by seconds": lambda: figures.gain_by_seconds(priced(LONG)),
+    "seconds": lambda: chapter_02.seconds_by_stage(costs(LONG)),
+    "seconds of one": lambda: chapter_02.seconds_by_stage(costs(["tpt"])),
+    "gain by seconds": lambda: chapter_02.gain_by_seconds(priced(LONG)),
 }
 
 
@@ -152,18 +155,18 @@ def view_rows(recipes, count):
         ],
         columns=["recipe", "view", "prediction", "entropy", "kept"],
     )
-    return figures.view_rows(pictures(len(frame)), frame)
+    return chapter_02.view_rows(pictures(len(frame)), frame)
 
 
 def first_step(tokens, width):
     gradient = np.random.default_rng(0).normal(size=(tokens, width)) ** 5
-    return figures.first_step(gradient, -5e-3 * np.sign(gradient), 5e-3)
+    return chapter_02.first_step(gradient, -5e-3 * np.sign(gradient), 5e-3)
 
 
 def before_and_after(classes, methods):
     rows = [(name, method, 0.3) for name in names(classes) for method in methods]
     frame = pd.DataFrame(rows, columns=["class_name", "method", "probability"])
-    return figures.before_and_after(pictures(1)[0], frame, "true: " + names(1)[0])
+    return chapter_02.before_and_after(pictures(1)[0], frame, "true: " + names(1)[0])
 
 
 def costs(methods):
@@ -189,7 +192,7 @@ def test_nothing_is_cut_off_and_labels_stay_apart(name):
 
 def test_similarity_matrix_marks_the_right_and_the_most_similar_text():
     similarity = [[0.3, 0.1], [0.4, 0.2]]
-    fig, data = figures.similarity_matrix(pictures(2), ["cat", "dog"], similarity)
+    fig, data = chapter_01.similarity_matrix(pictures(2), ["cat", "dog"], similarity)
     assert data["similarity"].tolist() == [0.3, 0.1, 0.4, 0.2]
     assert data["correct"].tolist() == [True, False, False, True]
     assert data["best"].tolist() == [True, False, True, False]
@@ -274,7 +277,7 @@ def test_reliability_diagram_prints_the_calibration_error():
 
 
 def test_confusion_matrix_by_hand():
-    _, data = figures.confusion_matrix(
+    _, data = chapter_01.confusion_matrix(
         [0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0], ["cat", "dog", "emu"]
     )
     assert data["images"].tolist() == [3, 1, 1, 1]  # no emu anywhere
@@ -286,7 +289,7 @@ def test_confusion_matrix_of_many_classes_shows_the_most_confused():
     predictions = labels.copy()
     for true, predicted, count in [(7, 90, 6), (90, 3, 4), (40, 41, 5), (60, 61, 1)]:
         predictions[10 * true : 10 * true + count] = predicted
-    _, data = figures.confusion_matrix(labels, predictions, names(100), top=5)
+    _, data = chapter_01.confusion_matrix(labels, predictions, names(100), top=5)
     shown = [name.split()[1] for name in data["true"].unique()]
     assert shown == ["7", "90", "3", "40", "41"]  # partners side by side
     assert data["predicted"].unique()[-1] == "other classes"
@@ -294,7 +297,7 @@ def test_confusion_matrix_of_many_classes_shows_the_most_confused():
 
 
 def test_confusion_pairs_rank_the_mistakes():
-    _, data = figures.confusion_pairs(
+    _, data = chapter_01.confusion_pairs(
         [0, 0, 0, 1, 1, 2], [1, 1, 0, 2, 1, 2], ["cat", "dog", "emu"], top=1
     )
     row = data.iloc[0]
@@ -307,22 +310,22 @@ def test_confusion_pairs_rank_the_mistakes():
 def test_per_class_accuracy_keeps_the_best_and_the_worst():
     frame = pd.DataFrame({"class_name": names(100), "top1": np.arange(100) / 100})
     frame = frame.assign(n=10, ci_low=frame["top1"], ci_high=frame["top1"])
-    fig, data = figures.per_class_accuracy(frame)
+    fig, data = chapter_01.per_class_accuracy(frame)
     expected = [*range(99, 79, -1), *range(19, -1, -1)]
     assert (data["top1"] * 100).tolist() == pytest.approx(expected)
     assert "60 classes between" in {text.get_text() for text in fig.axes[0].texts}
     assert fig.get_size_inches()[1] < 9  # the gap takes a row or two, not sixty
-    _, whole = figures.per_class_accuracy(frame.iloc[:60])
+    _, whole = chapter_01.per_class_accuracy(frame.iloc[:60])
     assert len(whole) == 60
 
 
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: figures.similarity_matrix([], [], np.zeros((0, 0))), "1 to 16"),
+        (lambda: chapter_01.similarity_matrix([], [], np.zeros((0, 0))), "1 to 16"),
         (lambda: matrix(2, 3), "correct="),
         (
-            lambda: figures.similarity_matrix(pictures(1), ["a"], [[0.1, 0.2]]),
+            lambda: chapter_01.similarity_matrix(pictures(1), ["a"], [[0.1, 0.2]]),
             r"\[1, 1\]",
         ),
         (lambda: figures.image_grid([], []), "at least one"),
@@ -330,10 +333,10 @@ def test_per_class_accuracy_keeps_the_best_and_the_worst():
         (lambda: figures.accuracy_by_dataset(results(["a"], ["b"])[:0]), "no rows"),
         (lambda: figures.paired_differences(results(["a"], ["b"])), "lacks"),
         (lambda: figures.reliability_diagram({}), "no table"),
-        (lambda: figures.confusion_matrix([], [], ["a"]), "at least 1"),
-        (lambda: figures.confusion_matrix([0], [0], names(20)), "no image"),
-        (lambda: figures.confusion_pairs([0], [0], ["a", "b"]), "every prediction"),
-        (lambda: figures.confusion_pairs([0], [2], ["a", "b"]), r"0\.\.1"),
+        (lambda: chapter_01.confusion_matrix([], [], ["a"]), "at least 1"),
+        (lambda: chapter_01.confusion_matrix([0], [0], names(20)), "no image"),
+        (lambda: chapter_01.confusion_pairs([0], [0], ["a", "b"]), "every prediction"),
+        (lambda: chapter_01.confusion_pairs([0], [2], ["a", "b"]), r"0\.\.1"),
     ],
 )
 def test_what_cannot_be_drawn_is_said(draw, message):
@@ -342,15 +345,16 @@ def test_what_cannot_be_drawn_is_said(draw, message):
 
 
 def test_a_method_has_one_colour():
-    assert figures.colour("tpt") == figures.METHOD_COLOURS["tpt"]
-    assert figures.colour("Zero-shot") == figures.METHOD_COLOURS["zero_shot"]
-    assert figures.colour("zero") == figures.METHOD_COLOURS["zero"]
+    known = registry.colours()
+    assert figures.colour("tpt") == known["tpt"]
+    assert figures.colour("Zero-shot") == known["zero_shot"]
+    assert figures.colour("zero") == known["zero"]
     # Golden: other runs, other figures and other machines agree.
     assert figures.colour("vote_augmix") == "#336b8b"
     assert figures.colour("something_else") == "#8e983d"
     variants = {figures.colour(name) for name in ("tpt", "tpt_coop", "tpt_cocoop")}
     assert len(variants) == 3
-    assert len(set(figures.METHOD_COLOURS.values())) == len(figures.METHOD_COLOURS)
+    assert len(set(known.values())) == len(known)
 
 
 def test_figures_have_the_look_and_leave_the_session_alone():
@@ -410,7 +414,7 @@ def test_view_rows_frame_what_is_kept():
 
 def test_first_step_keeps_every_coordinate():
     gradient = np.array([[1e-6, -1.0, 0.0], [100.0, 2e-3, -3.0]])
-    fig, data = figures.first_step(gradient, -0.01 * np.sign(gradient), 0.01)
+    fig, data = chapter_02.first_step(gradient, -0.01 * np.sign(gradient), 0.01)
     assert data["gradient"].tolist() == gradient.ravel().tolist()
     assert data["token"].tolist() == [0, 0, 0, 1, 1, 1]
     (ax,) = fig.axes
@@ -437,7 +441,7 @@ def test_difference_map_puts_every_row_in_its_cell():
 
 
 def test_seconds_are_drawn_in_milliseconds_end_to_end():
-    fig, _ = figures.seconds_by_stage(costs(["vote", "tpt"]))
+    fig, _ = chapter_02.seconds_by_stage(costs(["vote", "tpt"]))
     (ax,) = fig.axes
     assert [bar.get_width() for bar in ax.patches] == pytest.approx([30, 30, 5, 5])
     assert [bar.get_x() for bar in ax.patches] == pytest.approx([0, 0, 30, 30])
@@ -445,7 +449,7 @@ def test_seconds_are_drawn_in_milliseconds_end_to_end():
 
 
 def test_gains_are_drawn_over_milliseconds_on_a_logarithmic_axis():
-    fig, data = figures.gain_by_seconds(priced(["vote", "difftpt"]))
+    fig, data = chapter_02.gain_by_seconds(priced(["vote", "difftpt"]))
     (ax,) = fig.axes
     points = [
         line.get_xydata()[0] for line in ax.lines if line.get_label() != "_child0"

@@ -13,11 +13,11 @@ from lookalikes import imagenet_layout, picture
 from helpers import data, store
 from helpers.chapters import self_training
 from helpers.data.pool import pool
+from helpers.figures import chapter_05
 from helpers.methods.lafter import lafter
 from helpers.methods.training import NO_LABEL, Trained
 from helpers.models import clip
 from helpers.models.visual import ImageTower
-from helpers.results import figures
 from helpers.store import folders
 from helpers.study import check, main
 
@@ -216,7 +216,7 @@ def test_drawn_views_are_those_of_the_store(vit):
 def test_the_figure_of_the_gap_shows_two_kinds():
     frame = pd.DataFrame({"x": [0.0, 1, 2, 3], "y": 0.0, "panel": "as they are"})
     frame["kind"] = ["texts", "texts", "images", "images"]
-    drawn, shown = figures.modality_gap(frame)
+    drawn, shown = chapter_05.modality_gap(frame)
     (line,) = [
         line
         for line in drawn.axes[0].lines
@@ -225,7 +225,7 @@ def test_the_figure_of_the_gap_shows_two_kinds():
     assert list(line.get_xdata()) == [0.5, 2.5]
     assert shown.equals(frame)
     with pytest.raises(ValueError, match="two kinds of features"):
-        figures.modality_gap(frame.assign(kind=["texts", "a", "b", "b"]))
+        chapter_05.modality_gap(frame.assign(kind=["texts", "a", "b", "b"]))
 
 
 @pytest.mark.parametrize(

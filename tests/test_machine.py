@@ -27,10 +27,12 @@ import pyarrow.parquet as pq
 import pytest
 from nbformat import v4
 
-from helpers import files, paths
+from helpers import figures, files, paths
 from helpers.chapters import notebook
+from helpers.figures import chapter_03
+from helpers.figures.style import styled
 from helpers.prompts import descriptions
-from helpers.results import figures, predictions
+from helpers.results import predictions
 from helpers.study import (
     doctor,
     environment,
@@ -759,7 +761,7 @@ def test_signals_end_commands_with_their_status(number, ignored, status):
 def test_figures_are_drawn_alike_whatever_the_users_settings(tmp_path):
     frame = pd.DataFrame({"x": [1.0, 2.0], "y": [1.0, 3.0]})
 
-    @figures._styled
+    @styled
     def draw():
         fig, ax = plt.subplots()
         ax.plot(frame["x"], frame["y"])
@@ -774,7 +776,7 @@ def test_figures_are_drawn_alike_whatever_the_users_settings(tmp_path):
 
     def shown() -> bytes:
         """As a notebook displays it, after it was saved."""
-        fig, data = figures.cards([np.zeros((8, 8, 3), np.uint8)], [["a", "b"]])
+        fig, data = chapter_03.cards([np.zeros((8, 8, 3), np.uint8)], [["a", "b"]])
         figures.save(tmp_path, "01_cards", fig, data)
         with warnings.catch_warnings(action="error"):
             fig.canvas.print_figure(io.BytesIO(), bbox_inches="tight")

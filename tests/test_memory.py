@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.methods import cache, memory
+from helpers.methods import cache, memory, registry
 
 SCALE = 20.0
 
@@ -494,9 +494,11 @@ def test_bad_input_is_refused(name):
         module.start(classes[:0], SCALE)
 
 
-def test_every_method_has_a_name():
-    assert set(memory.NAMES) == {*memory.ONLINE, *memory.TRANSDUCTIVE}
-    assert len(set(memory.NAMES.values())) == len(memory.NAMES)
+def test_every_method_has_a_name_of_its_own():
+    keys = {*memory.ONLINE, *memory.TRANSDUCTIVE}
+    assert len({registry.names()[key] for key in keys}) == len(keys)
+    families = {registry.find(key).family for key in keys}
+    assert families == {"memory", "all at once"}
 
 
 # --- sets classified together --------------------------------------------------------

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from helpers import data, files, parallel, store
+from helpers import data, figures, files, parallel, store
 from helpers import views as recipes
 from helpers.chapters import adaptation
 from helpers.data.dataset import Dataset
@@ -29,7 +29,7 @@ from helpers.methods import tpt, vote
 from helpers.methods.ctpt import ctpt
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip
-from helpers.results import figures, predictions
+from helpers.results import predictions
 from helpers.store import (
     ahead,
     captioning,

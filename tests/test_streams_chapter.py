@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from lookalikes import photos
 
-from helpers.methods import memory
+from helpers.methods import memory, registry
 from helpers.results import predictions
 from helpers.study import check, main
 
 SMALL = {"orders": 2, "alphas": "[0.1]", "tails": "[1.0, 5.0]", "batch_sizes": "[2]"}
 SMALL |= {"view_count": 10, "view_images": 4, "stream_images": 0, "device": "cpu"}
+NAMES = registry.names()
 FOLLOWED = set(memory.ONLINE) - memory.OF_VIEWS
 LEDGERS = {
     f"{k}{mark}" for k in FOLLOWED | set(memory.TRANSDUCTIVE) for mark in ("", "_80")
@@ -50,7 +51,7 @@ def test_tables_have_intervals_over_orders_and_images(smoke_study):
     tables = smoke_study / "tables"
     found = pd.read_csv(tables / "06_gains.csv")
     moving = found[found["orders"] > 1]
-    assert set(moving["method"]) == {memory.NAMES[k] for k in FOLLOWED}
+    assert set(moving["method"]) == {NAMES[k] for k in FOLLOWED}
     assert set(moving["orders"]) == {3}
     assert (found["ci_low"] <= found["difference"] + 1e-9).all()
     assert (found["difference"] <= found["ci_high"] + 1e-9).all()
@@ -65,7 +66,7 @@ def test_tables_have_intervals_over_orders_and_images(smoke_study):
         ("picto-s", "when it is back"),
     }
     cost = pd.read_csv(tables / "06_cost.csv").set_index("method")
-    assert (cost.loc[[memory.NAMES[k] for k in FOLLOWED], "kB"] > 0).all()
+    assert (cost.loc[[NAMES[k] for k in FOLLOWED], "kB"] > 0).all()
 
 
 @pytest.mark.parametrize(

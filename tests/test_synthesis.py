@@ -10,6 +10,8 @@ import papermill
 import pytest
 
 from helpers import paths
+from helpers.figures import chapter_07 as drawn
+from helpers.methods import registry
 from helpers.results import (
     compare,
     findings,
@@ -19,7 +21,6 @@ from helpers.results import (
     published,
     synthesis,
 )
-from helpers.results import synthesis_figures as drawn
 from helpers.results.synthesis import Key
 
 CLASSES = 4
@@ -172,7 +173,7 @@ def test_the_baseline_that_shares_most_images_is_taken(tmp_path):
     ledger(tmp_path, "drml", names(3, 20), names(0, 20), seed=2)
     ledger(tmp_path, "tap", names(40, 50), names(0, 3))
     scores = synthesis.load(tmp_path)
-    one = synthesis.BASELINES[synthesis.ONE]
+    one = registry.ledgers(registry.ONE)
     found = synthesis.baseline(scores, Key("d", "b", "drml", 2), one)
     assert found is scores[Key("d", "b", "zero_shot_held_out", 2)]
     assert synthesis.baseline(scores, Key("d", "b", "tap"), one) is None
@@ -214,21 +215,21 @@ def test_a_folder_without_ledgers_says_what_to_run(tmp_path):
     ],
 )
 def test_panels(method, panel, chapter):
-    about = synthesis.kind(method)
-    assert (about.panel, about.chapter) == (panel, chapter)
+    entry = registry.find(method)
+    assert (entry.panel, entry.chapter) == (panel, chapter)
 
 
 def test_the_ledgers_of_the_committed_run_are_all_known():
     table = pd.read_csv(paths.ROOT / "outputs" / "reference" / "picto" / "results.csv")
-    assert not [m for m in table["method"] if synthesis.kind(m).panel == "own"]
+    assert not [m for m in table["method"] if registry.find(m).panel == "own"]
 
 
-def test_every_kind_can_be_drawn_and_decided_on():
-    panels = {about.panel for about in synthesis.KINDS.values()} | {"own"}
-    assert panels == synthesis.PANELS.keys() == drawn.SHAPES.keys()
-    assert panels == {p for some in findings.HAVE.values() for p in some}
-    families = {about.family for about in synthesis.KINDS.values()} | {"own"}
-    assert families == drawn.FAMILIES.keys()
+def test_an_entry_needs_and_resembles_what_others_do():
+    entries = registry.entries().values()
+    assert {entry.needs for entry in entries} | {"unknown"} == registry.NEEDS.keys()
+    assert {entry.family for entry in entries} | {"own"} == registry.FAMILIES.keys()
+    coloured = registry.colours()
+    assert {key for key in registry.FAMILIES.values() if key} <= coloured.keys()
 
 
 def test_an_unknown_method_is_not_lost(made):
@@ -273,7 +274,7 @@ def test_of_several_seeds_figures_and_sentences_take_the_lowest(tmp_path):
 def test_the_first_of_equal_baselines_is_taken(tmp_path):
     for name, right in (("zero_shot_sample", 3), ("zero_shot", 4), ("caption", 5)):
         ledger(tmp_path, name, names(0, 10), names(0, right))
-    scores, one = synthesis.load(tmp_path), synthesis.BASELINES[synthesis.ONE]
+    scores, one = synthesis.load(tmp_path), registry.ledgers(registry.ONE)
     assert one.index("zero_shot") < one.index("zero_shot_sample")
     place = Key("d", "b", "caption")
     first = Key("d", "b", "zero_shot")
@@ -444,7 +445,7 @@ def test_without_a_sure_gain_the_plain_prompt_is_advised(tmp_path):
 
 def test_sentences_follow_the_intervals(made):
     scores = synthesis.load(made)
-    one = synthesis.BASELINES[synthesis.ONE]
+    one = registry.ledgers(registry.ONE)
     table = findings.pooled(scores, "b", "vote-crops", one)
     assert table["dataset"].tolist() == ["d", "e", "all"]
     assert table["n"].tolist() == [40, 60, 100]
@@ -475,9 +476,10 @@ def test_findings_answer_only_for_chapters_that_were_run(made):
 
 def test_every_row_quotes_what_the_csv_holds():
     known = published.table().set_index(["method", "backbone", "dataset"]).index
-    quoted = {(r.published, r.backbone, r.dataset) for r in layouts.ROWS if r.published}
+    rows = layouts.rows()
+    quoted = {(r.published, r.backbone, r.dataset) for r in rows if r.published}
     assert quoted <= set(known)
-    tables = {row.table for row in layouts.ROWS}
+    tables = {row.table for row in rows}
     assert tables == {
         "methods",
         "augmentations",
@@ -504,7 +506,7 @@ def test_ours_is_filled_from_any_study_and_blank_where_nothing_was_run(tmp_path)
         tmp_path / "picto", "vote_reference-augmix", names(0, 4), names(0, 3), **picto
     )
     laid = layouts.laid_out(tmp_path, "picto")
-    assert len(laid) == len(layouts.ROWS)
+    assert len(laid) == len(layouts.rows())
     rows = laid.set_index(["table", "row", "backbone", "dataset"])
     plain = rows.loc[("captions", "Baseline", "RN50", "ImageNet-A")]
     assert plain["theirs"] == 0.2183

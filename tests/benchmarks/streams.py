@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.methods import memory
+from helpers.methods import memory, registry
 
 SIZES = [(64, 128, 2000), (200, 512, 500)]  # classes, width, images
 VIEWS = 32
@@ -106,7 +106,7 @@ def measure(classes: int, width: int, images: int, rounds: int = 3) -> None:
             spent = min(seconds(call) for _ in range(rounds))
             rates.append(part.shape[0] * part.shape[1] / spent)
         print(
-            f"  {memory.NAMES[name]:13s} {rates[0]:8.0f} images/s in one stream "
+            f"  {registry.find(name).name:13s} {rates[0]:8.0f} images/s in one stream "
             f"({rates[0] * loop / images:5.1f} x), {rates[1]:8.0f} in {ORDERS} orders, "
             f"{weight / 2**20:6.2f} MiB a stream"
         )
@@ -116,7 +116,8 @@ def measure(classes: int, width: int, images: int, rounds: int = 3) -> None:
             return module.predict(features[0], class_features, SCALE)
 
         spent = min(seconds(predict) for _ in range(rounds))
-        print(f"  {memory.NAMES[name]:13s} {images / spent:8.0f} images/s as one set")
+        told = registry.find(name).name
+        print(f"  {told:13s} {images / spent:8.0f} images/s as one set")
 
 
 if __name__ == "__main__":

@@ -23,11 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib_inline.config import InlineBackend
 from numpy.typing import ArrayLike
 
+from helpers import figures
 from helpers.data.dataset import Dataset
 from helpers.models.clip import Backbone, resolve_device
 from helpers.models.optional import MissingModel
 from helpers.paths import OUTPUTS, PARAMS, ROOT, require_checkout
-from helpers.results import figures, predictions
+from helpers.results import predictions
 from helpers.study.checks import check
 from helpers.study.fingerprints import note
 from helpers.study.parameters import number_of

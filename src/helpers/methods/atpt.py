@@ -18,11 +18,22 @@ import torch
 from torch import Tensor
 
 from helpers.methods import selection
+from helpers.methods.registry import method
 from helpers.methods.tpt import TextFeatures, tpt
 
 LARGEST_COSINE = 0.999
 
 
+@method(
+    "atpt",
+    name="A-TPT",
+    family="tuned prompts",
+    needs="image",
+    paper="arXiv 2510.26441",
+    chapter="02",
+    speaker="",
+    published=("A-TPT",),
+)
 def atpt(
     views: Tensor,
     text_features: TextFeatures,

@@ -43,6 +43,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.methods.registry import CONTROL, Claim, method
+
 AGGREGATIONS = ("logsumexp", "mean", "max", "entropy")
 MEMORY = 2**24  # bytes of cosines held at once; more leaves the processor's cache
 TIE = 1e-5  # scores closer than this, relatively, differ by rounding only
@@ -50,6 +52,23 @@ TOLERANCE = 1e-12  # nats between the entropy asked for and the one found
 ROUNDS = 200  # of the root search; six or so do, unless templates almost tie
 
 
+@method(
+    "autoclip",
+    name="AutoCLIP",
+    family="weighted prompts",
+    needs="image",
+    paper="arXiv 2309.16414",
+    chapter="04",
+    colour="#029e73",
+    speaker="autoclip_80",
+    claim=Claim(
+        "AutoCLIP",
+        "autoclip_80",
+        "the same 80 templates weighted equally",
+        ("mean_80",),
+    ),
+)
+@method("autoclip_sample", chapter="03", role=CONTROL)
 def autoclip(
     image_features: Tensor,
     template_features: Tensor,
@@ -148,6 +167,15 @@ def classify(
     return logit_scale * logits
 
 
+@method(
+    "mean",
+    name="mean of templates",
+    family="prompts",
+    needs="nothing",
+    paper="arXiv 2309.16414",
+    chapter="04",
+    speaker="",
+)
 def uniform(
     image_features: Tensor, template_features: Tensor, logit_scale: float
 ) -> Tensor:

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from helpers.methods import online
+from helpers.methods.registry import method
 
 
 class State(NamedTuple):
@@ -38,6 +39,15 @@ class State(NamedTuple):
     prior_threshold: float
 
 
+@method(
+    "bca",
+    name="BCA",
+    family="memory",
+    needs="stream",
+    paper="arXiv 2503.09248",
+    chapter="06",
+    colour="#778888",
+)
 def start(
     class_features: Tensor,
     logit_scale: float,

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from helpers.methods import cache, online, selection, tda
+from helpers.methods.registry import method
 
 
 class State(NamedTuple):
@@ -33,6 +34,16 @@ class State(NamedTuple):
     extra: int
 
 
+@method(
+    "boost_adapter",
+    name="BoostAdapter",
+    family="memory",
+    needs="stream",
+    paper="arXiv 2410.15430",
+    chapter="06",
+    colour="#6677ff",
+    speaker="",
+)
 def start(
     class_features: Tensor,
     logit_scale: float,

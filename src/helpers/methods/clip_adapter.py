@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.methods.lafter import LEARNING_RATE, SMOOTHING, WEIGHT_DECAY
+from helpers.methods.registry import method
 from helpers.methods.training import Step, Trained, digest, train
 
 REDUCTION = 4
@@ -45,6 +46,15 @@ class Adapter(nn.Module):
         return self.logit_scale * F.normalize(mixed, dim=-1) @ self.class_features.T
 
 
+@method(
+    "clip_adapter",
+    name="CLIP-Adapter",
+    family="self-training",
+    needs="unlabelled pool",
+    paper="arXiv 2110.04544",
+    chapter="05",
+    speaker="",
+)
 def clip_adapter(
     image_features: Tensor,
     labels: Tensor,

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.methods.registry import method
 from helpers.methods.training import Step, Trained, digest, train
 
 ALPHA = 100.0
@@ -32,6 +33,16 @@ HIDDEN = 128
 WEIGHT_DECAY = 3e-4  # coupled, as Adam has it
 
 
+@method(
+    "clip_pr",
+    name="CLIP-PR",
+    family="self-training",
+    needs="unlabelled pool",
+    paper="arXiv 2212.00784",
+    chapter="05",
+    speaker="",
+    published=("CLIP-PR",),
+)
 def clip_pr(
     image_features: Tensor,
     zero_shot_logits: Tensor,

@@ -27,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.methods import coop
+from helpers.methods.registry import method
 
 
 class CoCoOp(NamedTuple):
@@ -115,6 +116,19 @@ def logits(
     return torch.cat(parts)
 
 
+@method(
+    "cocoop",
+    name="CoCoOp",
+    family="learned prompts",
+    needs="labels",
+    paper="arXiv 2203.05557",
+    chapter="02",
+    speaker="",
+    published=("CoCoOp 16-shot",),
+)
+@method(
+    "tpt_cocoop", family="learned prompts", needs="labels", published=("TPT+CoCoOp",)
+)
 def train(
     image_features: Tensor,
     labels: Tensor,

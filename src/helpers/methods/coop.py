@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.methods.registry import method
 from helpers.methods.zero_shot import zero_shot
 
 START_STD = 0.02
@@ -60,6 +61,23 @@ def learning_rate(epoch: int, epochs: int) -> float:
     return LEARNING_RATE / 2 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
 
 
+@method(
+    "coop",
+    name="CoOp",
+    family="learned prompts",
+    needs="labels",
+    paper="arXiv 2109.01134",
+    chapter="02",
+    colour="#cfc411",
+    published=("CoOp 16-shot",),
+)
+@method(
+    "tpt_coop",
+    name="TPT from CoOp",
+    family="learned prompts",
+    needs="labels",
+    published=("TPT+CoOp",),
+)
 def train(
     image_features: Tensor,
     labels: Tensor,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from helpers.methods import online, selection
+from helpers.methods.registry import method
 from helpers.methods.tpt import TextFeatures, tune, view_logits
 
 LOG_RANGE = 3.0
@@ -47,6 +48,7 @@ def e_cots(
     return online.mixture(others, (adapted[:, 0] / t).log_softmax(dim=1), share)
 
 
+@method("tpt_cots", paper="code yuweiliang911/CoTS", published=("TPT+CoTS",))
 def tpt_cots(
     views: Tensor,
     text_features: TextFeatures,

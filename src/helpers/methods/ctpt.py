@@ -17,9 +17,19 @@ import torch
 from torch import Tensor
 
 from helpers.methods import selection
+from helpers.methods.registry import method
 from helpers.methods.tpt import TextFeatures, tpt
 
 
+@method(
+    "ctpt",
+    name="C-TPT",
+    family="tuned prompts",
+    needs="image",
+    paper="arXiv 2403.14119",
+    chapter="02",
+    published=("C-TPT",),
+)
 def ctpt(
     views: Tensor,
     text_features: TextFeatures,

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.methods import selection, tpt
+from helpers.methods.registry import Claim, method
 
 SIMILAR = 0.8
 RHO = 0.3
@@ -40,6 +41,36 @@ def similar(logits: Tensor, share: float = SIMILAR) -> Tensor:
     return F.pad(others, (1, 0))  # position 0 comes first
 
 
+@method(
+    "difftpt",
+    name="DiffTPT",
+    family="tuned prompts",
+    needs="diffusion",
+    paper="arXiv 2308.06038",
+    chapter="02b",
+    colour="#8c2d04",
+    speaker="difftpt-both",
+    claim=Claim(
+        "DiffTPT", "difftpt-both", "that vote of crops", ("vote-more_crops",), rank=1
+    ),
+)
+@method("difftpt-more", needs="image")
+@method("tpt-both", needs="diffusion", chapter="02b")
+@method("tpt-more", chapter="02b")
+@method("vote-drawn", needs="diffusion", chapter="02b")
+@method(
+    "vote-both",
+    name="vote, some views drawn",
+    needs="diffusion",
+    chapter="02b",
+    claim=Claim(
+        "A vote with drawn views",
+        "vote-both",
+        "one of as many crops",
+        ("vote-more_crops",),
+    ),
+)
+@method("vote-more", chapter="02b")
 def difftpt(
     views: Tensor,
     text_features: tpt.TextFeatures,

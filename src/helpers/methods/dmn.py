@@ -23,6 +23,7 @@ from torch import Tensor
 
 from helpers.methods import cache, online, selection
 from helpers.methods.cache import Cache
+from helpers.methods.registry import method
 
 
 class State(NamedTuple):
@@ -33,6 +34,15 @@ class State(NamedTuple):
     weight: float
 
 
+@method(
+    "dmn",
+    name="DMN",
+    family="memory",
+    needs="stream",
+    paper="arXiv 2403.17589",
+    chapter="06",
+    colour="#2200ee",
+)
 def start(
     class_features: Tensor,
     logit_scale: float,

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from helpers.methods import online
+from helpers.methods.registry import method
 
 
 class State(NamedTuple):
@@ -53,6 +54,15 @@ class State(NamedTuple):
 PER_ORDER = ("means", "counts", "scatters", "pending", "slopes", "offsets")
 
 
+@method(
+    "dota",
+    name="DOTA",
+    family="memory",
+    needs="stream",
+    paper="arXiv 2409.19375",
+    chapter="06",
+    colour="#aa5544",
+)
 def start(
     class_features: Tensor,
     logit_scale: float,

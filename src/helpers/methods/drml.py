@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.methods.lafter import check_texts
+from helpers.methods.registry import Claim, method
 from helpers.methods.training import order
 
 
@@ -45,12 +46,37 @@ def gap(image_features: Tensor, text_features: Tensor) -> Tensor:
     return image_features.float().mean(dim=0) - text_features.float().mean(dim=0)
 
 
+@method(
+    "ensemble_centred",
+    name="centred texts",
+    family="centring",
+    needs="unlabelled pool",
+    paper="arXiv 2302.04269",
+    chapter="05",
+    claim=Claim(
+        "Centring texts and images",
+        "ensemble_centred",
+        "the same texts uncentred",
+        ("ensemble_held_out",),
+        rank=1,
+    ),
+)
 def centred(features: Tensor, mean: Tensor, renormalise: bool = True) -> Tensor:
     """Features [N, D] minus a mean [D], float32, of unit length if so wished."""
     moved = features.float() - mean
     return F.normalize(moved, dim=-1) if renormalise else moved
 
 
+@method(
+    "drml",
+    name="DrML",
+    family="centring",
+    needs="unlabelled pool",
+    paper="arXiv 2302.04269",
+    chapter="05",
+    speaker="",
+)
+@method("drml_uncentred", family="text classifiers")
 def transfer(
     text_features: Tensor,
     labels: Tensor,

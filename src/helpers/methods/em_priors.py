@@ -19,8 +19,17 @@ import torch
 from torch import Tensor
 
 from helpers.methods import graph
+from helpers.methods.registry import method
 
 
+@method(
+    "em_priors",
+    name="EM class priors",
+    family="all at once",
+    needs="stream",
+    paper="Neural Computation 14(1)",
+    chapter="06",
+)
 def predict(
     features: Tensor,
     class_features: Tensor,

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from helpers.data.pool import Pool
 from helpers.methods.lafter import LEARNING_RATE, WEIGHT_DECAY
+from helpers.methods.registry import method
 from helpers.methods.training import (
     NO_LABEL,
     Step,
@@ -43,6 +44,15 @@ from helpers.views.strong import weak
 THRESHOLD = 0.95
 
 
+@method(
+    "fixmatch",
+    name="FixMatch",
+    family="self-training",
+    needs="unlabelled pool",
+    paper="arXiv 2001.07685",
+    chapter="05",
+    speaker="",
+)
 def fixmatch(
     make_tower: Callable[..., nn.Module],
     class_features: Tensor,

@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.data.pool import Pool
+from helpers.methods.registry import Claim, method
 from helpers.methods.training import Step, Student, Trained, decay_groups, train
 
 NOISE = 0.1
@@ -66,6 +67,14 @@ def labelled(texts: Sequence[Sequence[str]]) -> tuple[list[str], Tensor]:
     return [text for of_class in texts for text in of_class], torch.tensor(labels)
 
 
+@method(
+    "text_classifier",
+    name="text classifier",
+    family="text classifiers",
+    needs="unlabelled pool",
+    paper="arXiv 2305.18287",
+    chapter="05",
+)
 def text_classifier(
     text_features: Tensor,
     labels: Tensor,
@@ -103,6 +112,18 @@ def text_classifier(
     return weight.detach()
 
 
+@method(
+    "lafter",
+    name="LaFTer",
+    family="self-training",
+    needs="unlabelled pool",
+    paper="arXiv 2305.18287",
+    chapter="05",
+    colour="#cc78bc",
+    published=("LaFTer",),
+    claim=Claim("LaFTer", "lafter", "its own text classifier", ("text_classifier",)),
+)
+@method("lafter_transductive", needs="stream")
 def lafter(
     make_tower: Callable[..., nn.Module],
     weight: Tensor,

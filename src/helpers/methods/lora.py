@@ -21,9 +21,19 @@ from torch import Tensor, nn
 
 from helpers.data.pool import Pool
 from helpers.methods.lafter import SMOOTHING, WEIGHT_DECAY
+from helpers.methods.registry import method
 from helpers.methods.training import Step, Student, Trained, decay_groups, digest, train
 
 
+@method(
+    "lora",
+    name="LoRA",
+    family="self-training",
+    needs="unlabelled pool",
+    paper="arXiv 2106.09685",
+    chapter="05",
+    speaker="",
+)
 def lora(
     make_tower: Callable[..., nn.Module],
     class_features: Tensor,

@@ -39,20 +39,6 @@ TRANSDUCTIVE = {
 """Name -> module with `predict(features [N, D], class_features [C, D], logit_scale)`,
 logits float32 [N, C] of a set whose images are classified together."""
 
-NAMES = {
-    "tda": "TDA",
-    "boost_adapter": "BoostAdapter",
-    "dmn": "DMN",
-    "dota": "DOTA",
-    "bca": "BCA",
-    "onzeta": "OnZeta",
-    "em_priors": "EM class priors",
-    "zlap": "ZLaP",
-    "transclip": "TransCLIP",
-    "stata": "StatA",
-}
-"""Name -> how figures and tables call it."""
-
 
 def state_bytes(state: NamedTuple) -> int:
     """Bytes of all that a state remembers, of all its orders together.

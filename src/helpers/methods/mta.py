@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from helpers.methods import selection
+from helpers.methods.registry import method
 
 ROUNDS = 5  # of both steps, and repetitions of either step within a round
 TOLERANCE = 1e-6
@@ -33,6 +34,16 @@ NEIGHBOURS = 0.3
 MIN_BANDWIDTH = 1e-6  # of h^2: above the rounding of squared distances
 
 
+@method(
+    "mta",
+    name="MTA",
+    family="votes",
+    needs="image",
+    paper="arXiv 2405.02266",
+    chapter="02",
+    colour="#332288",
+    published=("MTA",),
+)
 def mta(
     views: Tensor,
     class_features: Tensor,

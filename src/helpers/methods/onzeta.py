@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from helpers.methods import online
+from helpers.methods.registry import Claim, method
 
 
 class State(NamedTuple):
@@ -43,6 +44,16 @@ class State(NamedTuple):
     price_rate: float
 
 
+@method(
+    "onzeta",
+    name="OnZeta",
+    family="memory",
+    needs="stream",
+    paper="arXiv 2408.13320",
+    chapter="06",
+    colour="#ff3366",
+    claim=Claim("OnZeta", "onzeta", rank=1),
+)
 def start(
     class_features: Tensor,
     logit_scale: float,

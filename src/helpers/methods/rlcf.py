@@ -26,12 +26,22 @@ import torch
 from torch import Tensor, nn
 
 from helpers.methods import selection, tpt
+from helpers.methods.registry import method
 from helpers.methods.training import Student, images_at_once, logits
 from helpers.methods.zero_shot import zero_shot
 
 CLIP_SCORE = 2.5
 
 
+@method(
+    "rlcf",
+    name="RLCF",
+    family="second model",
+    needs="second model",
+    paper="arXiv 2305.18010",
+    chapter="05",
+    speaker="",
+)
 def prompt(
     views: Tensor,
     reward_views: Tensor,
@@ -143,6 +153,24 @@ def reward_loss(made: Tensor, scores: Tensor, samples: int) -> Tensor:
     return -(centred * made.log_softmax(dim=-1).gather(-1, top)).mean(dim=(1, 2))
 
 
+@method(
+    "two_models",
+    name="two models",
+    family="second model",
+    needs="second model",
+    paper="arXiv 2305.18010",
+    chapter="05",
+    speaker="",
+)
+@method(
+    "other_model",
+    name="the other model",
+    family="second model",
+    needs="second model",
+    paper="arXiv 2305.18010",
+    chapter="05",
+    speaker="",
+)
 def two_models(logits: Tensor, others: Tensor) -> Tensor:
     """ln of the mean of two models' probabilities: [N, C] and [N, C] -> [N, C]."""
     return selection.log_marginal(torch.stack([logits, others], dim=1))

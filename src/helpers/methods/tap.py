@@ -19,10 +19,20 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from helpers.methods.lafter import text_classifier
+from helpers.methods.registry import method
 
 LEARNING_RATE = 1e-3
 
 
+@method(
+    "tap",
+    name="TAP",
+    family="text classifiers",
+    needs="unlabelled pool",
+    paper="arXiv 2309.06809",
+    chapter="05",
+    speaker="",
+)
 def tap(
     text_features: Tensor, labels: Tensor, classes: int, steps: int = 5000, **training
 ) -> Tensor:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from helpers.methods import cache, online, selection
 from helpers.methods.cache import Cache
+from helpers.methods.registry import Claim, method
 
 
 class State(NamedTuple):
@@ -45,6 +46,16 @@ class State(NamedTuple):
     masked: tuple[float, float]
 
 
+@method(
+    "tda",
+    name="TDA",
+    family="memory",
+    needs="stream",
+    paper="arXiv 2403.18293",
+    chapter="06",
+    colour="#5f0f40",
+    claim=Claim("TDA on a shuffled stream", "tda"),
+)
 def start(
     class_features: Tensor,
     logit_scale: float,

@@ -39,6 +39,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from helpers.methods import selection
+from helpers.methods.registry import method
 from helpers.methods.training import Student, images_at_once, logits
 
 
@@ -58,6 +59,16 @@ PROTOCOLS: dict[str, Mapping[str, object]] = {
 }
 
 
+@method(
+    "tent",
+    name="TENT",
+    family="entropy",
+    needs="stream",
+    paper="arXiv 2006.10726",
+    chapter="05",
+    colour="#9bd08b",
+    speaker="tent_online",
+)
 def tent(
     make_tower: Callable[..., nn.Module],
     class_features: Tensor,
@@ -94,6 +105,7 @@ def tent(
     return torch.cat(found)
 
 
+@method("tent_marginal", needs="image")
 def marginal(
     make_tower: Callable[..., nn.Module],
     class_features: Tensor,

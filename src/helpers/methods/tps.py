@@ -27,10 +27,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.methods import selection
+from helpers.methods.registry import method
 
 EPSILON = 1e-8  # AdamW's
 
 
+@method(
+    "tps",
+    name="TPS",
+    family="votes",
+    needs="image",
+    paper="arXiv 2403.12952",
+    chapter="02",
+    colour="#5c3a1e",
+    published=("TPS",),
+)
 def tps(
     views: Tensor,
     class_features: Tensor,

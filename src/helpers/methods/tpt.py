@@ -33,6 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.methods import selection
+from helpers.methods.registry import Claim, method
 
 FIRST_STEPS = 32  # images whose first step, through a shared graph, is taken together
 BETAS = (0.9, 0.999)
@@ -51,6 +52,16 @@ class Tuned(NamedTuple):
     losses: Tensor  # [B, steps], each before its step
 
 
+@method(
+    "tpt",
+    name="TPT",
+    family="tuned prompts",
+    needs="image",
+    paper="arXiv 2209.07511",
+    chapter="02",
+    colour="#d55e00",
+    published=("TPT",),
+)
 def tpt(
     views: Tensor,
     text_features: TextFeatures,
@@ -67,6 +78,17 @@ def tpt(
     return original_logits(views, text_features, logit_scale, tuned, batch)
 
 
+@method(
+    "tpt_revote",
+    name="TPT, re-voted",
+    claim=Claim(
+        "TPT's tuning",
+        "tpt_revote-{}",
+        "the vote of the same views",
+        ("vote-{}",),
+        rank=1,
+    ),
+)
 def revote(
     views: Tensor,
     text_features: TextFeatures,

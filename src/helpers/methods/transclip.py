@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.methods import graph
+from helpers.methods.registry import method
 
 ROUNDS = 10
 INNER = 5
@@ -30,6 +31,14 @@ SOFTNESS = 50.0  # divides all but the text's opinion
 MIN_VARIANCE = 1e-6
 
 
+@method(
+    "transclip",
+    name="TransCLIP",
+    family="all at once",
+    needs="stream",
+    paper="arXiv 2406.01837",
+    chapter="06",
+)
 def predict(
     features: Tensor,
     class_features: Tensor,

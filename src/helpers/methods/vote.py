@@ -19,10 +19,23 @@ import math
 from torch import Tensor
 
 from helpers.methods import selection
+from helpers.methods.registry import Claim, method
 
 EPSILON = 1e-9
 
 
+@method(
+    "vote",
+    name="vote of views",
+    family="votes",
+    needs="image",
+    paper="arXiv 2209.07511",
+    chapter="02",
+    colour="#56b4e9",
+    published=("VTE",),
+    claim=Claim("A vote of confident views", "vote-{}"),
+)
+@method("vote_episodic", chapter="05")
 def confident_vote(
     views: Tensor, class_features: Tensor, logit_scale: float, rho: float = 0.1
 ) -> Tensor:

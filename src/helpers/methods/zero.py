@@ -27,8 +27,19 @@ import torch
 from torch import Tensor
 
 from helpers.methods import selection
+from helpers.methods.registry import method
 
 
+@method(
+    "zero",
+    name="ZERO",
+    family="votes",
+    needs="image",
+    paper="arXiv 2405.18330",
+    chapter="02",
+    colour="#0173b2",
+    published=("ZERO",),
+)
 def zero(
     views: Tensor, class_features: Tensor, logit_scale: float, rho: float = 0.3
 ) -> Tensor:

@@ -12,12 +12,62 @@ The ensemble averages unit text vectors, not logits or probabilities.
 import torch.nn.functional as F
 from torch import Tensor
 
+from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, Claim, method
 
+
+@method(
+    "ensemble",
+    name="prompt ensemble",
+    family="prompts",
+    needs="nothing",
+    paper="arXiv 2103.00020",
+    chapter="04",
+    colour="#b3b3b3",
+    speaker="",
+)
+@method("ensemble_7", chapter="01")
+@method(
+    "ensemble_80",
+    name="80 prompts",
+    chapter="01",
+    published=("CLIP ensemble 80", "zero-shot ensemble"),
+    role=ENSEMBLE,
+    claim=Claim("The ensemble of 80 prompts", "ensemble_80"),
+)
+@method("ensemble_held_out", chapter="05", role=CONTROL)
 def ensemble(template_features: Tensor) -> Tensor:
     """Class features [C, D], unit, from template features [K, C, D], unit."""
     return F.normalize(template_features.mean(dim=0), dim=-1)
 
 
+@method(
+    "zero_shot",
+    name="zero-shot",
+    family="prompts",
+    needs="nothing",
+    paper="arXiv 2103.00020",
+    chapter="02",
+    colour="#4d4d4d",
+    speaker="",
+    role=ONE,
+)
+@method(
+    "zero_shot_photo",
+    chapter="01",
+    published=(
+        "CLIP zero-shot (a photo of a)",
+        "zero-shot",
+        "Zero-shot single",
+        "CLIP single template",
+        "CLIP single a photo of a",
+    ),
+    role=ONE,
+)
+@method("zero_shot_name", chapter="01")
+@method("zero_shot_varied", chapter="02b", role=ONE)
+@method("zero_shot_sample", chapter="03", role=ONE)
+@method("zero_shot_episodic", chapter="05", role=ONE)
+@method("zero_shot_held_out", chapter="05", role=ONE)
 def zero_shot(
     image_features: Tensor, class_features: Tensor, logit_scale: float
 ) -> Tensor:

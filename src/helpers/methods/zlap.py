@@ -24,10 +24,19 @@ import torch
 from torch import Tensor
 
 from helpers.methods import graph
+from helpers.methods.registry import method
 
 TOLERANCE = 1e-8
 
 
+@method(
+    "zlap",
+    name="ZLaP",
+    family="all at once",
+    needs="stream",
+    paper="arXiv 2404.04072",
+    chapter="06",
+)
 def predict(
     features: Tensor,
     class_features: Tensor,

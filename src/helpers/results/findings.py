@@ -11,36 +11,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from helpers.methods import registry
+from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, Claim
 from helpers.paths import NOTEBOOKS
 from helpers.results import compare, metrics
 from helpers.results.layouts import COUNTERPARTS, difficulty
 from helpers.results.synthesis import (
-    ALONE,
-    BASELINES,
-    CONTROLS,
-    ENSEMBLE,
     LEVEL,
-    ONE,
     Key,
     Scores,
     baseline,
     difference,
-    kind,
     main_recipe,
     shared,
     widest,
 )
 
-HAVE = {
-    "the image alone": ALONE,
-    "a captioner": ("captioner",),
-    "a diffusion model": ("diffusion",),
-    "another CLIP": ("second model",),
-    "a stream of test images": ("online",),
-    "unlabelled images like them": ("label-free",),
-    "labelled images": ("labelled",),
-    "your own method": ("own",),
-}
+HAVE: dict[str, list[str]] = {}
+for _need in registry.NEEDS.values():
+    HAVE.setdefault(_need.given, []).append(_need.panel)
 """What one may have, and the panels of methods that it allows."""
 
 
@@ -64,7 +53,9 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (dataset, backbone), part in board.groupby(["dataset", "backbone"], sort=False):
         place = Key(dataset, backbone, "")
-        one, many = (widest(scores, place, BASELINES[b]) for b in (ONE, ENSEMBLE))
+        one, many = (
+            widest(scores, place, registry.ledgers(b)) for b in (ONE, ENSEMBLE)
+        )
         if one is None:
             continue
         seen = {"dataset": dataset, "backbone": backbone}
@@ -79,7 +70,8 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
                 Key(dataset, backbone, *k)
                 for k in zip(known["method"], known["seed"], strict=True)
             ]
-            known_already = (one.method, many and many.method, *CONTROLS)
+            known_already = one.method, many and many.method
+            known_already += registry.ledgers(CONTROL)
             keys = [k for k in keys if k.method not in known_already]
             if not keys and have != "the image alone":
                 continue
@@ -203,56 +195,6 @@ def sentence(subject: str, against: str, table: pd.DataFrame) -> str:
     return text
 
 
-CLAIMS = {
-    "01": [("The ensemble of 80 prompts", "ensemble_80", ONE, BASELINES[ONE])],
-    "02": [
-        ("A vote of confident views", "vote-{}", ONE, BASELINES[ONE]),
-        ("TPT's tuning", "tpt_revote-{}", "the vote of the same views", ("vote-{}",)),
-    ],
-    "02b": [
-        (
-            "A vote with drawn views",
-            "vote-both",
-            "one of as many crops",
-            ("vote-more_crops",),
-        ),
-        ("DiffTPT", "difftpt-both", "that vote of crops", ("vote-more_crops",)),
-    ],
-    "03": [
-        ("A caption as prompt", "caption", ONE, BASELINES[ONE]),
-        (
-            "The class in its place in the caption",
-            "caption_placed",
-            "the class in the keyword's",
-            ("caption",),
-        ),
-    ],
-    "04": [
-        (
-            "AutoCLIP",
-            "autoclip_80",
-            "the same 80 templates weighted equally",
-            ("mean_80",),
-        ),
-    ],
-    "05": [
-        ("LaFTer", "lafter", "its own text classifier", ("text_classifier",)),
-        (
-            "Centring texts and images",
-            "ensemble_centred",
-            "the same texts uncentred",
-            ("ensemble_held_out",),
-        ),
-        ("UPL", "upl", "its teacher", ("ensemble_held_out",)),
-    ],
-    "06": [
-        ("TDA on a shuffled stream", "tda", ONE, BASELINES[ONE]),
-        ("OnZeta", "onzeta", ONE, BASELINES[ONE]),
-    ],
-}
-"""What each chapter claims or refutes: a method against what it has to beat."""
-
-
 def question(chapter: str) -> str:
     """The question that a chapter's title asks."""
     path = next(NOTEBOOKS.glob(f"{chapter}_*.ipynb"))
@@ -274,30 +216,33 @@ def findings(
         chapter, question, answer.
     """
     answers = {"00": _world(scores, backbones[0])}
-    for chapter, claims in CLAIMS.items():
-        told = [_claim(scores, backbones, *claim) for claim in claims]
+    for chapter, claims in _claims().items():
+        told = [_claim(scores, backbones, claim) for claim in claims]
         answers[chapter] = ". ".join(filter(None, told))
-    if answers["01"]:
+    if answers.get("01"):
         answers["01"] = f"{_levels(scores, first, backbones[0])}. {answers['01']}"
     answers["07"] = _verdicts(decided, backbones[0])
     rows = [(c, question(c), f"{a}.") for c, a in sorted(answers.items()) if a]
     return pd.DataFrame(rows, columns=["chapter", "question", "answer"])
 
 
-def _claim(
-    scores: Scores,
-    backbones: Sequence[str],
-    subject: str,
-    method: str,
-    against: str,
-    others: Sequence[str],
-) -> str:
+def _claims() -> dict[str, list[Claim]]:
+    """By chapter, what it claims or refutes."""
+    found: dict[str, list[Claim]] = {}
+    for entry in registry.entries().values():
+        if entry.claim:
+            found.setdefault(entry.chapter, []).append(entry.claim)
+    return {c: sorted(some, key=lambda claim: claim.rank) for c, some in found.items()}
+
+
+def _claim(scores: Scores, backbones: Sequence[str], claim: Claim) -> str:
     recipe = main_recipe(scores)
-    names = method.format(recipe), [name.format(recipe) for name in others]
+    rivals = claim.rivals or registry.ledgers(claim.against)
+    names = claim.ledger.format(recipe), [name.format(recipe) for name in rivals]
     for backbone in backbones:
         table = pooled(scores, backbone, *names)
         if len(table):
-            return f"{sentence(subject, against, table)} ({backbone})"
+            return f"{sentence(claim.subject, claim.against, table)} ({backbone})"
     return ""
 
 
@@ -305,7 +250,7 @@ def _accuracies(scores: Scores, backbone: str) -> pd.Series:
     """Accuracy of one prompt by data set, of the ledger with most images."""
     found = {}
     for dataset in dict.fromkeys(key.dataset for key in scores):
-        key = widest(scores, Key(dataset, backbone, ""), BASELINES[ONE])
+        key = widest(scores, Key(dataset, backbone, ""), registry.ledgers(ONE))
         if key:
             found[dataset] = scores[key]["hit"]
     return pd.Series(found, dtype=object)
@@ -346,8 +291,8 @@ def _verdicts(decided: pd.DataFrame, backbone: str) -> str:
         return ""
     sure = rows["over"].eq("ensemble_80") & rows["expect_low"].gt(0)
     better = [
-        f"{kind(row['use']).family} ({row['use']}) on {row['dataset']} {_expected(row)}"
-        for _, row in rows[sure].iterrows()
+        f"{registry.find(use).family} ({use}) on {row['dataset']} {_expected(row)}"
+        for use, (_, row) in zip(rows[sure]["use"], rows[sure].iterrows(), strict=True)
     ]
     rest = ", ".join(rows[~sure]["dataset"])
     how = "chosen on one half of the images and measured on the other"

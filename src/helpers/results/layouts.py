@@ -8,14 +8,17 @@ counterpart, a rehearsal whose numbers are no estimate of the others'.
 
 import re
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from helpers.methods import registry
+from helpers.methods.registry import ONE
 from helpers.results import predictions, published
-from helpers.results.synthesis import BASELINES, ONE, rank_correlation
+from helpers.results.synthesis import rank_correlation
 
 COUNTERPARTS = {
     "ImageNet-V2": "picto",
@@ -40,75 +43,68 @@ class Row(NamedTuple):
     ours: tuple[str, ...]
 
 
-SINGLE = BASELINES[ONE]
 PROJECT = "TTA_DL-Project: "
 RN50_A = ("RN50", "ImageNet-A")
 ABLATION_SETS = (
     *("CIFAR-10", "CIFAR-100", "UCF101", "EuroSAT"),
     *("ImageNet-A", "ImageNet-Sketch", "ImageNet-R"),
 )
-ABLATIONS = {
-    "CLIP": ("CLIP single template", ("zero_shot_held_out",)),
-    "w/o Aug": ("LaFTer w/o Aug", ("lafter_wo_aug",)),
-    "w/o Prompts": ("LaFTer w/o Prompts", ("lafter_wo_prompts",)),
-    "w/o Affine": ("LaFTer w/o Affine", ("lafter_wo_affine",)),
-    "w/o Cls": ("LaFTer w/o Cls", ("lafter_wo_cls",)),
-    "w/o Stop Grad": ("LaFTer w/o Stop Grad", ("lafter_wo_stop_grad",)),
-    "LaFTer": ("LaFTer", ("lafter",)),
-}
+ABLATIONS = ("w/o Aug", "w/o Prompts", "w/o Affine", "w/o Cls", "w/o Stop Grad")
 PAPER_SETS = ("ImageNet-A", "ImageNet-V2", "ImageNet-R", "ImageNet-Sketch")
-PAPER_METHODS = {
-    "CLIP zero-shot (a photo of a)": SINGLE,
-    "CLIP ensemble 80": ("ensemble_80",),
-    "CoOp 16-shot": ("coop",),
-    "CoCoOp 16-shot": ("cocoop",),
-    "TPT": ("tpt-preaugment",),
-    "TPT+CoOp": ("tpt_coop-preaugment",),
-    "TPT+CoCoOp": ("tpt_cocoop-preaugment",),
-}
+PHOTO = "CLIP zero-shot (a photo of a)"
+PAPER_METHODS = (
+    *(PHOTO, "CLIP ensemble 80", "CoOp 16-shot", "CoCoOp 16-shot"),
+    *("TPT", "TPT+CoOp", "TPT+CoCoOp"),
+)
 
 
 def _vote(recipe: str) -> tuple[str, ...]:
     return (f"vote_reference-{recipe}", f"vote-{recipe}")
 
 
-def _rows() -> list[Row]:
+def rows() -> list[Row]:
+    """Every cell of the published tables, in their order."""
+    single = registry.ledgers(ONE)
     methods, augmentations = "methods", "augmentations"
     tuned = ("tpt_revote-augmix",)
     quoted = PROJECT + 'caption table "baseline" (quoted from TPT)'
     captions = PROJECT + "caption prompts"
-    single = PROJECT + "zero-shot (no full stop)"
+    plain = PROJECT + "zero-shot (no full stop)"
     augmix = PROJECT + "vote AugMix"
-    rows = [
-        Row(methods, "CLIP-RN50 (zero-shot)", single, *RN50_A, SINGLE),
+    found = [
+        Row(methods, "CLIP-RN50 (zero-shot)", plain, *RN50_A, single),
         Row(methods, "TPT (handcrafted prompts)", augmix, *RN50_A, _vote("augmix")),
         Row(methods, "TPT + CoOp", PROJECT + '"TPT+CoOp" AugMix', *RN50_A, tuned),
     ]
     for name in ("PreAugment", "AugMix", "AutoAugment"):
         told = f"{PROJECT}vote {name}"
-        rows.append(Row(augmentations, name, told, *RN50_A, _vote(name.lower())))
-    rows.append(
+        found.append(Row(augmentations, name, told, *RN50_A, _vote(name.lower())))
+    found.append(
         Row(augmentations, "DiffusionAugment", "", *RN50_A, ("vote-drawn_100",))
     )
     for backbone in ("RN50", "ViT-B/16"):
         place = backbone, "ImageNet-A"
-        rows.append(Row("captions", "Baseline", quoted, *place, SINGLE))
-        rows.append(Row("captions", "Our Method", captions, *place, ("caption",)))
+        found.append(Row("captions", "Baseline", quoted, *place, single))
+        found.append(Row("captions", "Our Method", captions, *place, ("caption",)))
+    ablation = "LaFTer ablation"
     for dataset in ABLATION_SETS:
-        for name, (told, ours) in ABLATIONS.items():
-            rows.append(Row("LaFTer ablation", name, told, "ViT-B/32", dataset, ours))
-    for backbone in ("RN50", "ViT-B/16"):
-        for dataset in PAPER_SETS:
-            for name, ours in PAPER_METHODS.items():
-                rows.append(Row("TPT paper", name, name, backbone, dataset, ours))
-    return rows
-
-
-ROWS = _rows()
+        place = "ViT-B/32", dataset
+        start = "CLIP single template", *place, ("zero_shot_held_out",)
+        found.append(Row(ablation, "CLIP", *start))
+        for name in ABLATIONS:
+            ledger = "lafter_" + name.replace("/", "").replace(" ", "_").lower()
+            found.append(Row(ablation, name, f"LaFTer {name}", *place, (ledger,)))
+        found.append(Row(ablation, "LaFTer", "LaFTer", *place, ("lafter",)))
+    for backbone, dataset in product(("RN50", "ViT-B/16"), PAPER_SETS):
+        for name in PAPER_METHODS:
+            key = registry.published()[name]
+            ours = single if name == PHOTO else (key, f"{key}-preaugment")
+            found.append(Row("TPT paper", name, name, backbone, dataset, ours))
+    return found
 
 
 def laid_out(outputs: str | Path, study: str) -> pd.DataFrame:
-    """Every row of `ROWS` with its published number and, where there are ledgers, ours.
+    """Every cell of `rows` with its published number and, where we have one, ours.
 
     Ledgers are looked for in all studies below `outputs`; where several have a cell,
     `study` comes first, then the one with most images. Within a table, a data set and
@@ -120,7 +116,7 @@ def laid_out(outputs: str | Path, study: str) -> pd.DataFrame:
         its_study. Accuracies are fractions; what is not known is NaN or "".
     """
     known = _Ledgers(Path(outputs), study)
-    frame = pd.DataFrame(ROWS)
+    frame = pd.DataFrame(rows())
     numbers = published.table().drop_duplicates(["method", "backbone", "dataset"])
     numbers = numbers.rename(columns={"method": "published", "top1": "theirs"})
     numbers["their_loss"] = numbers["source"].map(_loss)
@@ -236,42 +232,19 @@ def _first(folder: Path, names: tuple[str, ...], weights: str) -> pd.DataFrame |
     return None
 
 
-RANKED = {
-    "ensemble_80": ("CLIP ensemble 80", "zero-shot ensemble"),
-    "coop": ("CoOp 16-shot",),
-    "cocoop": ("CoCoOp 16-shot",),
-    "vote": ("VTE",),
-    "tpt": ("TPT",),
-    "ctpt": ("C-TPT",),
-    "atpt": ("A-TPT",),
-    "tpt_coop": ("TPT+CoOp",),
-    "tpt_cocoop": ("TPT+CoCoOp",),
-    "zero": ("ZERO",),
-    "mta": ("MTA",),
-    "tps": ("TPS",),
-    "lafter": ("LaFTer",),
-    "upl": ("UPL",),
-    "clip_pr": ("CLIP-PR",),
-}
-"""Methods that have both a ledger and published gains."""
-STARTS = (
-    *("CLIP zero-shot (a photo of a)", "zero-shot", "Zero-shot single"),
-    *("CLIP single template", "CLIP single a photo of a"),
-)
-
-
 def published_gains() -> pd.DataFrame:
-    """Gains of `RANKED` over zero-shot in the same source, meaned over the sources.
+    """Gains of our methods over zero-shot in the same source, meaned over the sources.
 
     Columns: dataset, backbone, method (of our ledgers), gain, sources.
     """
     table = published.table()
     table["family"] = table["source"].str.extract(r"^([\w-]+(?: paper)?)")[0]
-    start = table[table["method"].isin(STARTS)]
+    ours = table["method"].map(registry.published())
+    is_start = ours.isin(registry.ledgers(ONE))
+    start = table[is_start]
     place = ["dataset", "backbone", "family"]
     start = start.groupby(place)["top1"].mean().rename("start")
-    names = {told: ours for ours, several in RANKED.items() for told in several}
-    table["ours"] = table["method"].map(names)
+    table["ours"] = ours.mask(is_start)
     table = table.dropna(subset="ours").join(start, on=place).dropna(subset="start")
     table["gain"] = table["top1"] - table["start"]
     groups = table.groupby(["dataset", "backbone", "ours"], sort=False)
@@ -315,6 +288,6 @@ def difficulty(scores_of: pd.Series, backbone: str = "RN50") -> dict[str, float]
     `scores_of`: our accuracies by data set; counterparts of the published ones count.
     """
     table = published.table()
-    table = table[table["backbone"].eq(backbone) & table["method"].eq(STARTS[0])]
+    table = table[table["backbone"].eq(backbone) & table["method"].eq(PHOTO)]
     theirs = table.set_index("dataset")["top1"].rename(index=COUNTERPARTS)
     return rank_correlation(scores_of, theirs)

@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau
 
+from helpers.methods import registry
+from helpers.methods.registry import ENSEMBLE, ONE
 from helpers.results import compare, metrics, predictions
 
 LEVEL = 0.05  # of every test
@@ -33,156 +35,15 @@ class Key(NamedTuple):
     seed: int = 0
 
 
-class Kind(NamedTuple):
-    """Where a method comes from, what it needs, and what it is akin to."""
-
-    chapter: str
-    panel: str
-    family: str
-
-
-PANELS = {
-    "prompts": "nothing adapts",
-    "episodic": "the image alone",
-    "captioner": "the image and a captioner",
-    "diffusion": "the image and a diffusion model",
-    "second model": "the image and another CLIP",
-    "online": "a stream of test images",
-    "label-free": "unlabelled images or texts",
-    "labelled": "labelled images",
-    "own": "as its author knows",
-}
-"""What a method needs besides the class names: methods of one panel may compete."""
-ALONE = ("prompts", "episodic")
-
-KINDS = {
-    "zero_shot_photo": Kind("01", "prompts", "prompts"),
-    "zero_shot_name": Kind("01", "prompts", "prompts"),
-    "ensemble_7": Kind("01", "prompts", "prompts"),
-    "ensemble_80": Kind("01", "prompts", "prompts"),
-    "zero_shot": Kind("02", "prompts", "prompts"),
-    "vote": Kind("02", "episodic", "votes"),
-    "zero": Kind("02", "episodic", "votes"),
-    "mta": Kind("02", "episodic", "votes"),
-    "tps": Kind("02", "episodic", "votes"),
-    "tpt": Kind("02", "episodic", "tuned prompts"),
-    "tpt_cots": Kind("02", "episodic", "tuned prompts"),
-    "ctpt": Kind("02", "episodic", "tuned prompts"),
-    "atpt": Kind("02", "episodic", "tuned prompts"),
-    "coop": Kind("02", "labelled", "learned prompts"),
-    "cocoop": Kind("02", "labelled", "learned prompts"),
-    "tpt_coop": Kind("02", "labelled", "learned prompts"),
-    "tpt_cocoop": Kind("02", "labelled", "learned prompts"),
-    "zero_shot_varied": Kind("02b", "prompts", "prompts"),
-    "vote-drawn": Kind("02b", "diffusion", "votes"),
-    "vote-both": Kind("02b", "diffusion", "votes"),
-    "vote-more": Kind("02b", "episodic", "votes"),
-    "tpt-both": Kind("02b", "diffusion", "tuned prompts"),
-    "tpt-more": Kind("02b", "episodic", "tuned prompts"),
-    "difftpt-both": Kind("02b", "diffusion", "tuned prompts"),
-    "difftpt-more": Kind("02b", "episodic", "tuned prompts"),
-    "zero_shot_sample": Kind("03", "prompts", "prompts"),
-    "autoclip_sample": Kind("03", "episodic", "weighted prompts"),
-    "caption": Kind("03", "captioner", "captions"),
-    "mean": Kind("04", "prompts", "prompts"),
-    "ensemble": Kind("04", "prompts", "prompts"),
-    "autoclip": Kind("04", "episodic", "weighted prompts"),
-    "dclip": Kind("04", "prompts", "prompts"),
-    "cupl": Kind("04", "prompts", "prompts"),
-    "zero_shot_held_out": Kind("05", "prompts", "prompts"),
-    "zero_shot_episodic": Kind("05", "prompts", "prompts"),
-    "ensemble_held_out": Kind("05", "prompts", "prompts"),
-    "ensemble_centred": Kind("05", "label-free", "centring"),
-    "drml": Kind("05", "label-free", "centring"),
-    "drml_uncentred": Kind("05", "label-free", "text classifiers"),
-    "text_classifier": Kind("05", "label-free", "text classifiers"),
-    "tap": Kind("05", "label-free", "text classifiers"),
-    "lafter": Kind("05", "label-free", "self-training"),
-    "lafter_transductive": Kind("05", "online", "self-training"),
-    "upl": Kind("05", "label-free", "self-training"),
-    "clip_pr": Kind("05", "label-free", "self-training"),
-    "clip_adapter": Kind("05", "label-free", "self-training"),
-    "fixmatch": Kind("05", "label-free", "self-training"),
-    "lora": Kind("05", "label-free", "self-training"),
-    "tent": Kind("05", "online", "entropy"),
-    "tent_marginal": Kind("05", "episodic", "entropy"),
-    "vote_episodic": Kind("05", "episodic", "votes"),
-    "rlcf": Kind("05", "second model", "second model"),
-    "two_models": Kind("05", "second model", "second model"),
-    "other_model": Kind("05", "second model", "second model"),
-    "tda": Kind("06", "online", "memory"),
-    "boost_adapter": Kind("06", "online", "memory"),
-    "dmn": Kind("06", "online", "memory"),
-    "dota": Kind("06", "online", "memory"),
-    "bca": Kind("06", "online", "memory"),
-    "onzeta": Kind("06", "online", "memory"),
-    "em_priors": Kind("06", "online", "all at once"),
-    "zlap": Kind("06", "online", "all at once"),
-    "transclip": Kind("06", "online", "all at once"),
-    "stata": Kind("06", "online", "all at once"),
-}
-"""Of a method's name, or of what it begins with; the longest that fits counts."""
-
-SPOKESMEN = {
-    "ensemble_80": "80 prompts",
-    "vote": "vote of views",
-    "zero": "ZERO",
-    "mta": "MTA",
-    "tps": "TPS",
-    "tpt": "TPT",
-    "tpt_revote": "TPT, re-voted",
-    "vote-both": "vote, some views drawn",
-    "difftpt-both": "DiffTPT",
-    "ctpt": "C-TPT",
-    "autoclip_80": "AutoCLIP",
-    "caption": "captions",
-    "caption_placed": "captions, placed",
-    "tent_online": "TENT",
-    "text_classifier": "text classifier",
-    "ensemble_centred": "centred texts",
-    "upl": "UPL",
-    "lafter": "LaFTer",
-    "coop": "CoOp",
-    "tpt_coop": "TPT from CoOp",
-    "tda": "TDA",
-    "dmn": "DMN",
-    "dota": "DOTA",
-    "bca": "BCA",
-    "onzeta": "OnZeta",
-    "em_priors": "EM class priors",
-    "zlap": "ZLaP",
-    "transclip": "TransCLIP",
-    "stata": "StatA",
-}
-"""The methods that figures show, of their many variants: chosen here, not by result."""
-
-ONE = "one prompt"
-ENSEMBLE = "the prompt ensemble"
-BASELINES = {
-    ONE: (
-        "zero_shot_photo",
-        "zero_shot",
-        "zero_shot_varied",
-        "zero_shot_sample",
-        "zero_shot_held_out",
-        "zero_shot_episodic",
-    ),
-    ENSEMBLE: ("ensemble_80",),
-}
-"""Ledgers of one baseline, on all images or on the sample of a chapter."""
-
-CONTROLS = ("autoclip_sample", "ensemble_held_out")
-"""Ledgers that repeat a method on a sample, to be a baseline there: no candidates."""
+PANELS = {need.panel: need.phrase for need in registry.NEEDS.values()}
+ALONE = tuple(
+    need.panel
+    for need in registry.NEEDS.values()
+    if need.given == registry.NEEDS["image"].given
+)
+"""The panels of methods that need nothing besides the image."""
 
 Scores = dict[Key, pd.DataFrame]
-
-
-def kind(method: str) -> Kind:
-    """The entry of `KINDS` for a ledger's name; of one that none fits, panel "own"."""
-    fitting = [k for k in KINDS if method == k or method.startswith((f"{k}_", f"{k}-"))]
-    if not fitting:
-        return Kind("", "own", "own")
-    return KINDS[max(fitting, key=len)]
 
 
 def load(folder: str | Path) -> Scores:
@@ -211,8 +72,9 @@ def load(folder: str | Path) -> Scores:
 
 def missing(scores: Scores) -> list[str]:
     """The chapters that have left no ledger here."""
-    chapters = {about.chapter for about in KINDS.values()}
-    return sorted(chapters - {kind(key.method).chapter for key in scores})
+    chapters = {entry.chapter for entry in registry.entries().values()}
+    left = {registry.find(key.method).chapter for key in scores}
+    return sorted(chapters - left - {""})
 
 
 def in_order(found: Iterable[str], wanted: Sequence[str]) -> list[str]:
@@ -226,17 +88,19 @@ def main_recipe(scores: Iterable[Key]) -> str:
 
     Ledgers of methods that are not the study's have no say.
     """
-    ours = [key.method for key in scores if kind(key.method).panel != "own"]
+    ours = [key.method for key in scores if registry.find(key.method).key]
     counts = Counter(m.partition("-")[2] for m in ours if "-" in m)
     return min(counts, key=lambda recipe: (-counts[recipe], recipe), default="")
 
 
 def spokesman(method: str, recipe: str) -> str:
     """The name that a figure gives a ledger; "" for variants that no figure shows."""
-    if kind(method).panel == "own":
+    if not registry.find(method).key:
         return method
     stem, _, views = method.partition("-")
-    return SPOKESMEN.get(stem if views == recipe else method, "")
+    shown = stem if views == recipe else method
+    entry = registry.find(shown)
+    return entry.name if entry.speaker == shown else ""
 
 
 def baseline(scores: Scores, key: Key, names: Sequence[str]) -> pd.DataFrame | None:
@@ -310,7 +174,7 @@ def leaderboard(scores: Scores, datasets: Sequence[str] = ()) -> pd.DataFrame:
 
     Returns:
         A row per ledger; of the ledgers of the single prompt one row, the first of
-        `BASELINES`. dataset, backbone, panel, family, method, name (what figures call
+        chapter. dataset, backbone, panel, family, method, name (what figures call
         it, "" for variants), seed, n, top1; against one prompt gain, gain_low,
         gain_high, gain_p_holm, wins, losses; `detectable`, the smallest true difference
         that so many images would show in four of five cases; against the ensemble over,
@@ -346,26 +210,28 @@ _COLUMNS = (
 
 def _is_listed(scores: Scores, key: Key) -> bool:
     """False for the single prompt where an earlier ledger of it stands in."""
-    if key.method not in BASELINES[ONE]:
+    single = registry.ledgers(ONE)
+    if key.method not in single:
         return True
-    names = BASELINES[ONE][: BASELINES[ONE].index(key.method)]
-    return not any(k[:2] == key[:2] and k.method in names for k in scores)
+    earlier = single[: single.index(key.method)]
+    return not any(k[:2] == key[:2] and k.method in earlier for k in scores)
 
 
 def _row(scores: Scores, key: Key, recipe: str) -> dict | None:
     """A ledger's row; nothing where it and its baselines have no image in common."""
-    found = {name: baseline(scores, key, BASELINES[name]) for name in BASELINES}
+    baselines = {name: registry.ledgers(name) for name in (ONE, ENSEMBLE)}
+    found = {k: baseline(scores, key, names) for k, names in baselines.items()}
     found = {name: frame for name, frame in found.items() if frame is not None}
     images, *others = shared(scores[key], *found.values())
     if images.empty:
         return None
-    about = kind(key.method)
-    row = {"dataset": key.dataset, "backbone": key.backbone, "panel": about.panel}
-    row |= {"family": about.family, "method": key.method}
+    entry = registry.find(key.method)
+    row = {"dataset": key.dataset, "backbone": key.backbone, "panel": entry.panel}
+    row |= {"family": entry.family, "method": key.method}
     row |= {"name": spokesman(key.method, recipe), "seed": key.seed}
     row |= {"n": len(images), "top1": images["hit"].mean()}
     for name, other in zip(found, others, strict=True):
-        if key.method in BASELINES[name]:
+        if key.method in baselines[name]:
             continue
         paired = compare.paired_difference(images["hit"], other["hit"])
         prefix = "gain" if name == ONE else "over"

@@ -1,4 +1,4 @@
-"""The figures of the last chapter, in the look and by the rules of `figures`."""
+"""What chapter 07 draws: gains, prices and agreement of all methods."""
 
 from collections.abc import Sequence
 
@@ -11,51 +11,29 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 from scipy.optimize import isotonic_regression
 
-from helpers.results.figures import (
+from helpers.figures.style import (
     BLUE,
     FAINT,
     INK,
-    METHOD_COLOURS,
     VERMILION,
     WIDTH,
-    _require,
-    _styled,
+    require,
+    styled,
 )
+from helpers.methods import registry
 from helpers.results.synthesis import ALONE, PANELS, priced
 
-FAMILIES = {
-    "prompts": METHOD_COLOURS["zero_shot"],
-    "votes": METHOD_COLOURS["zero"],
-    "tuned prompts": METHOD_COLOURS["tpt"],
-    "weighted prompts": METHOD_COLOURS["autoclip"],
-    "captions": METHOD_COLOURS["caption"],
-    "centring": METHOD_COLOURS["mta"],
-    "text classifiers": METHOD_COLOURS["tps"],
-    "self-training": METHOD_COLOURS["lafter"],
-    "entropy": METHOD_COLOURS["tent"],
-    "learned prompts": METHOD_COLOURS["coop"],
-    "second model": METHOD_COLOURS["difftpt"],
-    "memory": METHOD_COLOURS["tda"],
-    "all at once": METHOD_COLOURS["vote"],
-    "own": VERMILION,
-}
-"""Families of methods and their colours, those of a member in the other chapters."""
-
-SHAPES = {
-    "prompts": "o",
-    "episodic": "o",
-    "captioner": "D",
-    "diffusion": "X",
-    "second model": "P",
-    "online": "v",
-    "label-free": "s",
-    "labelled": "^",
-    "own": "*",
-}
+SHAPES = {need.panel: need.marker for need in registry.NEEDS.values()}
 """What a method needs is the shape of its marker."""
 
 
-@_styled
+def family_colours() -> dict[str, str]:
+    """The colour of each family, which a member has in the other chapters."""
+    colours = registry.colours()
+    return {f: colours.get(key, VERMILION) for f, key in registry.FAMILIES.items()}
+
+
+@styled
 def frontier(
     rows: pd.DataFrame, plain: pd.DataFrame, datasets: Sequence[str]
 ) -> tuple[Figure, pd.DataFrame]:
@@ -71,8 +49,8 @@ def frontier(
             methods on another one get a raised 2.
         datasets: which panels to draw.
     """
-    _require(rows, ["dataset", "name", "gain", "gain_low", "seconds_per_image"])
-    _require(plain, ["dataset", "backbone", "top1", "seconds_per_image"])
+    require(rows, ["dataset", "name", "gain", "gain_low", "seconds_per_image"])
+    require(plain, ["dataset", "backbone", "top1", "seconds_per_image"])
     tables = [priced(rows, plain, name) for name in datasets]
     lines = [max(6, len(table)) for table in tables]
     fig, axes = plt.subplots(
@@ -99,7 +77,7 @@ def frontier(
     shown = data[data["name"].ne("")]
     keys = [
         Line2D([], [], color=shade, marker="o", ls="", label=family)
-        for family, shade in FAMILIES.items()
+        for family, shade in family_colours().items()
         if family in set(shown["family"])
     ]
     panels = [p for p in PANELS if p in set(shown["panel"]) - set(ALONE)]
@@ -129,9 +107,10 @@ def _frontier_panel(ax: plt.Axes, table: pd.DataFrame) -> None:
     ax.grid(False, axis="x")
     levels = np.linspace(0.02, 0.98, max(len(methods), 2))
     wanted = (100 * methods["gain"].to_numpy() - low + room) / (high - low + 2 * room)
+    shades = family_colours()
     places = spread(wanted, 0.96 / max(len(methods) - 1, 1), levels[0], levels[-1])
     for row, place in zip(methods.itertuples(), places, strict=True):
-        shade = FAMILIES[row.family]
+        shade = shades[row.family]
         x, y = 1000 * row.seconds, 100 * row.gain
         sure = row.gain_p_holm < 0.05
         ends = [100 * row.gain_low, 100 * row.gain_high]
@@ -177,7 +156,7 @@ def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
     return np.clip(free, low, high - steps[-1]) + steps
 
 
-@_styled
+@styled
 def gains(
     rows: pd.DataFrame, value: str, against: str, backbones: Sequence[str]
 ) -> tuple[Figure, pd.DataFrame]:
@@ -192,7 +171,7 @@ def gains(
         against: the baseline's name.
     """
     ends = [f"{value}_low", f"{value}_high"]
-    _require(rows, ["dataset", "backbone", "name", "panel", value, *ends])
+    require(rows, ["dataset", "backbone", "name", "panel", value, *ends])
     rows = rows[rows[value].notna()]
     sets = {name: i for i, name in enumerate(dict.fromkeys(rows["dataset"]))}
     groups = [(p, rows[rows["panel"] == p]) for p in PANELS if p in set(rows["panel"])]
@@ -236,20 +215,21 @@ def gains(
     return fig, rows.reset_index(drop=True)
 
 
-@_styled
+@styled
 def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Accuracy against calibration before (hollow) and after (filled) a temperature.
 
     Args:
         table: rows of `synthesis.tempered` of one data set.
     """
-    _require(table, ["name", "family", "panel", "top1", "ece", "ece_t", "nll", "nll_t"])
+    require(table, ["name", "family", "panel", "top1", "ece", "ece_t", "nll", "nll_t"])
     fig, axes = plt.subplots(1, 2, figsize=(1.3 * WIDTH, 4.3))
     labels = {"ece": "expected calibration error (%)", "nll": "NLL (nats)"}
+    shades = family_colours()
     for ax, (what, label) in zip(axes, labels.items(), strict=True):
         factor = 100 if what == "ece" else 1
         for i, row in enumerate(table.itertuples()):
-            shade, x = FAMILIES[row.family], 100 * row.top1
+            shade, x = shades[row.family], 100 * row.top1
             before, after = (factor * getattr(row, k) for k in (what, f"{what}_t"))
             ax.plot([x, x], [before, after], color=shade, lw=1, alpha=0.6)
             look = {"marker": LETTERS[i % len(LETTERS)], "ms": 8, "mec": shade}
@@ -271,7 +251,7 @@ def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 LETTERS = "oDs^vP<>Xp*dH8"
 
 
-@_styled
+@styled
 def who_agrees(
     shares: pd.DataFrame, changed: pd.DataFrame
 ) -> tuple[Figure, pd.DataFrame]:
@@ -322,14 +302,14 @@ def who_agrees(
     return fig, data.assign(rescued=rescued / 100, broken=broken / 100)
 
 
-@_styled
+@styled
 def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Rank correlation of methods between data sets; bold where p < 0.05.
 
     Args:
         table: of `synthesis.transfer`.
     """
-    _require(table, ["dataset", "other", "tau", "p", "methods"])
+    require(table, ["dataset", "other", "tau", "p", "methods"])
     names = list(dict.fromkeys([*table["dataset"], *table["other"]]))
     at = {name: i for i, name in enumerate(names)}
     cells = np.full((len(names), len(names)), np.nan)

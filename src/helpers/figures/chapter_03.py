@@ -1,0 +1,111 @@
+"""What chapter 03 draws: captions beside their images, and where gains are lost."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from PIL import ImageOps
+
+from helpers.figures.style import (
+    BLUE,
+    FAINT,
+    INK,
+    VERMILION,
+    WIDTH,
+    as_picture,
+    require,
+    styled,
+)
+
+
+@styled
+def cards(
+    images: Sequence[Any], texts: Sequence[Sequence[str]], columns: int = 2
+) -> tuple[Figure, pd.DataFrame]:
+    """Pictures with lines of text to their right, say a caption and what came of it.
+
+    Args:
+        images: pictures (PIL or uint8 [H, W, 3]).
+        texts: a list of lines for each, the first in bold type; long ones are broken.
+        columns: cards in a row.
+    """
+    if len(images) == 0 or len(images) != len(texts):
+        raise ValueError(
+            "as many texts as images, and at least one, "
+            f"not {len(texts)} texts for {len(images)} images"
+        )
+    side, wide, line = 1.1, 4.2, 0.165  # inches: picture, card, line of text
+    broken = [
+        [textwrap.fill(text, 42 if number else 36) for number, text in enumerate(card)]
+        for card in texts
+    ]
+    most = max("\n".join(card).count("\n") + 1 for card in broken)
+    high = max(side, line * most + 0.05) + 0.12
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    size = np.array([columns * wide, rows * high])
+    fig = plt.figure(figsize=size, layout="none")
+    for number, (image, (bold, *rest)) in enumerate(zip(images, broken, strict=True)):
+        row, column = divmod(number, columns)
+        top = np.array([column * wide, (rows - row) * high - 0.05])
+        ax = fig.add_axes((*((top - (0, side)) / size), *(side / size)))
+        ax.imshow(ImageOps.pad(as_picture(image), (256, 256), color="white"))
+        ax.axis("off")
+        place = np.add(top, (side + 0.12, 0))
+        plain = {"va": "top", "fontsize": 9.5, "parse_math": False}  # "$" is a dollar
+        fig.text(*(place / size), bold, fontweight="bold", **plain)
+        place -= (0, line * (bold.count("\n") + 1) + 0.02)
+        rest = "\n".join(rest)
+        fig.text(*(place / size), rest, linespacing=1.2, **plain)
+    data = pd.DataFrame({"card": range(len(texts)), "text": map("\n".join, texts)})
+    return fig, data
+
+
+@styled
+def waterfall(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """What each step from one method to another costs or buys, a panel per data set.
+
+    Args:
+        frame: a row per step, in order: dataset, step, accuracy after it, and its
+            difference, ci_low, ci_high; the first step of a data set has none (NaN).
+    """
+    require(frame, ["dataset", "step", "top1", "difference", "ci_low", "ci_high"])
+    panels = list(frame.groupby("dataset", sort=False))
+    columns = min(3, len(panels))
+    rows, steps = math.ceil(len(panels) / columns), frame["step"].nunique()
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        sharey=True,
+        figsize=(max(WIDTH, 2.0 + 2.1 * columns), 0.7 + rows * (0.5 + 0.3 * steps)),
+    )
+    for ax in axes.flat[len(panels) :]:
+        ax.axis("off")
+    for ax, (name, part) in zip(axes.flat, panels, strict=False):
+        values = 100 * part[["top1", "difference", "ci_low", "ci_high"]].to_numpy()
+        for y, (after, step, low, high) in enumerate(values):
+            if np.isnan(step):
+                ax.barh(y, after, height=0.62, color=FAINT)
+            else:
+                before, shade = after - step, BLUE if step >= 0 else VERMILION
+                ax.barh(y, step, left=before, height=0.62, color=shade)
+                ax.plot([before + low, before + high], [y, y], color=INK, lw=1.2)
+                ax.plot([before, before], [y - 1, y], color=INK, lw=0.7, ls=":")
+            text = f"{after:.1f} %" if np.isnan(step) else f"{step:+.1f}"
+            end = max(after, 0 if np.isnan(step) else before + max(high, 0, step))
+            ax.text(end + 1.5, y, text, va="center", fontsize=10)
+        ax.set_title(name)
+        ax.set_yticks(range(len(part)), part["step"])
+        ax.set_ylim(len(part) - 0.4, -0.6)
+        ax.set_xlim(0, 118)
+        ax.set_xticks([0, 50, 100])
+        ax.grid(False, axis="y")
+    for ax in axes[-1]:
+        ax.set_xlabel("top-1 accuracy (%)")
+    return fig, frame.reset_index(drop=True)

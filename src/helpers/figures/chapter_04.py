@@ -1,0 +1,93 @@
+"""What chapter 04 draws: the weights of templates."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from helpers.figures.style import (
+    INK,
+    VERMILION,
+    WIDTH,
+    as_picture,
+    colour,
+    short,
+    styled,
+)
+
+
+@styled
+def template_weights(
+    image: Any, weights: Mapping[str, float], title: str = "", top: int = 24
+) -> tuple[Figure, pd.DataFrame]:
+    """A picture and how much each prompt template counts for it, heaviest first.
+
+    Args:
+        image: the picture (PIL or uint8 [H, W, 3]).
+        weights: template -> weight, all K of them; the dashed line is at 1 / K.
+        top: templates to draw.
+    """
+    if not weights:
+        raise ValueError("nothing to draw: no templates")
+    ranked = pd.Series(weights).sort_values(ascending=False, kind="stable")
+    shown = 100 * ranked[:top]
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(WIDTH, 0.9 + 0.22 * max(len(shown), 6)), width_ratios=[1, 1.6]
+    )
+    left.imshow(as_picture(image))
+    left.axis("off")
+    left.set_anchor("N")  # beside the heaviest templates
+    left.set_title(textwrap.fill(title, 26), loc="center")
+    right.barh(range(len(shown)), shown, color=colour("autoclip"), height=0.7)
+    right.axvline(100 / len(ranked), color=INK, lw=1, ls="--")
+    labels = [short(template, 32) for template in shown.index]
+    right.set_yticks(range(len(shown)), labels, fontsize=9)
+    right.set(ylim=(len(shown) - 0.4, -0.6), xlabel="weight (%), dashed: uniform")
+    if len(shown) < len(ranked):
+        right.set_ylabel(f"heaviest {len(shown)} of {len(ranked)}")
+    right.grid(False, axis="y")
+    data = ranked.rename_axis("template").rename("weight").reset_index()
+    return fig, data
+
+
+@styled
+def weight_map(weights: pd.DataFrame, top: int = 24) -> tuple[Figure, pd.DataFrame]:
+    """Mean weight of templates, down, for groups of images, across.
+
+    Cells say how many times its uniform weight a template has; a frame marks the
+    heaviest of each group. Of more than `top` templates, those that are heaviest for
+    any group.
+
+    Args:
+        weights: a row per group, a column per template, all K; rows sum to 1.
+    """
+    if weights.empty:
+        raise ValueError("nothing to draw: the table has no weights")
+    times = weights * weights.shape[1]
+    heaviest = times.max().nlargest(top).index
+    shown = times[[column for column in times if column in heaviest]].T
+    fig, ax = plt.subplots()
+    cells = shown.to_numpy()
+    edge = max(2.0, cells.max())
+    ax.imshow(cells, cmap="Greens", aspect="auto", vmin=0, vmax=edge)
+    for (i, j), value in np.ndenumerate(cells):
+        tint = "white" if value > 0.65 * edge else INK
+        ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8, color=tint)
+    for j, i in enumerate(cells.argmax(axis=0)):
+        box = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec=VERMILION, lw=2)
+        ax.add_patch(box)
+    ax.set_xticks(range(shown.shape[1]), shown.columns, rotation=45, ha="right")
+    ax.set_yticks(range(len(shown)), [short(text, 34) for text in shown.index])
+    ax.tick_params(labelsize=9, length=0)
+    ax.grid(False)
+    sns.despine(ax=ax, left=True, bottom=True)
+    size = 1.2 + 0.42 * shown.shape[1]
+    fig.set_size_inches(max(WIDTH, 2.2 + size), 1.4 + 0.24 * len(shown))
+    data = weights.rename_axis("group").reset_index()
+    return fig, data.melt("group", var_name="template", value_name="weight")

@@ -1,0 +1,392 @@
+"""Figures that several chapters draw."""
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from PIL import ImageOps
+
+from helpers.figures.style import (
+    ACCURACY,
+    BLUE,
+    FAINT,
+    INK,
+    MARKERS,
+    VERMILION,
+    WIDTH,
+    as_picture,
+    beside,
+    colour,
+    coloured,
+    level_colours,
+    require,
+    styled,
+)
+from helpers.results import metrics
+
+
+@styled
+def image_grid(
+    images: Sequence[Any], titles: Sequence[str], columns: int = 6
+) -> tuple[Figure, pd.DataFrame]:
+    """Pictures in rows, uncropped, a line or two of text above each.
+
+    Args:
+        images: pictures (PIL or uint8 [H, W, 3]).
+        titles: one per picture, "" for none.
+        columns: pictures in a row.
+    """
+    if len(images) == 0 or len(images) != len(titles):
+        raise ValueError(
+            "as many titles as images, and at least one, "
+            f"not {len(titles)} titles for {len(images)} images"
+        )
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    side = min(1.35, 8.1 / columns)
+    wrapped = [textwrap.fill(title, int(13.5 * side)) for title in titles]
+    lines = max(text.count("\n") + 1 for text in wrapped)
+    title, gap = 0.1 + 0.15 * lines, 0.05  # inches, above and between pictures
+    width, height = columns * side, rows * (side - gap + title)
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        squeeze=False,
+        figsize=(width, height),
+        layout="none",  # every size is known; to solve for it takes seconds
+        gridspec_kw={
+            "left": gap / 2 / width,
+            "right": 1 - gap / 2 / width,
+            "bottom": 0,
+            "top": 1 - title / height,
+            "wspace": gap / (side - gap),
+            "hspace": title / (side - gap),
+        },
+    )
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, image, text in zip(axes.flat, images, wrapped, strict=False):
+        ax.imshow(ImageOps.pad(as_picture(image), (256, 256), color="white"))
+        ax.set_title(text, fontsize=9, loc="center")
+    position = np.arange(len(images))
+    data = pd.DataFrame(
+        {
+            "row": position // columns,
+            "column": position % columns,
+            "title": list(titles),
+        }
+    )
+    return fig, data
+
+
+@styled
+def accuracy_by_dataset(
+    frame: pd.DataFrame, hue: str = "method"
+) -> tuple[Figure, pd.DataFrame]:
+    """Top-1 accuracy with its 95 % interval, a band per data set, a colour per `hue`.
+
+    Args:
+        frame: rows of `results.csv`: dataset, `hue`, seed, top1, ci_low, ci_high, in
+            the order in which to draw. Several seeds are drawn as their mean, each
+            seed a small tick.
+        hue: `method` or `backbone`.
+    """
+    require(frame, ["dataset", hue, "seed", "top1", "ci_low", "ci_high"])
+    if frame.duplicated(["dataset", hue, "seed"]).any():
+        raise ValueError(
+            f"more than one row per dataset, {hue} and seed: select one "
+            f"{'backbone' if hue == 'method' else 'method'} first"
+        )
+    datasets, levels = frame["dataset"].unique(), frame[hue].unique()
+    colours = level_colours(hue, levels)
+    step = 0.8 / len(levels)
+    fig, ax = plt.subplots(
+        figsize=(WIDTH, 0.9 + max(0.5, 0.2 * len(levels)) * len(datasets))
+    )
+    for row in range(0, len(datasets), 2):
+        ax.axhspan(row - 0.5, row + 0.5, color="#f5f5f5", lw=0, zorder=0)
+    for number, level in enumerate(levels):
+        part = frame[frame[hue] == level]
+        mean = part.groupby("dataset")[["top1", "ci_low", "ci_high"]].mean() * 100
+        offset = (number - (len(levels) - 1) / 2) * step
+        place = {name: row + offset for row, name in enumerate(datasets)}
+        ax.errorbar(
+            mean["top1"],
+            mean.index.map(place),
+            xerr=[mean["top1"] - mean["ci_low"], mean["ci_high"] - mean["top1"]],
+            fmt=MARKERS[number % len(MARKERS)],
+            color=colours[level],
+            markersize=5.5,
+            elinewidth=1.6,
+            label=level,
+        )
+        if part["dataset"].duplicated().any():
+            ax.plot(
+                part["top1"] * 100,
+                part["dataset"].map(place),
+                "|",
+                color=colours[level],
+                markersize=7,
+            )
+    ax.set(xlabel="top-1 accuracy (%)", ylim=(len(datasets) - 0.5, -0.5))
+    ax.set_yticks(range(len(datasets)), _sized(frame, datasets))
+    ax.grid(False, axis="y")
+    if len(levels) > 1:
+        fig.legend(loc="outside lower center", ncols=min(3, len(levels)))
+    return fig, frame.reset_index(drop=True)
+
+
+def _sized(frame: pd.DataFrame, datasets: Sequence[str]) -> list[str]:
+    """The data sets' names, with the number of images where the table knows it."""
+    if "n" not in frame:
+        return list(datasets)
+    sizes = frame.groupby("dataset")["n"].max()
+    return [f"{name}\nn = {sizes[name]:,}" for name in datasets]
+
+
+@styled
+def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Forest plot of accuracy gained or lost against a baseline on the same images.
+
+    Filled markers differ from zero at 5 % after Holm's correction. On the right: images
+    won, which only the method gets right, and lost, which only the baseline does.
+
+    Args:
+        frame: rows of `compare.compare`, in the order in which to draw.
+    """
+    columns = ["dataset", "backbone", "method", "seed", "baseline", "difference"]
+    require(frame, [*columns, "ci_low", "ci_high", "wins", "losses", "p_holm"])
+    groups = list(frame.groupby(["dataset", "backbone"], sort=False))
+    sizes = [len(group) for _, group in groups]
+    fig, axes = plt.subplots(
+        len(groups),
+        squeeze=False,
+        sharex=True,
+        figsize=(WIDTH, 0.9 + 0.35 * len(groups) + 0.26 * len(frame)),
+        height_ratios=[size + 0.4 for size in sizes],
+    )
+    for ax, (names, group) in zip(axes.flat, groups, strict=True):
+        ax.axvline(0, color=INK, lw=1)
+        for y, row in enumerate(group.itertuples()):
+            shade = colour(row.method) if coloured(row.method) else INK
+            difference = 100 * row.difference
+            ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
+            ax.plot(
+                difference,
+                y,
+                "o",
+                color=shade,
+                markersize=7,
+                markeredgewidth=1.6,
+                markerfacecolor=shade if row.p_holm < 0.05 else "white",
+            )
+            beside(ax, y, f"{row.wins} : {row.losses}")
+        labels = [
+            f"{row.method}, seed {row.seed}" if row.seed else row.method
+            for row in group.itertuples()
+        ]
+        ax.set_yticks(range(len(group)), labels)
+        ax.set_ylim(len(group) - 0.5, -0.6)
+        ax.set_title(" · ".join(names))
+        ax.grid(False, axis="y")
+    axes[0, 0].annotate(
+        "won : lost",
+        (1.02, 1),
+        xytext=(0, 4),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        fontsize=10,
+    )
+    axes[-1, 0].set_xlabel(
+        f"top-1 difference to {frame['baseline'].iloc[0]} (points)\n"
+        "filled: Holm-corrected p < 0.05"
+    )
+    return fig, frame.reset_index(drop=True)
+
+
+@styled
+def reliability_diagram(
+    bins: pd.DataFrame | Mapping[str, pd.DataFrame],
+) -> tuple[Figure, pd.DataFrame]:
+    """Accuracy against confidence, the gap between them, and where the images are.
+
+    Args:
+        bins: a table of `metrics.reliability_bins`, or several under their labels.
+    """
+    tables = {"": bins} if isinstance(bins, pd.DataFrame) else dict(bins)
+    if not tables:
+        raise ValueError("nothing to draw: no table of bins")
+    for table in tables.values():
+        require(
+            table,
+            ["low", "high", "count", "confidence", "accuracy", "ci_low", "ci_high"],
+        )
+    rows = math.ceil(len(tables) / 3)
+    columns = math.ceil(len(tables) / rows)
+    fig, axes = plt.subplots(
+        2 * rows,
+        columns,
+        squeeze=False,
+        sharex=True,
+        sharey="row",
+        figsize=(1.0 + (2.3 if columns > 1 else 3.0) * columns, 3.8 * rows + 0.3),
+        height_ratios=[3, 1] * rows,
+    )
+    panels = axes.reshape(rows, 2, columns).transpose(0, 2, 1).reshape(-1, 2)
+    for ax in panels[len(tables) :].flat:
+        ax.remove()
+    for (top, bottom), (label, table) in zip(panels, tables.items(), strict=False):
+        _reliability_panel(top, bottom, table[table["count"] > 0])
+        error = 100 * metrics.table_calibration_error(table)
+        top.set_title(f"{textwrap.fill(label, 24)}\nECE {error:.1f} %".strip())
+    keys = [Patch(fc=ACCURACY), Patch(fill=False, ec=VERMILION, hatch="////")]
+    fig.legend(
+        keys, ["accuracy", "gap to confidence"], loc="outside lower center", ncols=2
+    )
+    data = pd.concat(tables, names=["label", "bin"]).reset_index()
+    return fig, data
+
+
+def _reliability_panel(top: plt.Axes, bottom: plt.Axes, table: pd.DataFrame) -> None:
+    low, width = 100 * table["low"], 100 * (table["high"] - table["low"])
+    accuracy, confidence = 100 * table["accuracy"], 100 * table["confidence"]
+    top.bar(low, accuracy, width, align="edge", color=ACCURACY, ec="white", lw=0.5)
+    top.bar(
+        low,
+        confidence - accuracy,
+        width,
+        bottom=accuracy,
+        align="edge",
+        fill=False,
+        ec=VERMILION,
+        hatch="////",
+        lw=0.6,
+    )
+    middle = low + width / 2
+    top.vlines(middle, 100 * table["ci_low"], 100 * table["ci_high"], color=INK, lw=1)
+    top.plot([0, 100], [0, 100], "--", color=INK, lw=1)
+    top.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy (%)")
+    share = 100 * table["count"] / table["count"].sum()
+    bottom.bar(low, share, width, align="edge", color=FAINT, ec="white", lw=0.5)
+    bottom.set(ylabel="images (%)", xlabel="confidence (%)")
+    for ax in (top, bottom):
+        if not ax.get_subplotspec().is_first_col():
+            ax.set_ylabel("")
+    bottom.tick_params(labelbottom=True)
+
+
+@styled
+def curves(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    hue: str,
+    *,
+    xlabel: str,
+    ylabel: str,
+    panel: str = "",
+    log: bool = False,
+    across: float | None = None,
+    at: float | None = None,
+) -> tuple[Figure, pd.DataFrame]:
+    """A line per level of `hue`, with a band where the table has ci_low and ci_high.
+
+    Args:
+        frame: a row per point; `y` and its interval are fractions, drawn in percent.
+        panel: a column whose every value gets axes of its own, or "" for one.
+        log: logarithmic x axis.
+        across, at: dashed lines to compare with, a value of y and a value of x.
+    """
+    require(frame, [x, y, hue, *filter(None, [panel])])
+    panels = list(frame.groupby(panel, sort=False)) if panel else [("", frame)]
+    levels = frame[hue].unique()
+    colours = level_colours(hue, levels)
+    fig, axes = plt.subplots(
+        1,
+        len(panels),
+        squeeze=False,
+        sharey=True,
+        figsize=(max(WIDTH, 1.0 + 2.3 * len(panels)), 3.6),
+    )
+    for ax, (title, part) in zip(axes.flat, panels, strict=True):
+        for number, level in enumerate(levels):
+            line = part[part[hue] == level].sort_values(x)
+            sign = MARKERS[number % len(MARKERS)] if len(line) <= 15 else ""
+            shade = colours[level]
+            ax.plot(line[x], 100 * line[y], color=shade, marker=sign, label=level)
+            if {"ci_low", "ci_high"} <= set(line):
+                low, high = 100 * line["ci_low"], 100 * line["ci_high"]
+                ax.fill_between(line[x], low, high, color=shade, alpha=0.13, lw=0)
+        if across is not None:
+            ax.axhline(100 * across, color=INK, lw=1, ls="--", zorder=1)
+        if at is not None:
+            ax.axvline(at, color=INK, lw=1, ls="--", zorder=1)
+        ax.set(title=f"{panel} {title}".strip(), xlabel=xlabel)
+        if log:
+            ax.set_xscale("log")
+            points = sorted(set(frame[x]))
+            if len(points) <= 15:
+                ax.set_xticks(points, [f"{point:g}" for point in points])
+                ax.minorticks_off()
+    axes[0, 0].set_ylabel(ylabel)
+    if len(levels) > 1:
+        keys = axes[0, 0].get_legend_handles_labels()
+        fig.legend(*keys, loc="outside lower center", ncols=min(4, len(levels)))
+    return fig, frame.reset_index(drop=True)
+
+
+@styled
+def difference_map(
+    frame: pd.DataFrame, across: Sequence[str] = ("dataset",)
+) -> tuple[Figure, pd.DataFrame]:
+    """Accuracy gained or lost against a baseline: methods down, `across` across.
+
+    A cell holds the difference in points over its 95 % interval. Bold: differs from
+    zero at 5 % after Holm's correction.
+
+    Args:
+        frame: rows of `compare.compare`, in the order in which to draw.
+        across: columns that name the cell's column, a line of its label each.
+    """
+    columns = ["method", "baseline", "difference", "ci_low", "ci_high", "p_holm"]
+    require(frame, [*across, *columns])
+    heads = frame[list(across)].astype(str).agg("\n".join, axis=1)
+    x = {head: i for i, head in enumerate(heads.unique())}
+    y = {method: i for i, method in enumerate(frame["method"].unique())}
+    cells = np.full((len(y), len(x)), np.nan)
+    cells[frame["method"].map(y), heads.map(x)] = 100 * frame["difference"]
+    edge = max(1.0, np.nanmax(np.abs(cells)))
+    palette = sns.blend_palette([VERMILION, "white", BLUE], as_cmap=True)
+    lines = ["\n".join(textwrap.fill(part, 11) for part in h.split("\n")) for h in x]
+    margin = 0.3 + 0.09 * max(map(len, y))
+    height = 0.9 + 0.16 * max(text.count("\n") for text in lines) + 0.46 * len(y)
+    fig, ax = plt.subplots(figsize=(margin + max(2.4, 0.92 * len(x)), height))
+    ax.imshow(cells, cmap=palette, aspect="auto", vmin=-1.5 * edge, vmax=1.5 * edge)
+    for head, row in zip(heads, frame.itertuples(), strict=True):
+        low, high = 100 * row.ci_low, 100 * row.ci_high
+        weight = "bold" if row.p_holm < 0.05 else "normal"
+        place = x[head], y[row.method]
+        text = {"ha": "center", "color": INK}
+        points = f"{100 * row.difference:+.1f}"
+        ax.text(*place, points, va="bottom", fontsize=10, fontweight=weight, **text)
+        interval = f"[{low:.1f}, {high:.1f}]"
+        ax.text(*place, interval, va="top", fontsize=8, **text)
+    ax.set_xticks(range(len(x)), lines)
+    ax.set_yticks(range(len(y)), y)
+    ax.set_xticks(np.arange(len(x) + 1) - 0.5, minor=True)
+    ax.set_yticks(np.arange(len(y) + 1) - 0.5, minor=True)
+    ax.tick_params(which="both", length=0, top=False, bottom=False)
+    ax.xaxis.tick_top()
+    ax.grid(False)
+    ax.grid(True, which="minor", color="white")
+    sns.despine(ax=ax, left=True, bottom=True)
+    baseline = frame["baseline"].iloc[0]
+    ax.set_xlabel(f"points against {baseline}\nbold: Holm-corrected p < 0.05")
+    return fig, frame.reset_index(drop=True)

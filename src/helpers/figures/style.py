@@ -1,0 +1,167 @@
+"""The study's look: colours, type, and how a figure is saved with its numbers."""
+
+import functools
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from PIL import Image
+
+from helpers.files import replacing
+from helpers.methods import registry
+from helpers.results.predictions import write_csv
+
+WIDTH = 6.4  # inches: 11-point type stays legible when a page shows it at half width
+INK = "#333333"
+FAINT = "#bbbbbb"
+BLUE, VERMILION = "#0173b2", "#d55e00"
+ACCURACY = "#9ecae1"
+MARKERS = "oDs^vPX<>*"
+
+
+def _style() -> dict[str, Any]:
+    return {
+        **sns.axes_style("whitegrid"),
+        "font.sans-serif": ["DejaVu Sans"],  # matplotlib brings it; others may be there
+        "figure.dpi": 150,
+        "figure.constrained_layout.use": True,
+        "font.size": 11,
+        "axes.labelsize": 11,
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "axes.edgecolor": FAINT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.prop_cycle": plt.cycler(color=sns.color_palette("colorblind")),
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.labelsize": 10,
+        "ytick.labelsize": 10,
+        "grid.color": "#e6e6e6",
+        "legend.fontsize": 10,
+        "legend.frameon": False,
+        "hatch.linewidth": 0.6,
+    }
+
+
+def use_style() -> None:
+    """Give every later figure of the session the study's look, and nothing of the
+    user's own settings."""
+    mpl.rcdefaults()  # leaves the backend
+    plt.rcParams.update(_style())
+
+
+def styled(draw: Callable) -> Callable:
+    """Draw in the study's look, whatever the session's settings."""
+
+    @functools.wraps(draw)
+    def wrapper(*args, **kwargs):
+        with plt.rc_context():
+            use_style()
+            fig, data = draw(*args, **kwargs)
+            fig.draw_without_rendering()  # ticks take the look in force at first draw
+            return fig, data
+
+    return wrapper
+
+
+def colour(method: str) -> str:
+    """The colour of a method as "#rrggbb", the same in every figure and run.
+
+    A name that begins like a method of the registry that has a colour gets that, in a
+    shade of its own if more follows. Any other name gets a hue from its letters.
+    """
+    name, known = _letters(method), coloured(method)
+    digest = zlib.crc32(name.encode())
+    if not known:
+        return sns.color_palette("husl", 12, desat=0.8).as_hex()[digest % 12]
+    base = registry.colours()[known]
+    if name == _letters(known):
+        return base
+    shades = sns.blend_palette(["black", base, "white"], 21).as_hex()
+    return (shades[5:9] + shades[12:17])[digest % 9]
+
+
+def _letters(method: str) -> str:
+    return "".join(sign for sign in method.casefold() if sign.isalnum())
+
+
+def coloured(method: str) -> str:
+    """The longest key with a colour that the name begins with, or nothing."""
+    name = _letters(method)
+    known = [key for key in registry.colours() if name.startswith(_letters(key))]
+    return max(known, key=len, default="")
+
+
+def level_colours(hue: str, levels: Sequence[str]) -> dict[str, str]:
+    if hue == "method":
+        return {level: colour(level) for level in levels}
+    palette = sns.color_palette("colorblind", len(levels)).as_hex()
+    return dict(zip(levels, palette, strict=True))
+
+
+def short(text: str, width: int = 22) -> str:
+    return text if len(text) <= width else f"{text[: width - 1].rstrip()}…"
+
+
+def require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
+    missing = [column for column in columns if column not in frame]
+    if missing:
+        raise ValueError(f"the table lacks {missing}; it has {list(frame.columns)}")
+    if frame.empty:
+        raise ValueError("nothing to draw: the table has no rows")
+
+
+def beside(ax: plt.Axes, y: float, text: str) -> None:
+    """Text to the right of the axes, at the height of the row y."""
+    place = ax.get_yaxis_transform()
+    ax.text(1.02, y, text, transform=place, va="center", fontsize=10)
+
+
+def as_picture(image: Any, side: int = 256) -> Image.Image:
+    """RGB picture of a PIL image or a uint8 array [H, W] or [H, W, 3]."""
+    if not isinstance(image, Image.Image):
+        image = Image.fromarray(np.asarray(image))
+    image = image.convert("RGB")
+    image.thumbnail((side, side))
+    return image
+
+
+def intervals(
+    ax: plt.Axes, y: np.ndarray, frame: pd.DataFrame, value: str, shade: str
+) -> None:
+    """Dots with horizontal intervals, fractions drawn in percent."""
+    ax.hlines(y, 100 * frame["ci_low"], 100 * frame["ci_high"], color=FAINT, lw=2)
+    ax.plot(100 * frame[value], y, "o", color=shade, markersize=5.5)
+
+
+def save(folder: str | Path, name: str, fig: Figure, data: pd.DataFrame) -> Path:
+    """Write `<folder>/figures/<name>.png` and, beside it, the `.csv` of its numbers."""
+    path = _named(Path(folder) / "figures", name, ".png")
+    with replacing(path) as temporary, plt.rc_context():
+        mpl.rcdefaults()  # a user's settings may ask for other sizes and for LaTeX
+        # No software version inside: the same figure gives the same bytes.
+        fig.savefig(temporary, format="png", metadata={"Software": None})
+    write_csv(path.with_suffix(".csv"), data)
+    return path
+
+
+def save_table(folder: str | Path, name: str, frame: pd.DataFrame) -> Path:
+    """Write `<folder>/tables/<name>.csv`."""
+    return write_csv(_named(Path(folder) / "tables", name, ".csv"), frame)
+
+
+def _named(folder: Path, name: str, suffix: str) -> Path:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"name {name!r} must be a plain file name, as in '02_votes'")
+    return folder / f"{name}{suffix}"

@@ -1,0 +1,237 @@
+"""Every method of the study: its name, what it needs, what it is compared with.
+
+A method enters itself where it stands; the decorator leaves the function as it is:
+
+    @method("zero", name="ZERO", family="votes", needs="image", chapter="02")
+    def zero(views, class_features, logit_scale): ...
+
+The leader board, the figures and the comparisons with papers read the entries. Variants
+follow one rule: a prediction file belongs to the entry whose key is the file's name or
+begins the name before "_" or "-"; of several, the longest key counts. So
+`tpt_linear-augmix` belongs to `tpt` until `tpt_linear` has an entry of its own. By the
+same rule an entry takes from another one the family, needs, paper and chapter that it
+leaves open: `tpt_revote` takes them from `tpt`.
+
+This module is light; the first look-up imports all methods, and torch with them.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple, TypeVar
+
+F = TypeVar("F", bound=Callable)
+
+
+class Need(NamedTuple):
+    """What a method needs besides the class names; methods of one panel may compete."""
+
+    panel: str  # in the leader board
+    phrase: str  # the panel's title
+    given: str  # what its user has
+    marker: str  # in figures
+
+
+NEEDS = {
+    "nothing": Need("prompts", "nothing adapts", "the image alone", "o"),
+    "image": Need("episodic", "the image alone", "the image alone", "o"),
+    "captioner": Need("captioner", "the image and a captioner", "a captioner", "D"),
+    "diffusion": Need(
+        "diffusion", "the image and a diffusion model", "a diffusion model", "X"
+    ),
+    "second model": Need(
+        "second model", "the image and another CLIP", "another CLIP", "P"
+    ),
+    "stream": Need("online", "a stream of test images", "a stream of test images", "v"),
+    "unlabelled pool": Need(
+        "label-free",
+        "unlabelled images or texts",
+        "unlabelled images like them",
+        "s",
+    ),
+    "labels": Need("labelled", "labelled images", "labelled images", "^"),
+    "unknown": Need("own", "as its author knows", "your own method", "*"),
+}
+
+FAMILIES = {
+    "prompts": "zero_shot",
+    "votes": "zero",
+    "tuned prompts": "tpt",
+    "weighted prompts": "autoclip",
+    "captions": "caption",
+    "centring": "mta",
+    "text classifiers": "tps",
+    "self-training": "lafter",
+    "entropy": "tent",
+    "learned prompts": "coop",
+    "second model": "difftpt",
+    "memory": "tda",
+    "all at once": "vote",
+    "own": "",
+}
+"""What methods are akin to, and the key of the method whose colour the family has."""
+
+ONE, ENSEMBLE = "one prompt", "the prompt ensemble"
+CANDIDATE, CONTROL = "candidate", "control"
+ROLES = (CANDIDATE, ONE, ENSEMBLE, CONTROL)
+"""Baselines repeat one prompt or the ensemble on a chapter's images; a control repeats
+another method there. Neither may be chosen as the best."""
+
+
+class Claim(NamedTuple):
+    """What a chapter tests of a method: its gain over what it has to beat.
+
+    In names of prediction files, {} stands for the study's main view recipe.
+    """
+
+    subject: str
+    ledger: str
+    against: str = ONE
+    rivals: tuple[str, ...] = ()  # the first that there is; (): the baseline `against`
+    rank: int = 0  # among the claims of the chapter
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A method's traits; the key is "" for a prediction file that has no entry."""
+
+    key: str
+    name: str = ""  # in figures; "" for variants that no figure shows
+    family: str = "own"
+    needs: str = "unknown"
+    paper: str = ""
+    chapter: str = ""  # that runs it
+    colour: str = ""  # "#rrggbb"; a method without one is coloured by its letters
+    speaker: str = ""  # the variant that figures show for the method, "" for none
+    published: tuple[str, ...] = ()  # its names in published_results.csv
+    role: str = CANDIDATE
+    claim: Claim | None = None
+
+    @property
+    def panel(self) -> str:
+        return NEEDS[self.needs].panel
+
+
+_given: dict[str, tuple[Callable, dict]] = {}
+
+
+def method(
+    key: str,
+    *,
+    name: str = "",
+    family: str | None = None,
+    needs: str | None = None,
+    paper: str | None = None,
+    chapter: str | None = None,
+    colour: str = "",
+    speaker: str | None = None,
+    published: tuple[str, ...] = (),
+    role: str = CANDIDATE,
+    claim: Claim | None = None,
+) -> Callable[[F], F]:
+    """Enter the decorated function as a method; several entries may stand above it.
+
+    Args:
+        key: the prediction file's name, or what the names of all variants begin with.
+        name: how figures and tables call the method; the key unless given. A variant
+            of another entry is shown in figures only if it is given a name.
+        family: of `FAMILIES`; "own" unless given here or by the entry it is a variant
+            of.
+        needs: of `NEEDS`; likewise, "unknown".
+        speaker: the prediction file that figures show, "" for none; the key unless
+            given.
+
+        Others as in `Entry`.
+
+    Raises:
+        ValueError: an unknown family, need or role; or, at the decoration, a key that
+            another function has entered.
+    """
+    for what, value, known in (
+        ("family", family, FAMILIES),
+        ("need", needs, NEEDS),
+        ("role", role, ROLES),
+    ):
+        if value is not None and value not in known:
+            accepted = ", ".join(map(repr, known))
+            raise ValueError(
+                f"method {key!r}: unknown {what} {value!r}; use {accepted}"
+            )
+    traits = {"family": family, "needs": needs, "paper": paper, "chapter": chapter}
+    traits = {trait: value for trait, value in traits.items() if value is not None}
+    traits |= {"name": name, "colour": colour, "published": published, "role": role}
+    traits |= {"speaker": speaker, "claim": claim}
+
+    def enter(function: F) -> F:
+        where = _where(function)
+        if key in _given and _where(_given[key][0]) != where:
+            first = _where(_given[key][0])
+            raise ValueError(f"method {key!r} of {where} is already entered by {first}")
+        _given[key] = function, traits  # a cell that runs again enters its method anew
+        entries.cache_clear()
+        return function
+
+    return enter
+
+
+def _where(function: Callable) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """All entries by key, a method before its variants."""
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{__package__}.{module.name}")
+    found: dict[str, Entry] = {}
+    for key in sorted(_given):
+        traits = dict(_given[key][1])
+        parent = _longest(found, key)
+        if parent:
+            inherited = ("family", "needs", "paper", "chapter")
+            traits = {t: getattr(found[parent], t) for t in inherited} | traits
+        else:
+            traits["name"] = traits["name"] or key
+        if traits["speaker"] is None:
+            traits["speaker"] = key if traits["name"] else ""
+        found[key] = Entry(key, **traits)
+    return found
+
+
+def find(ledger: str) -> Entry:
+    """The entry of a prediction file's name; one of key "" where no method has it."""
+    key = _longest(entries(), ledger)
+    return entries()[key] if key else Entry("")
+
+
+def _longest(keys: dict[str, Entry], ledger: str) -> str:
+    fitting = [k for k in keys if ledger == k or ledger.startswith((f"{k}_", f"{k}-"))]
+    return max(fitting, key=len, default="")
+
+
+def names() -> dict[str, str]:
+    """How figures and tables call each method, by key."""
+    return {key: entry.name for key, entry in entries().items()}
+
+
+def published() -> dict[str, str]:
+    """The key that belongs to a method's name in `published_results.csv`."""
+    return {told: e.key for e in entries().values() for told in e.published}
+
+
+def ledgers(role: str) -> tuple[str, ...]:
+    """The prediction files that have a role, by chapter.
+
+    Those of a chapter come in the order of entry: of one function's decorators, the
+    lowest first.
+    """
+    having = [entries()[key] for key in _given if entries()[key].role == role]
+    return tuple(e.key for e in sorted(having, key=lambda e: e.chapter))
+
+
+def colours() -> dict[str, str]:
+    """The colour of every entry that has one of its own, by key."""
+    return {key: e.colour for key, e in entries().items() if e.colour}
