@@ -135,7 +135,7 @@ def _list(arguments: argparse.Namespace) -> int:
     rows = [("study", "data set", "backbone", "needs")]
     for name in parameters.studies(paths.PARAMS):
         path = parameters.study_file(name, paths.PARAMS)
-        values = parameters.read(path)
+        values = parameters.merged(parameters.layers(path, paths.PARAMS))
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         needs = first.removeprefix("#").strip() if first.startswith("#") else ""
         rows.append((name, values.get("dataset"), values.get("backbone"), needs))
