@@ -23,9 +23,9 @@ import torch
 import yaml
 from nbformat import v4
 
-from helpers import paths
+from helpers import notebooks, paths
 from helpers.chapters import notebook
-from helpers.models import embedded
+from helpers.models import embedded, optional
 from helpers.study import check, main, parameters, resources
 from helpers.study.checks import RULES
 from picto import make
@@ -338,7 +338,7 @@ def test_key_of_another_notebook_is_refused_where_it_would_have_no_effect(world)
 def test_a_chapter_that_does_not_fit_is_left_out_and_told(world, capsys):
     path = write_notebook(world, "01_one", declares=CELL + 'kind: str = "picto"')
     book = nbformat.read(path, as_version=4)
-    book.metadata["study"] = {"kind": "picto*"}
+    book.metadata["study"] = {"needs": {"kind": "picto*"}}
     nbformat.write(book, path)
     write_notebook(world, "02_two")
     assert len(plan(world, kind="picto-a")) == 2
@@ -426,6 +426,25 @@ def test_parameters_cell_declares_the_shared_keys_with_pictos_values(chapter):
     assert {key: kind for key, (kind, _) in keys.items()} == {
         key: RULES[key][0] for key in keys
     }, "each parameter has a rule"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_says_in_its_metadata_what_its_title_says(path):
+    chapter = notebooks.read(path)
+    title = json.loads(path.read_text())["cells"][0]["source"][0].strip()
+    assert title == f"# {chapter.number} {chapter.question}"
+    assert path.stem.startswith(f"{chapter.number}_")
+    assert 0 < chapter.minutes < 30
+    assert chapter.optional.keys() <= optional.PARTS.keys()
+    assert chapter.needs.keys() <= parameters.declared(path).keys()
+
+
+def test_every_optional_model_is_some_chapters():
+    assert [c.number for c in notebooks.chapters()] == [
+        parameters.number_of(path.stem) for path in CHAPTERS
+    ]
+    named = [key for chapter in notebooks.chapters() for key in chapter.optional]
+    assert sorted(named) == sorted(optional.PARTS)
 
 
 def test_smoke_study_runs_every_notebook(smoke_study, capsys):
@@ -595,7 +614,7 @@ def test_terminal_shows_progress_and_an_interrupt_keeps_what_ran(world):
     code = f"""
         import sys
         from pathlib import Path
-        from helpers import paths
+        from helpers import notebooks, paths
         paths.PARAMS = Path({str(world.params)!r})
         paths.NOTEBOOKS = Path({str(world.notebooks)!r})
         from helpers.study import main

@@ -4,14 +4,13 @@ Every sentence is put together from paired differences and their intervals, so t
 says what a study's ledgers say, whatever that is.
 """
 
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from helpers.paths import NOTEBOOKS
+from helpers import notebooks
 from helpers.results import compare, metrics
 from helpers.results.layouts import COUNTERPARTS, difficulty
 from helpers.results.synthesis import (
@@ -203,63 +202,6 @@ def sentence(subject: str, against: str, table: pd.DataFrame) -> str:
     return text
 
 
-CLAIMS = {
-    "01": [("The ensemble of 80 prompts", "ensemble_80", ONE, BASELINES[ONE])],
-    "02": [
-        ("A vote of confident views", "vote-{}", ONE, BASELINES[ONE]),
-        ("TPT's tuning", "tpt_revote-{}", "the vote of the same views", ("vote-{}",)),
-    ],
-    "02b": [
-        (
-            "A vote with drawn views",
-            "vote-both",
-            "one of as many crops",
-            ("vote-more_crops",),
-        ),
-        ("DiffTPT", "difftpt-both", "that vote of crops", ("vote-more_crops",)),
-    ],
-    "03": [
-        ("A caption as prompt", "caption", ONE, BASELINES[ONE]),
-        (
-            "The class in its place in the caption",
-            "caption_placed",
-            "the class in the keyword's",
-            ("caption",),
-        ),
-    ],
-    "04": [
-        (
-            "AutoCLIP",
-            "autoclip_80",
-            "the same 80 templates weighted equally",
-            ("mean_80",),
-        ),
-    ],
-    "05": [
-        ("LaFTer", "lafter", "its own text classifier", ("text_classifier",)),
-        (
-            "Centring texts and images",
-            "ensemble_centred",
-            "the same texts uncentred",
-            ("ensemble_held_out",),
-        ),
-        ("UPL", "upl", "its teacher", ("ensemble_held_out",)),
-    ],
-    "06": [
-        ("TDA on a shuffled stream", "tda", ONE, BASELINES[ONE]),
-        ("OnZeta", "onzeta", ONE, BASELINES[ONE]),
-    ],
-}
-"""What each chapter claims or refutes: a method against what it has to beat."""
-
-
-def question(chapter: str) -> str:
-    """The question that a chapter's title asks."""
-    path = next(NOTEBOOKS.glob(f"{chapter}_*.ipynb"))
-    first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]
-    return "".join(first).splitlines()[0].removeprefix(f"# {chapter} ")
-
-
 def findings(
     scores: Scores, decided: pd.DataFrame, first: str, backbones: Sequence[str]
 ) -> pd.DataFrame:
@@ -274,30 +216,43 @@ def findings(
         chapter, question, answer.
     """
     answers = {"00": _world(scores, backbones[0])}
-    for chapter, claims in CLAIMS.items():
-        told = [_claim(scores, backbones, *claim) for claim in claims]
-        answers[chapter] = ". ".join(filter(None, told))
+    chapters = {chapter.number: chapter for chapter in notebooks.chapters()}
+    for chapter in chapters.values():
+        told = [claimed(scores, backbones, **claim) for claim in chapter.claims]
+        answers.setdefault(chapter.number, ". ".join(filter(None, told)))
     if answers["01"]:
         answers["01"] = f"{_levels(scores, first, backbones[0])}. {answers['01']}"
     answers["07"] = _verdicts(decided, backbones[0])
-    rows = [(c, question(c), f"{a}.") for c, a in sorted(answers.items()) if a]
+    answers = {c: answer for c, answer in sorted(answers.items()) if answer}
+    rows = [(c, chapters[c].question, f"{text}.") for c, text in answers.items()]
     return pd.DataFrame(rows, columns=["chapter", "question", "answer"])
 
 
-def _claim(
+def claimed(
     scores: Scores,
     backbones: Sequence[str],
     subject: str,
     method: str,
-    against: str,
-    others: Sequence[str],
+    over: str,
+    against: Sequence[str],
 ) -> str:
+    """A chapter's claim, in words: a method against what it has to beat.
+
+    Args:
+        subject, over: what both are called in the sentence.
+        method, against: ledgers, "{}" in them being the main recipe of views; the first
+            of `against` that is there counts, and none means the baseline `over`.
+
+    Returns:
+        "" where no backbone has ledgers of both.
+    """
     recipe = main_recipe(scores)
+    others = against or BASELINES[over]
     names = method.format(recipe), [name.format(recipe) for name in others]
     for backbone in backbones:
         table = pooled(scores, backbone, *names)
         if len(table):
-            return f"{sentence(subject, against, table)} ({backbone})"
+            return f"{sentence(subject, over, table)} ({backbone})"
     return ""
 
 

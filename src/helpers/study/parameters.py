@@ -9,7 +9,6 @@ file's folder, or else from `params/`. The value `$dataset` is the study's data 
 """
 
 import ast
-import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 
 import yaml
 
+from helpers.notebooks import read as chapter_metadata
 from helpers.paths import ROOT, from_here, located
 from helpers.study.checks import NOUNS, check, closest
 from helpers.study.places import base_of, placed
@@ -221,13 +221,8 @@ def plan(
 
 
 def unsuited(job: Job) -> str:
-    """Why the notebook is not meant for the study, "" where it is.
-
-    A notebook's metadata may name values that a study must have, or patterns of them,
-    such as `"study": {"dataset": "picto*"}`.
-    """
-    content = json.loads(job.notebook.read_text(encoding="utf-8"))
-    needed = content["metadata"].get("study", {})
+    """Why the notebook is not meant for the study, "" where it is."""
+    needed = chapter_metadata(job.notebook).needs
     given = {key: str(job.parameters.get(key)) for key in needed}
     if all(fnmatchcase(given[key], pattern) for key, pattern in needed.items()):
         return ""
