@@ -27,12 +27,24 @@ from torch import Tensor, nn
 
 from helpers.models.clip import Backbone, _ends_at_argmax, _text_tower
 from helpers.models.prompts import _attend, _finish, _keys_values, _queries
+from helpers.models.sizes import Size
 from helpers.words import with_article
 
 ROWS = 4096  # prompts at once on a CPU; a GPU gets more
+BEFORE = 10  # tokens of a caption before the class
 GPU_ROWS = 16 * ROWS
 SLOT = re.compile(r"\{a?\}")
 LONGEST = 3  # names that are tried: joined to a text, a name's tokens may differ by one
+
+
+def memory_needed(sizes: Iterable[Size]) -> float:
+    """Bytes that prompts of captions take at the peak, of the largest of these CLIPs:
+    a caption's keys and values before the class, of all layers, and each prompt's own.
+    """
+    sizes = list(sizes)
+    shared = 2 * BEFORE * max(size.layers * size.width for size in sizes)
+    alone = 6 * 14 * max(size.width for size in sizes)
+    return 4 * ROWS * (shared + alone)
 
 
 def fill(template: str, class_name: str, characters: int | None = None) -> str:

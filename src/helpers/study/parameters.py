@@ -81,13 +81,12 @@ def read(path: Path) -> dict[str, Any]:
 def layers(path: Path, params: Path, before: Sequence[Path] = ()) -> list[Layer]:
     """What a study's file, the files that it includes, and their folders say.
 
-    The last layer wins. `before` are the files that led to this one. Raises ValueError
-    or FileNotFoundError, naming the including file, for an include that is no file or
-    that leads back to where it began.
+    The last layer wins. `before` are the files that led to this one. Raises ValueError,
+    naming the including file, for an include that is no file or leads in a circle.
     """
     values, base, below = read(path), base_of(path), []
-    if INCLUDE in values:
-        included = _included(values.pop(INCLUDE), path, params)
+    if (name := values.pop(INCLUDE, "")) != "":
+        included = _included(name, path, params)
         way = [*before, path]
         if included in way:
             circle = ", ".join(map(shown, [*way[way.index(included) :], included]))
@@ -190,9 +189,7 @@ def plan(
     """
     path = study_file(name, params)
     found = layers(path, params)
-    chapters = {number_of(c.stem): declared(c) for c in notebooks(folder)}
-    for keys in chapters.values():
-        keys.pop(INCLUDE, None)  # heeded here
+    chapters = {number_of(c.stem): _given(c) for c in notebooks(folder)}
     chosen, overrides = _choose(only, folder), dict(overrides or {})
     problems = _misfits(path, found, chapters)
     numbers = [number_of(chapter.stem) for chapter in chosen]
@@ -236,14 +233,19 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
+def _given(notebook: Path) -> dict[str, tuple[type, Any]]:
+    """What the notebook declares, but for `include`, which `plan` heeds itself."""
+    return {k: found for k, found in declared(notebook).items() if k != INCLUDE}
+
+
 def _included(name: Any, origin: Path, params: Path) -> Path:
     """The file that another one includes by this name."""
     is_yaml = isinstance(name, str) and name.endswith((".yaml", ".yml"))
     choices = [located(name, f) for f in (origin.parent, params)] if is_yaml else []
     for path in choices:
-        if path.is_file():
+        if os.path.isfile(path):
             return Path(os.path.normpath(path.absolute()))
-    raise FileNotFoundError(
+    raise ValueError(
         f"{shown(origin)}: include is {name!r}; accepted: the path of a .yaml file, "
         f"from {shown(origin.parent)} or {shown(params)}"
     )
