@@ -22,7 +22,8 @@ from helpers.store import folders
 from helpers.study import fingerprints, lock, main, parameters, runner
 
 CELLS = (
-    'study: str = "small"  # folder\nimages: int = 70  # pictures\n',
+    'study: str = "small"  # folder\nimages: int = 70  # pictures\n'
+    'seed: int = 0\ndevice: str = "cpu"\n',
     """
     from helpers import data
     from helpers.chapters import adaptation
@@ -31,7 +32,7 @@ CELLS = (
     from helpers.models import clip
     from helpers.chapters.notebook import start
     """,
-    'run = start("01_small", study=study, seed=0, device="cpu", images=images)',
+    'run = start("01_small", globals())',
     """
     model = clip.load("picto-rn", "picto", device="cpu")
     dataset = data.load("picto-few-shot", images=images)
@@ -284,7 +285,7 @@ def test_a_chapter_runs_again_once_the_model_that_it_did_without_is_here(
         """
     from helpers.models.optional import MissingModel
     from helpers.chapters.notebook import start
-    run = start("01_small", study=study, seed=0, device="cpu")
+    run = start("01_small", globals())
     def load():
         raise MissingModel("captioner", "fetch it with `hf download a/b`", None)
     writer, other = run.optional(load), 1

@@ -813,7 +813,9 @@ def test_start_leaves_the_users_settings_aside(tmp_path, monkeypatch):
         inline = notebook.InlineBackend.instance()
         inline.figure_formats = {"svg"}
         backend = mpl.get_backend()
-        notebook.start("01_one", study="tiny", seed=0, device="cpu")
+        given = {"study": "tiny", "seed": 0, "device": "cpu"}
+        declared = {key: type(value) for key, value in given.items()}
+        notebook.start("01_one", {**given, "__annotations__": declared})
         assert mpl.rcParams["text.usetex"] is False
         assert pd.options.display.max_rows == 60
         assert inline.figure_formats == {"png"}

@@ -29,13 +29,18 @@ def test_links_lead_somewhere():
 
 def test_findings_are_those_of_the_reference_run():
     block = front.findings(ROOT / REFERENCE, REFERENCE)
-    assert front.renewed(README, block) == README, "renew it: make reference"
+    assert front.renewed(README, "findings", block) == README, "renew: make reference"
     assert block.count("\n") > 6
+
+
+def test_chapters_are_those_that_the_notebooks_say():
+    told = front.renewed(README, "chapters", front.chapters())
+    assert told == README, "renew it: python tools/front.py"
 
 
 def test_a_readme_without_marks_is_refused():
     with pytest.raises(ValueError, match="findings: begin"):
-        front.renewed("# Title", "block")
+        front.renewed("# Title", "findings", "block")
 
 
 def test_the_embedded_world_is_counted():

@@ -23,16 +23,17 @@ import torch
 import yaml
 from nbformat import v4
 
-from helpers import paths
+from helpers import notebooks, paths
 from helpers.chapters import notebook
-from helpers.models import embedded
-from helpers.study import check, main, parameters, resources
+from helpers.models import embedded, optional
+from helpers.study import check, main, parameters, room
 from helpers.study.checks import RULES
 from picto import make
 
 PICTO = yaml.safe_load((paths.PARAMS / "picto.yaml").read_text())
 STUDIES = sorted(path.stem for path in paths.PARAMS.glob("*.yaml"))
 CHAPTERS = parameters.notebooks(paths.NOTEBOOKS)
+CPU = {"device": "cpu"}
 CELL = 'study: str = "tiny"  # folder\nimages: int = 3  # per data set\n'
 
 
@@ -258,6 +259,70 @@ def test_wrong_parameter_files_are_refused(world, files, options, message):
         plan(world, **options)
 
 
+def test_an_included_file_gives_what_the_including_one_does_not(world):
+    more = (
+        CELL
+        + 'dataset: str = "picto"\nviews: int = 8\nfocus: str = ""\nsets: list = []\n'
+    )
+    write_notebook(world, "02_two", declares=f'include: str = ""\n{more}')
+    write_params(
+        world, "tiny.yaml", "include: shared/b.yaml\nstudy: tiny\ndataset: picto-s\n"
+    )
+    write_params(world, "tiny/02.yaml", "views: 3\n")
+    write_params(
+        world, "shared/b.yaml", "include: c.yaml\nimages: 5\ndataset: digits\n"
+    )
+    write_params(world, "shared/b/02.yaml", "views: 2\nfocus: $dataset\n")
+    write_params(world, "shared/c.yaml", "images: 4\nsets: [c]\n")
+    write_params(world, "shared/c/02.yaml", "sets: [$dataset, e]\nfocus: f\n")
+    expected = {"study": "tiny", "dataset": "picto-s", "images": 5, "views": 3}
+    (job,) = plan(world)
+    expected |= {"focus": "picto-s", "sets": ["picto-s", "e"]}
+    assert job.injected == job.parameters == expected
+    assert parameters.studies(world.params) == ["tiny"]
+    elsewhere = world.outputs.parent / "mine.yaml"
+    elsewhere.write_text("include: shared/b.yaml\nstudy: mine\n")
+    (job,) = plan(world, str(elsewhere), dataset="picto-a")
+    assert (job.parameters["dataset"], job.parameters["focus"]) == ("picto-a",) * 2
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"tiny.yaml": "include: tiny.yaml"}, r"circle: \S+tiny\.yaml, \S+tiny\.yaml"),
+        (
+            {"tiny.yaml": "include: b.yaml", "b.yaml": "include: ./tiny.yaml"},
+            r"b\.yaml: include leads in a circle: \S+tiny\.yaml, \S+b\.yaml, \S+tiny",
+        ),
+        (
+            {"tiny.yaml": "include: b.yaml"},
+            r"tiny\.yaml: include is 'b\.yaml'; accepted",
+        ),
+        ({"tiny.yaml": "include: [b]"}, r"tiny\.yaml: include is \['b'\]; accepted"),
+        ({"tiny.yaml": "include: tiny"}, r"accepted: the path of a \.yaml file"),
+        (
+            {"tiny.yaml": "include: b.yaml\nstudy: tiny", "b.yaml": "imgaes: 2"},
+            r"^\S+b\.yaml: imgaes is no parameter \(did you mean images\?\)",
+        ),
+        (
+            {"tiny.yaml": "include: b.yaml\nstudy: tiny", "b/01.yaml": "views: 2"}
+            | {"b.yaml": "images: 2"},
+            r"^\S+b/01\.yaml: views is no parameter",
+        ),
+        (
+            {"tiny/01.yaml": "include: b.yaml"},
+            r"tiny/01\.yaml: include is no parameter",
+        ),
+    ],
+)
+def test_wrong_includes_are_refused_by_file_and_key(world, files, message):
+    write_notebook(world, "01_one", declares=CELL + 'include: str = ""\n')
+    for name, text in files.items():
+        write_params(world, name, text)
+    with pytest.raises(ValueError, match=message):
+        plan(world)
+
+
 def test_key_of_another_notebook_is_refused_where_it_would_have_no_effect(world):
     write_notebook(world, "01_one")
     write_notebook(world, "02_two", declares=CELL + "views: int = 8")
@@ -273,7 +338,7 @@ def test_key_of_another_notebook_is_refused_where_it_would_have_no_effect(world)
 def test_a_chapter_that_does_not_fit_is_left_out_and_told(world, capsys):
     path = write_notebook(world, "01_one", declares=CELL + 'kind: str = "picto"')
     book = nbformat.read(path, as_version=4)
-    book.metadata["study"] = {"kind": "picto*"}
+    book.metadata["study"] = {"needs": {"kind": "picto*"}}
     nbformat.write(book, path)
     write_notebook(world, "02_two")
     assert len(plan(world, kind="picto-a")) == 2
@@ -340,7 +405,8 @@ def test_chapter_00_is_for_picto(overrides, fits):
 @pytest.mark.parametrize("name", STUDIES)
 def test_shipped_study_fits_the_notebooks(name):
     jobs = parameters.plan(name, paths.PARAMS, paths.NOTEBOOKS)
-    general = parameters.read(paths.PARAMS / f"{name}.yaml")
+    found = parameters.layers(paths.PARAMS / f"{name}.yaml", paths.PARAMS)
+    general = parameters.merged(found)
     world = [] if general["weights"] == "picto" else ["00_picto_world"]
     assert [j.notebook for j in jobs] == [c for c in CHAPTERS if c.stem not in world]
     assert set(general) == set(PICTO)
@@ -357,8 +423,28 @@ def test_parameters_cell_declares_the_shared_keys_with_pictos_values(chapter):
     exec(cell.source, defined)
     assert {key: defined[key] for key in keys} == {k: v for k, (_, v) in keys.items()}
     assert keys.keys() == defined["__annotations__"].keys(), "papermill misses a key"
-    for key in keys.keys() & RULES.keys():
-        assert keys[key][0] is RULES[key][0], key
+    assert {key: kind for key, (kind, _) in keys.items()} == {
+        key: RULES[key][0] for key in keys
+    }, "each parameter has a rule"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_says_in_its_metadata_what_its_title_says(path):
+    chapter = notebooks.read(path)
+    title = json.loads(path.read_text())["cells"][0]["source"][0].strip()
+    assert title == f"# {chapter.number} {chapter.question}"
+    assert path.stem.startswith(f"{chapter.number}_")
+    assert 0 < chapter.minutes < 30
+    assert chapter.optional.keys() <= optional.PARTS.keys()
+    assert chapter.needs.keys() <= parameters.declared(path).keys()
+
+
+def test_every_optional_model_is_some_chapters():
+    assert [c.number for c in notebooks.chapters()] == [
+        parameters.number_of(path.stem) for path in CHAPTERS
+    ]
+    named = [key for chapter in notebooks.chapters() for key in chapter.optional]
+    assert sorted(named) == sorted(optional.PARTS)
 
 
 def test_smoke_study_runs_every_notebook(smoke_study, capsys):
@@ -426,7 +512,7 @@ def test_no_parameter_is_read_that_no_notebook_declares():
     }
     assert not unknown
     assert known == RULES.keys()
-    assert known >= resources.TUNING | resources.TRAINING
+    assert known >= room.TUNING | room.TRAINING
 
 
 # Running notebooks
@@ -528,7 +614,7 @@ def test_terminal_shows_progress_and_an_interrupt_keeps_what_ran(world):
     code = f"""
         import sys
         from pathlib import Path
-        from helpers import paths
+        from helpers import notebooks, paths
         paths.PARAMS = Path({str(world.params)!r})
         paths.NOTEBOOKS = Path({str(world.notebooks)!r})
         from helpers.study import main
@@ -632,10 +718,19 @@ def test_train_hands_its_options_on(monkeypatch):
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
+    """`start` of a chapter whose parameters cell declares these values."""
     monkeypatch.setattr(notebook, "OUTPUTS", tmp_path)
-    return lambda chapter="01_one", **values: notebook.start(
-        chapter, **{"study": "tiny", "seed": 3, "device": "cpu", **values}
-    )
+
+    def call(chapter="01_one", **values):
+        values = {"study": "tiny", "seed": 3, "device": "cpu", **values}
+        return notebook.start(chapter, declaring(values))
+
+    return call
+
+
+def declaring(values: dict) -> dict:
+    """The globals of a notebook with these parameters."""
+    return {**values, "__annotations__": {k: type(v) for k, v in values.items()}}
 
 
 def test_start_seeds_every_generator(start):
@@ -651,6 +746,34 @@ def test_start_seeds_every_generator(start):
 def test_start_refuses_impossible_values(start):
     with pytest.raises(ValueError, match="01_one: images is -1; accepted: 0 for all"):
         start(images=-1)
+
+
+def test_start_reads_what_is_declared_and_no_more(start, tmp_path):
+    notebook.start("01_one", {**declaring({"study": "tiny", "seed": 3} | CPU), "x": 1})
+    notes = json.loads((tmp_path / "tiny/provenance.json").read_text())["01_one"]
+    assert notes["parameters"] == {"study": "tiny", "seed": 3, **CPU}
+    namespace = declaring({"study": "tiny", "seed": 3, "gain": 0.5, **CPU})
+    with pytest.raises(ValueError, match="01_one: gain is 'x'; accepted: a number"):
+        notebook.start("01_one", {**namespace, "gain": "x"})
+
+
+def test_start_heeds_an_include_that_papermill_hands_over(
+    start, tmp_path, monkeypatch, world
+):
+    monkeypatch.setattr(notebook, "PARAMS", world.params)
+    write_params(world, "b.yaml", "images: 5\nseed: 4\nwordings: ['a {}']\n")
+    write_params(world, "b/01.yaml", "focus: $dataset\n")
+    write_params(world, "b/02.yaml", "focus: picto\n")
+    declared = {"study": "tiny", "include": "b.yaml", "dataset": "picto-s", "images": 0}
+    namespace = declaring({**declared, "seed": 0, "focus": "", **CPU})
+    namespace["In"] = ["", "images: int = 0", "# Parameters\nseed = 0\nstudy = 'tiny'"]
+    run = notebook.start("01_one", namespace)
+    assert run.seed == namespace["seed"] == 0, "papermill has set it"
+    assert (namespace["images"], namespace["focus"]) == (5, "picto-s")
+    assert "wordings" not in namespace, "which this notebook does not declare"
+    notes = json.loads((tmp_path / "tiny/provenance.json").read_text())["01_one"]
+    assert notes["parameters"]["images"] == 5
+    assert "include" not in notes["parameters"]
 
 
 def test_provenance_is_printed_and_kept_by_chapter(start, tmp_path, capsys):

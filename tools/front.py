@@ -1,4 +1,4 @@
-"""The README's findings, written from a run: `python tools/front.py`."""
+"""The README's chapters and findings, written from a run: `python tools/front.py`."""
 
 import sys
 from pathlib import Path
@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.files import replacing
-from helpers.paths import ROOT
-from helpers.study.parameters import number_of
+from helpers.notebooks import read
+from helpers.paths import NOTEBOOKS, ROOT
+from helpers.study.parameters import notebooks, number_of
 
-BEGIN, END = "<!-- findings: begin -->", "<!-- findings: end -->"
+MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
 def findings(folder: Path, at: str) -> str:
@@ -31,19 +32,31 @@ def findings(folder: Path, at: str) -> str:
     return "\n".join(lines)
 
 
-def renewed(readme: str, block: str) -> str:
-    """The README with this block between its marks."""
-    before, found, rest = readme.partition(BEGIN)
-    _, ended, after = rest.partition(END)
+def chapters() -> str:
+    """A table in Markdown: each notebook, its question, and how long it takes."""
+    lines = ["| notebook | question | minutes |", "|---|---|---|"]
+    for path in notebooks(NOTEBOOKS):
+        said = read(path)
+        link = f"[{path.stem}](notebooks/{path.name})"
+        lines.append(f"| {link} | {said.question} | {said.minutes:g} |")
+    return "\n".join(lines)
+
+
+def renewed(readme: str, name: str, block: str) -> str:
+    """The README with this block between the marks of this name."""
+    begin, end = (mark.format(name) for mark in MARKS)
+    before, found, rest = readme.partition(begin)
+    _, ended, after = rest.partition(end)
     if not (found and ended):
-        raise ValueError(f"the README lacks the marks {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{block}\n{END}{after}"
+        raise ValueError(f"the README lacks the marks {begin} and {end}")
+    return f"{before}{begin}\n{block}\n{end}{after}"
 
 
 def main(folder: str = "outputs/reference/picto") -> None:
-    """Renew the README's block from a folder under the repository's root."""
+    """Renew the README's blocks; `folder`, a run's, is under the repository's root."""
     path = ROOT / "README.md"
-    text = renewed(path.read_text("utf-8"), findings(ROOT / folder, folder))
+    text = renewed(path.read_text("utf-8"), "chapters", chapters())
+    text = renewed(text, "findings", findings(ROOT / folder, folder))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """What every chapter calls first, and through which it leaves its results."""
 
+import inspect
 import logging
 import os
 import platform
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import matplotlib as mpl
@@ -31,7 +33,7 @@ from helpers.paths import OUTPUTS, PARAMS, ROOT, require_checkout
 from helpers.results import predictions
 from helpers.study.checks import check
 from helpers.study.fingerprints import note
-from helpers.study.parameters import number_of
+from helpers.study.parameters import INCLUDE, fill, number_of, shown
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
 NEEDS = re.compile(r"#\| needs: ([\w, ]+)")
@@ -120,16 +122,27 @@ class Run:
         return predictions.collect(self.folder)
 
 
-def start(
-    chapter: str, *, study: str, seed: int, device: str, **parameters: Any
-) -> Run:
-    """Check the values, seed every generator, say what runs where, and note it.
+def start(chapter: str, namespace: dict[str, Any]) -> Run:
+    """Check the parameters, seed every generator, say what runs where, and note it.
+
+    Args:
+        chapter: the notebook's name, such as "01_zero_shot".
+        namespace: the notebook's `globals()`. Its parameters are the names that the
+            parameters cell annotates, study, seed and device among them. Where it has
+            an `include`, values of that parameter file are filled in.
+
+    Raises:
+        ValueError: lists every parameter of a wrong type or an impossible value.
 
     The note goes to `provenance.json` in the study's folder, under the chapter's name.
     """
     require_checkout()
-    parameters = {"study": study, "seed": seed, "device": device, **parameters}
-    check(parameters, chapter)
+    types = _declared(namespace)
+    types.pop(INCLUDE, None)
+    fill(namespace, number_of(chapter), types, PARAMS)
+    parameters = {key: namespace[key] for key in types}
+    check(parameters, chapter, types)
+    study, seed, device = (parameters[key] for key in ("study", "seed", "device"))
     quiet()
     show_alike()
     heed_needs()
@@ -140,11 +153,18 @@ def start(
     facts = {**provenance(run.device), "parameters": parameters}
     note(run.folder, chapter, facts, afresh=True)
     file = PARAMS / f"{study}.yaml"
-    origin = f" ({file.relative_to(ROOT)})" if file.is_file() else ""
+    origin = f" ({shown(file)})" if file.is_file() else ""
     print(f"{chapter}, study {study}{origin}, commit {facts['commit']}, seed {seed}")
     print(", ".join(f"{name} {number}" for name, number in facts["versions"].items()))
     print(f"{facts['device']}, {facts['machine']}")
     return run
+
+
+def _declared(namespace: dict[str, Any]) -> dict[str, type]:
+    """What the notebook's cells annotate; Python keeps it as it does for modules."""
+    module = ModuleType("cells")
+    vars(module).update(namespace)
+    return dict(inspect.get_annotations(module))
 
 
 def heed_needs() -> None:

@@ -32,6 +32,13 @@ from helpers.views import image_seed
 
 STEP = 2**22  # numbers of logits that are held at once: 16 MiB
 ROOM = 2**29  # bytes that what streams remember may take, of those that run together
+COPIES = 4  # of a memory while it is learnt from images
+
+
+def memory_needed(orders: int, classes: int, width: int) -> float:
+    """Bytes at the peak: the largest memory is DOTA's, a Gaussian for each class."""
+    each = 4 * classes * width**2
+    return COPIES * max(each, min(orders * each, ROOM))
 
 
 class Online(Protocol):

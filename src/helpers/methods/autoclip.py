@@ -43,7 +43,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.methods.registry import CONTROL, Claim, method
+from helpers.methods.registry import CONTROL, method
 
 AGGREGATIONS = ("logsumexp", "mean", "max", "entropy")
 MEMORY = 2**24  # bytes of cosines held at once; more leaves the processor's cache
@@ -61,12 +61,6 @@ ROUNDS = 200  # of the root search; six or so do, unless templates almost tie
     chapter="04",
     colour="#029e73",
     speaker="autoclip_80",
-    claim=Claim(
-        "AutoCLIP",
-        "autoclip_80",
-        "the same 80 templates weighted equally",
-        ("mean_80",),
-    ),
 )
 @method("autoclip_sample", chapter="03", role=CONTROL)
 def autoclip(

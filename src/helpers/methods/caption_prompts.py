@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from helpers.methods.autoclip import aggregate_gradient, match_entropy
-from helpers.methods.registry import Claim, method
+from helpers.methods.registry import method
 
 WITH_KEYWORD = ("caption", "caption_averaged", "caption_gated", "caption_weighted")
 MEMORY = 2**26  # bytes of cosines held at once
@@ -58,18 +58,10 @@ def gated(plain: Tensor, caption: Tensor, fits: Tensor, logit_scale: float) -> T
     needs="captioner",
     chapter="03",
     colour="#aa3377",
-    claim=Claim("A caption as prompt", "caption"),
 )
 @method(
     "caption_placed",
     name="captions, placed",
-    claim=Claim(
-        "The class in its place in the caption",
-        "caption_placed",
-        "the class in the keyword's",
-        ("caption",),
-        rank=1,
-    ),
 )
 def attempts(
     image_features: Tensor,

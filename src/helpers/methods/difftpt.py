@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.methods import selection, tpt
-from helpers.methods.registry import Claim, method
+from helpers.methods.registry import method
 
 SIMILAR = 0.8
 RHO = 0.3
@@ -50,9 +50,6 @@ def similar(logits: Tensor, share: float = SIMILAR) -> Tensor:
     chapter="02b",
     colour="#8c2d04",
     speaker="difftpt-both",
-    claim=Claim(
-        "DiffTPT", "difftpt-both", "that vote of crops", ("vote-more_crops",), rank=1
-    ),
 )
 @method("difftpt-more", needs="image")
 @method("tpt-both", needs="diffusion", chapter="02b")
@@ -63,12 +60,6 @@ def similar(logits: Tensor, share: float = SIMILAR) -> Tensor:
     name="vote, some views drawn",
     needs="diffusion",
     chapter="02b",
-    claim=Claim(
-        "A vote with drawn views",
-        "vote-both",
-        "one of as many crops",
-        ("vote-more_crops",),
-    ),
 )
 @method("vote-more", chapter="02b")
 def difftpt(

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.methods.lafter import check_texts
-from helpers.methods.registry import Claim, method
+from helpers.methods.registry import method
 from helpers.methods.training import order
 
 
@@ -53,13 +53,6 @@ def gap(image_features: Tensor, text_features: Tensor) -> Tensor:
     needs="unlabelled pool",
     paper="arXiv 2302.04269",
     chapter="05",
-    claim=Claim(
-        "Centring texts and images",
-        "ensemble_centred",
-        "the same texts uncentred",
-        ("ensemble_held_out",),
-        rank=1,
-    ),
 )
 def centred(features: Tensor, mean: Tensor, renormalise: bool = True) -> Tensor:
     """Features [N, D] minus a mean [D], float32, of unit length if so wished."""

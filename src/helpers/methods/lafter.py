@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.data.pool import Pool
-from helpers.methods.registry import Claim, method
+from helpers.methods.registry import method
 from helpers.methods.training import Step, Student, Trained, decay_groups, train
 
 NOISE = 0.1
@@ -121,7 +121,6 @@ def text_classifier(
     chapter="05",
     colour="#cc78bc",
     published=("LaFTer",),
-    claim=Claim("LaFTer", "lafter", "its own text classifier", ("text_classifier",)),
 )
 @method("lafter_transductive", needs="stream")
 def lafter(

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from helpers.methods import online
-from helpers.methods.registry import Claim, method
+from helpers.methods.registry import method
 
 
 class State(NamedTuple):
@@ -52,7 +52,6 @@ class State(NamedTuple):
     paper="arXiv 2408.13320",
     chapter="06",
     colour="#ff3366",
-    claim=Claim("OnZeta", "onzeta", rank=1),
 )
 def start(
     class_features: Tensor,

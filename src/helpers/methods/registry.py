@@ -80,19 +80,6 @@ ROLES = (CANDIDATE, ONE, ENSEMBLE, CONTROL)
 another method there. Neither may be chosen as the best."""
 
 
-class Claim(NamedTuple):
-    """What a chapter tests of a method: its gain over what it has to beat.
-
-    In names of prediction files, {} stands for the study's main view recipe.
-    """
-
-    subject: str
-    ledger: str
-    against: str = ONE
-    rivals: tuple[str, ...] = ()  # the first that there is; (): the baseline `against`
-    rank: int = 0  # among the claims of the chapter
-
-
 @dataclass(frozen=True)
 class Entry:
     """A method's traits; the key is "" for a prediction file that has no entry."""
@@ -107,7 +94,6 @@ class Entry:
     speaker: str = ""  # the variant that figures show for the method, "" for none
     published: tuple[str, ...] = ()  # its names in published_results.csv
     role: str = CANDIDATE
-    claim: Claim | None = None
 
     @property
     def panel(self) -> str:
@@ -129,7 +115,6 @@ def method(
     speaker: str | None = None,
     published: tuple[str, ...] = (),
     role: str = CANDIDATE,
-    claim: Claim | None = None,
 ) -> Callable[[F], F]:
     """Enter the decorated function as a method; several entries may stand above it.
 
@@ -162,7 +147,7 @@ def method(
     traits = {"family": family, "needs": needs, "paper": paper, "chapter": chapter}
     traits = {trait: value for trait, value in traits.items() if value is not None}
     traits |= {"name": name, "colour": colour, "published": published, "role": role}
-    traits |= {"speaker": speaker, "claim": claim}
+    traits["speaker"] = speaker
 
     def enter(function: F) -> F:
         where = _where(function)

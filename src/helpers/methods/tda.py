@@ -30,7 +30,7 @@ from torch import Tensor
 
 from helpers.methods import cache, online, selection
 from helpers.methods.cache import Cache
-from helpers.methods.registry import Claim, method
+from helpers.methods.registry import method
 
 
 class State(NamedTuple):
@@ -54,7 +54,6 @@ class State(NamedTuple):
     paper="arXiv 2403.18293",
     chapter="06",
     colour="#5f0f40",
-    claim=Claim("TDA on a shuffled stream", "tda"),
 )
 def start(
     class_features: Tensor,

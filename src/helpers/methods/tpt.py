@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.methods import selection
-from helpers.methods.registry import Claim, method
+from helpers.methods.registry import method
 
 FIRST_STEPS = 32  # images whose first step, through a shared graph, is taken together
 BETAS = (0.9, 0.999)
@@ -81,13 +81,6 @@ def tpt(
 @method(
     "tpt_revote",
     name="TPT, re-voted",
-    claim=Claim(
-        "TPT's tuning",
-        "tpt_revote-{}",
-        "the vote of the same views",
-        ("vote-{}",),
-        rank=1,
-    ),
 )
 def revote(
     views: Tensor,

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.methods import coop
-from helpers.methods.registry import Claim, method
+from helpers.methods.registry import method
 from helpers.methods.training import NO_LABEL, Step, Trained, chances, digest, train
 from helpers.methods.zero_shot import zero_shot
 
@@ -66,7 +66,6 @@ def confident_images(logits: Tensor, per_class: int = 16) -> Tensor:
     paper="arXiv 2204.03649",
     chapter="05",
     published=("UPL",),
-    claim=Claim("UPL", "upl", "its teacher", ("ensemble_held_out",), rank=2),
 )
 def upl(
     image_features: Tensor,

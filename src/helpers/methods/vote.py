@@ -19,7 +19,7 @@ import math
 from torch import Tensor
 
 from helpers.methods import selection
-from helpers.methods.registry import Claim, method
+from helpers.methods.registry import method
 
 EPSILON = 1e-9
 
@@ -33,7 +33,6 @@ EPSILON = 1e-9
     chapter="02",
     colour="#56b4e9",
     published=("VTE",),
-    claim=Claim("A vote of confident views", "vote-{}"),
 )
 @method("vote_episodic", chapter="05")
 def confident_vote(

@@ -12,7 +12,7 @@ The ensemble averages unit text vectors, not logits or probabilities.
 import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, Claim, method
+from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, method
 
 
 @method(
@@ -32,7 +32,6 @@ from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, Claim, method
     chapter="01",
     published=("CLIP ensemble 80", "zero-shot ensemble"),
     role=ENSEMBLE,
-    claim=Claim("The ensemble of 80 prompts", "ensemble_80"),
 )
 @method("ensemble_held_out", chapter="05", role=CONTROL)
 def ensemble(template_features: Tensor) -> Tensor:

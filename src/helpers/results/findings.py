@@ -4,16 +4,15 @@ Every sentence is put together from paired differences and their intervals, so t
 says what a study's ledgers say, whatever that is.
 """
 
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
+from helpers import notebooks
 from helpers.methods import registry
-from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, Claim
-from helpers.paths import NOTEBOOKS
+from helpers.methods.registry import CONTROL, ENSEMBLE, ONE
 from helpers.results import compare, metrics
 from helpers.results.layouts import COUNTERPARTS, difficulty
 from helpers.results.synthesis import (
@@ -195,13 +194,6 @@ def sentence(subject: str, against: str, table: pd.DataFrame) -> str:
     return text
 
 
-def question(chapter: str) -> str:
-    """The question that a chapter's title asks."""
-    path = next(NOTEBOOKS.glob(f"{chapter}_*.ipynb"))
-    first = json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"]
-    return "".join(first).splitlines()[0].removeprefix(f"# {chapter} ")
-
-
 def findings(
     scores: Scores, decided: pd.DataFrame, first: str, backbones: Sequence[str]
 ) -> pd.DataFrame:
@@ -216,33 +208,43 @@ def findings(
         chapter, question, answer.
     """
     answers = {"00": _world(scores, backbones[0])}
-    for chapter, claims in _claims().items():
-        told = [_claim(scores, backbones, claim) for claim in claims]
-        answers[chapter] = ". ".join(filter(None, told))
-    if answers.get("01"):
+    chapters = {chapter.number: chapter for chapter in notebooks.chapters()}
+    for chapter in chapters.values():
+        told = [claimed(scores, backbones, **claim) for claim in chapter.claims]
+        answers.setdefault(chapter.number, ". ".join(filter(None, told)))
+    if answers["01"]:
         answers["01"] = f"{_levels(scores, first, backbones[0])}. {answers['01']}"
     answers["07"] = _verdicts(decided, backbones[0])
-    rows = [(c, question(c), f"{a}.") for c, a in sorted(answers.items()) if a]
+    answers = {c: answer for c, answer in sorted(answers.items()) if answer}
+    rows = [(c, chapters[c].question, f"{text}.") for c, text in answers.items()]
     return pd.DataFrame(rows, columns=["chapter", "question", "answer"])
 
 
-def _claims() -> dict[str, list[Claim]]:
-    """By chapter, what it claims or refutes."""
-    found: dict[str, list[Claim]] = {}
-    for entry in registry.entries().values():
-        if entry.claim:
-            found.setdefault(entry.chapter, []).append(entry.claim)
-    return {c: sorted(some, key=lambda claim: claim.rank) for c, some in found.items()}
+def claimed(
+    scores: Scores,
+    backbones: Sequence[str],
+    subject: str,
+    method: str,
+    over: str,
+    against: Sequence[str],
+) -> str:
+    """A chapter's claim, in words: a method against what it has to beat.
 
+    Args:
+        subject, over: what both are called in the sentence.
+        method, against: ledgers, "{}" in them being the main recipe of views; the first
+            of `against` that is there counts, and none means the baseline `over`.
 
-def _claim(scores: Scores, backbones: Sequence[str], claim: Claim) -> str:
+    Returns:
+        "" where no backbone has ledgers of both.
+    """
     recipe = main_recipe(scores)
-    rivals = claim.rivals or registry.ledgers(claim.against)
-    names = claim.ledger.format(recipe), [name.format(recipe) for name in rivals]
+    others = against or registry.ledgers(over)
+    names = method.format(recipe), [name.format(recipe) for name in others]
     for backbone in backbones:
         table = pooled(scores, backbone, *names)
         if len(table):
-            return f"{sentence(claim.subject, claim.against, table)} ({backbone})"
+            return f"{sentence(subject, over, table)} ({backbone})"
     return ""
 
 

@@ -68,8 +68,8 @@ def prompt_cosines(
     """Cosines float32 [N, C] of each image with the classes in its own template.
 
     There are N x C prompts, too many to keep the features of. Templates are those of
-    `helpers.models.template_prompts`; images that share one share its encoding. `characters` cuts
-    every prompt there.
+    `helpers.models.template_prompts`; images that share one share its encoding.
+    `characters` cuts every prompt there.
     """
     if len(templates) != len(dataset):
         raise ValueError(

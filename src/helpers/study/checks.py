@@ -444,6 +444,7 @@ def _refusal(function: Callable, *arguments: Any) -> str:
 
 RULES: dict[str, tuple[type, Rule]] = {
     "study": (str, _study),
+    "include": (str, _anything),  # `parameters.layers` reads the file or refuses it
     "dataset": (str, _dataset),
     "shifts": (list, _shifts),
     "backbone": (str, _backbone),

@@ -135,7 +135,7 @@ def _list(arguments: argparse.Namespace) -> int:
     rows = [("study", "data set", "backbone", "needs")]
     for name in parameters.studies(paths.PARAMS):
         path = parameters.study_file(name, paths.PARAMS)
-        values = parameters.read(path)
+        values = parameters.merged(parameters.layers(path, paths.PARAMS))
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         needs = first.removeprefix("#").strip() if first.startswith("#") else ""
         rows.append((name, values.get("dataset"), values.get("backbone"), needs))
@@ -148,12 +148,12 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     jobs = _plan(arguments)
-    from helpers.study import doctor, resources
+    from helpers.study import doctor, room
 
     _check_folders(jobs, paths.OUTPUTS)
     merged = {k: v for job in jobs for k, v in job.parameters.items()}
     report = doctor.diagnose(merged, jobs)
-    resources.check_room(report, jobs, paths.OUTPUTS)
+    room.check_room(report, jobs, paths.OUTPUTS)
     print(report.text())
     return 0 if report.ok else 1
 
@@ -162,11 +162,11 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"study {arguments.name}: checking its parameters", flush=True)
     jobs = _plan(arguments)
     from helpers import parallel
-    from helpers.study import resources, runner
+    from helpers.study import room, runner
 
-    room = resources.check(jobs, arguments.outputs)
+    told = room.check(jobs, arguments.outputs)
     _check_folders(jobs, arguments.outputs)
-    print(room, flush=True)
+    print(told, flush=True)
     try:
         with parallel.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from helpers import data
+from helpers import data, notebooks
 from helpers.data import embedded, imagenet
 from helpers.data import folder as class_folders
 from helpers.data.dataset import Dataset
@@ -39,11 +39,6 @@ GOOD, NOTE, LEFT_OUT, BAD = "✓", "!", "○", "✗"
 LEDGER = "zero_shot_photo"  # the method whose accuracy papers report
 TOLERANCE = 0.005
 LISTED = 20  # files listed by name before the rest is counted
-NEEDED_FOR = {
-    "captioner": "chapter 03, but for its images",
-    "embeddings": "what needs a keyword in chapter 03",
-    "diffusion": "chapter 02b",
-}  # what a study leaves out without these models
 
 
 @dataclass
@@ -353,6 +348,9 @@ def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
     """Whether the models that chapters need besides CLIP are on this machine."""
     from huggingface_hub import constants
 
+    needed_for = dict.fromkeys(optional.PARTS, "what needs it")
+    for chapter in notebooks.chapters():
+        needed_for |= chapter.optional
     for key, name in optional.wanted(parameters).items():
         is_folder, lacking = from_root(name).is_dir(), optional.lacking(key, name)
         if not lacking:
@@ -361,11 +359,11 @@ def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
             continue
         cure = "" if is_folder else f"; `{optional.command(key, name)}` fetches it"
         if is_folder or constants.HF_HUB_OFFLINE:
-            text = f"{lacking}: the study will leave out {NEEDED_FOR[key]}{cure}"
+            text = f"{lacking}: the study will leave out {needed_for[key]}{cure}"
         else:
             text = (
                 f"{lacking}{cure}, or the chapter itself where there is a network; "
-                f"without one the study will leave out {NEEDED_FOR[key]}"
+                f"without one the study will leave out {needed_for[key]}"
             )
         report.add(f"{key} {name}", LEFT_OUT, text)
 

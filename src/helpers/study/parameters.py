@@ -2,27 +2,41 @@
 
 Later wins: the notebook's own defaults, `params/STUDY.yaml`, `params/STUDY/NN.yaml`,
 `-p key value`. The notebooks' parameters cells say which keys exist and of which type.
+
+`include: shared/photographs.yaml` in a study's file puts another file and its folder
+before the study's own: the study's values win. The path counts from the including
+file's folder, or else from `params/`. The value `$dataset` is the study's data set.
 """
 
 import ast
-import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from helpers.paths import ROOT, from_here
+from helpers.notebooks import read as chapter_metadata
+from helpers.paths import ROOT, from_here, located
 from helpers.study.checks import NOUNS, check, closest
 from helpers.study.places import base_of, placed
 
 TYPES = {wanted.__name__: wanted for wanted in NOUNS}
 COMMAND_LINE = "the command line"
+INCLUDE, DATASET = "include", "$dataset"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Values of one origin, for the chapter `number` or, where that is "", for all."""
+
+    origin: str  # a file, as messages show it, or the command line
+    number: str
+    values: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,53 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):
         raise ValueError(f"{shown(path)}: accepted: lines of the form `key: value`")
     return found
+
+
+def layers(path: Path, params: Path, before: Sequence[Path] = ()) -> list[Layer]:
+    """What a study's file, the files that it includes, and their folders say.
+
+    The last layer wins. `before` are the files that led to this one. Raises ValueError,
+    naming the including file, for an include that is no file or leads in a circle.
+    """
+    values, base, below = read(path), base_of(path), []
+    if (name := values.pop(INCLUDE, "")) != "":
+        included = _included(name, path, params)
+        way = [*before, path]
+        if included in way:
+            circle = ", ".join(map(shown, [*way[way.index(included) :], included]))
+            raise ValueError(f"{shown(path)}: include leads in a circle: {circle}")
+        below = layers(included, params, way)
+    own = Layer(shown(path), "", placed(values, base))
+    files = sorted(path.with_suffix("").glob("*.yaml"))
+    special = [Layer(shown(f), f.stem, placed(read(f), base)) for f in files]
+    return [*below, own, *special]
+
+
+def merged(found: Iterable[Layer], number: str = "") -> dict[str, Any]:
+    """The values of the layers for all chapters and for the one of this number."""
+    values: dict[str, Any] = {}
+    for layer in found:
+        if layer.number in ("", number):
+            values |= layer.values
+    return values
+
+
+def fill(
+    namespace: dict[str, Any], number: str, keys: Collection[str], params: Path
+) -> None:
+    """Do in a notebook what `plan` does before a run: heed its parameter `include`.
+
+    Plain papermill hands the key over as it stands in a study's file. Of the declared
+    `keys`, those that papermill has not set get the values of the included files.
+    """
+    if namespace.get(INCLUDE):
+        origin = params / f"{namespace['study']}.yaml"
+        found = layers(_included(namespace[INCLUDE], origin, params), params)
+        given = _injected(namespace.get("In", []))
+        values = merged(found, number)
+        namespace |= {k: v for k, v in values.items() if k in keys and k not in given}
+    for key in keys:
+        namespace[key] = _named(namespace[key], namespace.get("dataset"))
 
 
 def number_of(chapter: str) -> str:
@@ -127,21 +188,18 @@ def plan(
     Raises one ValueError that lists all problems.
     """
     path = study_file(name, params)
-    base = base_of(path)
-    general = placed(read(path), base)
-    chapters = {number_of(c.stem): declared(c) for c in notebooks(folder)}
-    chosen = _choose(only, folder)
-    special = {
-        file.stem: placed(read(file), base)
-        for file in path.with_suffix("").glob("*.yaml")
-    }
-    layers = _Layers(shown(path), general, special, dict(overrides or {}))
-    problems = layers.misfits(path.stem, chapters, [number_of(c.stem) for c in chosen])
+    found = layers(path, params)
+    chapters = {number_of(c.stem): _given(c) for c in notebooks(folder)}
+    chosen, overrides = _choose(only, folder), dict(overrides or {})
+    problems = _misfits(path, found, chapters)
+    numbers = [number_of(chapter.stem) for chapter in chosen]
+    problems += _unknown(COMMAND_LINE, overrides, numbers, chapters)
     jobs, left_out = [], []
-    for chapter in chosen:
-        keys = chapters[number_of(chapter.stem)]
-        job, sources = layers.job(chapter, keys)
+    for chapter, number in zip(chosen, numbers, strict=True):
+        keys = chapters[number]
         types = {key: kind for key, (kind, _) in keys.items()}
+        typed = {k: _parse(v, types[k]) for k, v in overrides.items() if k in keys}
+        job, sources = _job(chapter, keys, [*found, Layer(COMMAND_LINE, "", typed)])
         try:
             check(job.parameters, sources, types)
         except ValueError as error:
@@ -160,13 +218,8 @@ def plan(
 
 
 def unsuited(job: Job) -> str:
-    """Why the notebook is not meant for the study, "" where it is.
-
-    A notebook's metadata may name values that a study must have, or patterns of them,
-    such as `"study": {"dataset": "picto*"}`.
-    """
-    content = json.loads(job.notebook.read_text(encoding="utf-8"))
-    needed = content["metadata"].get("study", {})
+    """Why the notebook is not meant for the study, "" where it is."""
+    needed = chapter_metadata(job.notebook).needs
     given = {key: str(job.parameters.get(key)) for key in needed}
     if all(fnmatchcase(given[key], pattern) for key, pattern in needed.items()):
         return ""
@@ -180,58 +233,80 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-@dataclass(frozen=True)
-class _Layers:
-    file: str  # as shown
-    general: dict[str, Any]
-    special: dict[str, dict[str, Any]]  # by notebook number
-    overrides: dict[str, str]
+def _given(notebook: Path) -> dict[str, tuple[type, Any]]:
+    """What the notebook declares, but for `include`, which `plan` heeds itself."""
+    return {k: found for k, found in declared(notebook).items() if k != INCLUDE}
 
-    def misfits(
-        self, stem: str, chapters: Mapping[str, Mapping], chosen: Iterable[str]
-    ) -> list[str]:
-        """Keys and files that no notebook takes, and a study that is not its file."""
-        problems = []
-        if self.general.get("study") != stem:
+
+def _included(name: Any, origin: Path, params: Path) -> Path:
+    """The file that another one includes by this name."""
+    is_yaml = isinstance(name, str) and name.endswith((".yaml", ".yml"))
+    choices = [located(name, f) for f in (origin.parent, params)] if is_yaml else []
+    for path in choices:
+        if os.path.isfile(path):
+            return Path(os.path.normpath(path.absolute()))
+    raise ValueError(
+        f"{shown(origin)}: include is {name!r}; accepted: the path of a .yaml file, "
+        f"from {shown(origin.parent)} or {shown(params)}"
+    )
+
+
+def _injected(cells: Iterable[str]) -> set[str]:
+    """The names that the cell assigns which papermill has put in."""
+    bodies = [ast.parse(c).body for c in cells if c.startswith("# Parameters\n")]
+    return {
+        target.id
+        for statement in chain.from_iterable(bodies)
+        if isinstance(statement, ast.Assign)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def _named(value: Any, dataset: Any) -> Any:
+    """The value, with the data set's name for `$dataset`."""
+    if isinstance(value, list):
+        return [_named(part, dataset) for part in value]
+    return dataset if value == DATASET else value
+
+
+def _misfits(
+    path: Path, found: Iterable[Layer], chapters: Mapping[str, Mapping]
+) -> list[str]:
+    """Keys and files that no notebook takes, and a study that is not its file."""
+    problems, study = [], merged(found).get("study")
+    if study != path.stem:
+        problems.append(
+            f"{shown(path)}: study is {study!r}; accepted: {path.stem}, the file's own "
+            "name, which names the outputs folder too"
+        )
+    for layer in found:
+        if layer.number and layer.number not in chapters:
             problems.append(
-                f"{self.file}: study is {self.general.get('study')!r}; accepted: "
-                f"{stem}, the file's own name, which names the outputs folder too"
+                f"{layer.origin}: no notebook has this number; accepted: "
+                f"{', '.join(chapters)}"
             )
-        problems += _unknown(self.file, self.general, chapters, chapters)
-        for number, values in self.special.items():
-            where = self.special_file(number)
-            if number not in chapters:
-                problems.append(
-                    f"{where}: no notebook has this number; accepted: "
-                    f"{', '.join(chapters)}"
-                )
-            else:
-                problems += _unknown(where, values, [number], chapters)
-        return problems + _unknown(COMMAND_LINE, self.overrides, chosen, chapters)
+        else:
+            numbers = [layer.number] if layer.number else chapters
+            problems += _unknown(layer.origin, layer.values, numbers, chapters)
+    return problems
 
-    def job(
-        self, chapter: Path, keys: Mapping[str, tuple[type, Any]]
-    ) -> tuple[Job, dict[str, str]]:
-        """The job of a chapter and, key by key, where its values stand."""
-        number = number_of(chapter.stem)
-        typed = {
-            k: _parse(v, keys[k][0]) for k, v in self.overrides.items() if k in keys
-        }
-        injected: dict[str, Any] = {}
-        values = {key: default for key, (_, default) in keys.items()}
-        sources = dict.fromkeys(keys, shown(chapter))
-        for where, layer in (
-            (self.file, self.general),
-            (self.special_file(number), self.special.get(number, {})),
-            (COMMAND_LINE, typed),
-        ):
-            fitting = {key: value for key, value in layer.items() if key in keys}
+
+def _job(
+    chapter: Path, keys: Mapping[str, tuple[type, Any]], found: Iterable[Layer]
+) -> tuple[Job, dict[str, str]]:
+    """The job of a chapter and, key by key, where its values stand."""
+    injected: dict[str, Any] = {}
+    values = {key: default for key, (_, default) in keys.items()}
+    sources = dict.fromkeys(keys, shown(chapter))
+    for layer in found:
+        if layer.number in ("", number_of(chapter.stem)):
+            fitting = {k: v for k, v in layer.values.items() if k in keys}
             injected |= fitting
-            sources |= dict.fromkeys(fitting, where)
-        return Job(chapter, injected, values | injected), sources
-
-    def special_file(self, number: str) -> str:
-        return f"{self.file.rpartition('.')[0]}/{number}.yaml"
+            sources |= dict.fromkeys(fitting, layer.origin)
+    dataset = (values | injected).get("dataset")
+    injected = {key: _named(value, dataset) for key, value in injected.items()}
+    return Job(chapter, injected, values | injected), sources
 
 
 def _choose(only: Sequence[str], folder: Path) -> list[Path]:

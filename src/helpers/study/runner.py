@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from helpers.files import DiskFull, enough_room, replacing
 from helpers.progress import MARK
-from helpers.study import environment, fingerprints, resources
+from helpers.study import environment, fingerprints, watch
 from helpers.study.lock import locked
 from helpers.study.parameters import Job, number_of, shown
 
@@ -134,7 +134,7 @@ def _run(
     folder: Path,
     outputs: Path,
     tell: Callable[[int], None],
-) -> resources.Watch:
+) -> watch.Watch:
     name = job.notebook.stem
     before = fingerprints.states(folder, number_of(name))
     partial = folder / f"{name}.partial.ipynb"
@@ -142,7 +142,7 @@ def _run(
         _progress(name, _code_cells(job.notebook)) as line,
         enough_room(partial),
         environment.private_folder() as private,
-        resources.watched() as seen,
+        watch.watched() as seen,
     ):
         facts = {}
         try:

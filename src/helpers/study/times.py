@@ -28,7 +28,7 @@ from helpers.models.prompts import PromptTower
 from helpers.models.visual import ImageTower
 from helpers.prompts.templates import TEMPLATES
 from helpers.study.parameters import Job
-from helpers.study.resources import TRAINING, TUNING
+from helpers.study.room import TRAINING, TUNING
 
 if TYPE_CHECKING:
     from helpers.study.doctor import Report

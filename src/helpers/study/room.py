@@ -1,0 +1,282 @@
+"""What a study takes of memory and disk, told before it runs.
+
+`estimate` adds up what models and tunings say of themselves, see `models.sizes`, for
+the work that a chapter's parameters ask for; no weights are loaded. It errs, to either
+side: what tests/benchmarks/memory.csv has, peaks of models of true size, is told within
+a quarter. So a run is refused only where `SURE` of the estimate will not fit, and
+`study.watch` watches it in any case.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helpers.models import optional
+from helpers.models.sizes import Size, size_of
+from helpers.paths import CACHE
+from helpers.study.parameters import Job
+from helpers.study.watch import available_memory, gigabytes
+
+if TYPE_CHECKING:
+    from helpers.study.doctor import Report
+
+SURE = 0.6  # of an estimate is needed in any case
+PLAIN, LIBRARIES = 150_000_000, 1_000_000_000  # a kernel; torch, transformers and ours
+ACTIVATIONS = 200_000_000  # of a batch on its way through an image tower
+TEMPLATES = 80  # of the largest shared set
+KEPT_BACK = 0.6  # of a training's memory that the allocator does not hand back
+CONTEXTS = 8  # that are tuned at once, at most
+LARGE = 3  # parts that are told
+# What chapters declare that do the like: a notebook of one's own may.
+TUNING = {"augmentations", "focus", "view_count", "memory", "jacobian"}
+TUNING |= {"dev_images", "view_counts", "few_shot", "few_shot_views"}
+TRAINING = {"visual_prompts", "pool_images", "batch", "seeds"}
+CURES = {
+    "weights": "backbone ViT-B-32-quickgelu",
+    "ledgers": "images 1000",
+    "features": "images 1000",
+    "templates": "prompt_sets [openai_7]",
+    "views": "view_images 200",
+    "prompts": "memory 1",
+    "Jacobian": "jacobian false",
+    "streams": "orders 1",
+    "pictures": "pool_images 200",
+    "training": "batch 16",
+}
+Sizes = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a chapter takes, in bytes, part by part."""
+
+    chapter: str
+    memory: Sizes  # at its peak
+    cache: Sizes  # left in the cache
+    ledgers: float  # left in the outputs
+
+    @property
+    def peak(self) -> float:
+        return sum(self.memory.values())
+
+
+@dataclass(frozen=True)
+class _Images:
+    """What is known of a data set without opening it: official counts at least."""
+
+    count: int
+    classes: tuple[str, ...]
+    pixels: float  # of a picture
+
+
+def estimate(job: Job) -> Need:
+    """The needs of a chapter, from its parameters."""
+    from helpers.chapters import streams
+    from helpers.data import pool
+    from helpers.models import template_prompts
+
+    p, name = job.parameters, job.notebook.stem
+    if not p.get("backbone") or not p.get("dataset"):
+        return Need(name, {"Python": PLAIN}, {}, 0)
+    models = [size_of(m) for m in (p["backbone"], p.get("second_backbone")) if m]
+    sets = {
+        s: _images(s, p.get("data_root", ""), p.get("images", 0))
+        for s in (p["dataset"], *p.get("shifts", []))
+    }
+    first, names = models[0], next(iter(sets.values())).classes
+    images, classes = sum(s.count for s in sets.values()), len(names)
+    width = max(m.embed_dim for m in models)
+    side = 3 * first.side**2  # bytes of a picture as a CLIP sees it
+
+    weights = [m.bytes for m in models]
+    memory: Sizes = {"libraries": LIBRARIES, "batches": ACTIVATIONS + 600 * side}
+    beside = 0 if p["weights"] == "random" else max(weights)  # a file, while it is read
+    memory["weights"] = sum(weights) + beside
+    memory["features"] = 4 * images * sum(m.embed_dim for m in models)
+    disk, ledgers = {"features": memory["features"]}, 0.0
+
+    def sampled(key: str, which: Sequence[str] = tuple(sets)) -> int:
+        """Images of these data sets if so many are taken of each."""
+        few = p.get(key, 0) or math.inf
+        return sum(min(sets[s].count, few) for s in which if s in sets)
+
+    def of_logits(count: float) -> float:
+        return 4 * count * classes
+
+    if "wordings" in p:
+        largest = max(s.count for s in sets.values())
+        memory["ledgers"] = 4 * of_logits(images) + 6 * of_logits(largest)
+        memory["templates"] = 8 * TEMPLATES * classes * width
+        ledgers += 4 * of_logits(images)
+    if "prompt_sets" in p:
+        texts = TEMPLATES * len(p["prompt_sets"]) / 2
+        memory["templates"] = 4 * texts * classes * sum(m.embed_dim for m in models)
+        ledgers += 2 * len(p["prompt_sets"]) * of_logits(images) * len(models)
+    if p.keys() >= TUNING:
+        others = sampled("other_images") - sampled("other_images", [p["focus"]])
+        taken = sampled("view_images", [p["focus"]]) + others
+        count, recipes = p["view_count"], len(p["augmentations"])
+        each = max(m.prompt_bytes(names) for m in models)
+        fitting = max(1, min(CONTEXTS, int(1e9 * p["memory"] / each)))
+        memory["prompts"] = fitting * each
+        if p["jacobian"]:
+            made = [m.jacobian_bytes(classes) for m in models]
+            memory["Jacobian"] = sum(made) + max(made)
+        swept = p["dev_images"] * max(p["view_counts"])
+        shown = taken * count * recipes + swept
+        shown += p["few_shot_views"] * 1000 if p["few_shot"] else 0
+        disk["views"] = 2 * shown * sum(m.embed_dim for m in models)
+        ledgers += 10 * recipes * of_logits(taken)
+    elif "view_count" in p:
+        key = "view_images" if "view_images" in p else "episodic_images"
+        looked_at = p.get("view_sets") or [p.get("focus")]
+        taken = sampled(key, looked_at)
+        disk["views"] = 2 * taken * p["view_count"] * width * len(models)
+        largest = taken / len(looked_at) * p["view_count"]
+        memory["views"] = 4 * largest * width + 2 * of_logits(largest)
+    if "alphas" in p:
+        memory["streams"] = streams.memory_needed(p["orders"], classes, width)
+        # One prompt and 80, of about ten methods.
+        ledgers += 20 * of_logits(images) * len(models)
+    if "diffusion" in p:
+        memory["diffusion"] = optional.memory_needed("diffusion", p["diffusion"])
+    if "captioner" in p:
+        writer = optional.memory_needed("captioner", p["captioner"])
+        memory["captions"] = template_prompts.memory_needed(models) + writer
+        ledgers += 10 * of_logits(sampled("caption_images")) * len(models)
+    if p.keys() >= TRAINING:
+        tuned = next((m for m in models if m.patches), first)
+        few = p["pool_images"] or math.inf
+        halves = {name: min(s.count / 2, few) for name, s in sets.items()}
+        kept = {k: pool.kept_bytes(n, sets[k].pixels) for k, n in halves.items()}
+        seen = 3 * tuned.side**2 * sum(halves.values())
+        # The halves that train and that test, of which the focus has its turn, too.
+        memory["pictures"] = 2 * seen + sum(kept.values()) + kept.get(p["focus"], 0)
+        memory["training"] = _training_bytes(tuned, p)
+        memory["prompts"] = tuned.prompt_bytes(names)
+        # Reading a file beside its model is over long before the peak.
+        memory["weights"] = sum(weights) + sum(m.folded_bytes for m in models)
+        memory["kept"] = KEPT_BACK * memory["training"]
+        ledgers += 25 * of_logits(2 * max(halves.values()))
+    return Need(name, memory, disk, ledgers)
+
+
+def _training_bytes(model: Size, p: Mapping[str, Any]) -> float:
+    """What graphs of images take at once, and RLCF's copy of the whole image tower."""
+    from helpers.methods.training import GRAPHS, HEADROOM
+
+    each = HEADROOM * model.graph_bytes(p["visual_prompts"] if model.patches else 0)
+    graphs = min(p["batch"] * each, max(GRAPHS, each))
+    # Weights, where they start, their gradients and two moments of AdamW.
+    whole = 5 * model.image_bytes if p.get("second_backbone") else 0
+    return max(graphs, whole + each)
+
+
+@cache
+def _images(name: str, data_root: str, most: int) -> _Images:
+    from PIL import Image
+
+    from helpers import data
+
+    try:
+        found = data.read(name, data_root)
+    except (ValueError, OSError):  # the run says so, and what to do
+        info = data.describe(name)
+        return _Images(most or info.images, ("a class",) * (info.classes or 2), 2e5)
+    count, pixels = min(most or len(found), len(found)), [64.0**2]
+    for file in found.files[:: max(1, len(found.files) // 16)]:
+        try:
+            with Image.open(file) as image:
+                pixels.append(image.width * image.height)
+        except Exception:  # damaged files are left out, as the run will say
+            continue
+    return _Images(count, found.class_names, sum(pixels) / len(pixels))
+
+
+def check(jobs: Sequence[Job], outputs: Path) -> str:
+    """What a study takes, in a line; ValueError where it surely will not fit.
+
+    `outputs` is the folder that results will go to.
+    """
+    lines, problems = survey(jobs, outputs)
+    if problems:
+        raise ValueError("\n".join(problems))
+    return lines[-1]
+
+
+def check_room(report: "Report", jobs: Sequence[Job], outputs: Path) -> None:
+    """Tell a doctor's report what each chapter takes, against what there is."""
+    from helpers.study import doctor
+
+    lines, problems = survey(jobs, outputs)
+    report.add("room", doctor.GOOD, "\n".join(lines[::-1]))
+    for problem in problems:
+        report.add("room", doctor.BAD, problem)
+
+
+def survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
+    """What each chapter takes, then the study, a line each; and what will not fit."""
+    needs = [estimate(job) for job in jobs]
+    free = available_memory()
+    problems = [
+        _too_much(need, job, free)
+        for need, job in zip(needs, jobs, strict=True)
+        if SURE * need.peak > free
+    ]
+    kept = sum(sum(need.cache.values()) for need in needs)
+    ledgers = sum(need.ledgers for need in needs)
+    room, held = _free_disk(CACHE), _size(CACHE / "bank")
+    left = max(0.0, SURE * kept - held)
+    if left > room:
+        problems.append(
+            f"{CACHE} needs about {gigabytes(kept)} and has {gigabytes(room)} free: "
+            "make room, name another folder in STUDY_CACHE, or take fewer images or "
+            "views (-p images 500, -p view_count 16)"
+        )
+    there = _free_disk(outputs)
+    if SURE * ledgers > there:
+        problems.append(
+            f"{outputs} needs about {gigabytes(ledgers)} and has {gigabytes(there)} "
+            "free: make room, write elsewhere (--outputs), or take fewer images "
+            "(-p images 500)"
+        )
+    most = max(needs, key=lambda need: need.peak)
+    total = (
+        f"memory: at most about {gigabytes(most.peak)} ({most.chapter}), "
+        f"{gigabytes(free)} free; "
+        f"disk: about {gigabytes(kept + ledgers)}, {gigabytes(min(room, there))} free"
+    )
+    lines = [f"{n.chapter}: about {gigabytes(n.peak)} ({_largest(n)})" for n in needs]
+    return [*lines, total], problems
+
+
+def _too_much(need: Need, job: Job, free: float) -> str:
+    parts = sorted(need.memory, key=need.memory.__getitem__, reverse=True)[:LARGE]
+    cures = [CURES[part] for part in parts if part in CURES]
+    cures = [f"-p {cure}" for cure in cures if cure.split()[0] in job.parameters]
+    ways = [*cures, "other chapters alone (--only)", "a machine with more memory"]
+    return (
+        f"{need.chapter} needs about {gigabytes(need.peak)} of memory and "
+        f"{gigabytes(free)} are free ({_largest(need)}): try {', or '.join(ways)}"
+    )
+
+
+def _largest(need: Need) -> str:
+    parts = sorted(need.memory.items(), key=lambda part: -part[1])[:LARGE]
+    return ", ".join(f"{part} {gigabytes(size)}" for part, size in parts)
+
+
+def _free_disk(place: Path) -> int:
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def _size(folder: Path) -> int:
+    files = (Path(place, f) for place, _, fs in os.walk(folder) for f in fs)
+    return sum(file.stat().st_blocks * 512 for file in files if file.is_file())
