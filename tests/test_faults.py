@@ -113,7 +113,7 @@ def wait_for(condition, seconds: float = 300):
 def kernel_of(run: subprocess.Popen, folder: Path) -> psutil.Process | None:
     """The kernel of a run, once the lock tells of it."""
     with contextlib.suppress(FileNotFoundError, ValueError):
-        told = json.loads((folder / "outputs/small/.lock").read_text())
+        told = json.loads((folder / "outputs/small/.running").read_text())
         if told["pid"] == run.pid and "kernel" in told:
             return psutil.Process(int(told["kernel"][0]))
 
@@ -175,7 +175,7 @@ def test_killed_runs_go_on_to_the_same_ledgers(here, monkeypatch):
     found = ledgers(here / "outputs" / "small")
     assert len(found) == 4
     assert found == unkilled(here, monkeypatch)
-    assert not (here / "outputs/small/.lock").exists()
+    assert not list((here / "outputs/small").glob(".*"))
     assert not list((here / "outputs/small").glob("*.partial.ipynb"))
 
 

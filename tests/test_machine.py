@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -481,7 +480,7 @@ def lockless(request, monkeypatch):
 
 def test_a_file_system_without_locks_keeps_runs_apart(tmp_path, lockless, capsys):
     with lock.locked(tmp_path):
-        told = json.loads((tmp_path / ".lock").read_text())
+        told = json.loads((tmp_path / ".running").read_text())
         assert told["pid"] == os.getpid()
         assert capsys.readouterr().err.count("without locks") == 1
         with (
@@ -492,63 +491,45 @@ def test_a_file_system_without_locks_keeps_runs_apart(tmp_path, lockless, capsys
     assert not list(tmp_path.iterdir())
 
 
+HOLDER = """
+import errno, fcntl, sys, time
+from pathlib import Path
+from helpers.study import lock
+def refuse(*_):
+    raise OSError(errno.ENOLCK, "no locks")
+fcntl.flock = refuse
+with lock.locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(99)
+"""
+
+
 def test_what_a_dead_process_left_is_taken_over(tmp_path, lockless):
-    ended = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
-    left = {
-        "pid": ended.pid,
-        "host": socket.gethostname(),
-        "since": "before",
-        "process": lock._identity(ended.pid),
-    }
-    (tmp_path / ".lock").write_text(json.dumps(left))
-    with pytest.raises(RuntimeError, match="running since before"):
-        lock.locked(tmp_path).__enter__()
-    ended.kill()
-    while psutil.Process(ended.pid).status() != psutil.STATUS_ZOMBIE:
-        pass
-    for _ in range(2):  # a zombie, then gone; its number may be another's by now
-        (tmp_path / ".lock").write_text(json.dumps(left))
-        with lock.locked(tmp_path):
-            assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
-        ended.wait()
-    left["process"] = [os.getpid(), -1]
-    (tmp_path / ".lock").write_text(json.dumps(left))
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout.readline() == "locked\n"
+        with pytest.raises(RuntimeError, match=f"process {owner.pid} on"):
+            lock.locked(tmp_path).__enter__()
+        owner.kill()
     with lock.locked(tmp_path):
-        pass
+        told = json.loads((tmp_path / ".running").read_text())
+        assert told["pid"] == os.getpid()
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("left", ['{"host": "another", "process": [1, 1]}', "", "[]"])
+@pytest.mark.parametrize("left", ["1\nanother\n", "", "[]"])
 def test_a_lock_of_whom_nothing_is_known_is_left_to_the_user(tmp_path, lockless, left):
     (tmp_path / ".lock").write_text(left)
     with pytest.raises(RuntimeError, match=f"remove {tmp_path / '.lock'}"):
         lock.locked(tmp_path).__enter__()
 
 
-def test_a_lock_taken_over_by_another_at_that_moment_is_given_back(
-    tmp_path, lockless, monkeypatch
-):
-    path, gone = tmp_path / ".lock", lock._is_gone
-    mine = {"host": socket.gethostname(), "process": lock._identity(os.getpid())}
-
-    def slow(owner: dict) -> bool:
-        if gone(owner):
-            path.write_text(json.dumps(mine))
-            return True
-        return False
-
-    monkeypatch.setattr(lock, "_is_gone", slow)
-    path.write_text(json.dumps({"host": socket.gethostname(), "process": [1, -1]}))
-    with pytest.raises(RuntimeError, match="another run holds"):
-        lock.locked(tmp_path).__enter__()
-    assert json.loads(path.read_text()) == mine
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_of_many_at_once_one_has_a_folder_without_locks(tmp_path):
     """From a dead process's lock on."""
-    left = {"host": socket.gethostname(), "process": [1, -1]}
-    (tmp_path / ".lock").write_text(json.dumps(left))
+    left = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(left, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout.readline() == "locked\n"
+        owner.kill()
     code = f"""
         import errno, fcntl, sys
         from pathlib import Path
@@ -599,7 +580,7 @@ def test_a_kernel_that_does_not_start_is_told_as_that(
     assert "01_small.ipynb: its kernel did not start" in error
     assert cause in error
     assert not [p for p in psutil.Process().children() if p.status() == "running"]
-    assert not (small / "outputs/small/.lock").exists()
+    assert not list((small / "outputs/small").glob(".*"))
 
 
 def test_kernels_have_ten_minutes_to_start():
@@ -712,7 +693,7 @@ def test_sigterm_leaves_neither_lock_nor_kernel_nor_paths(tmp_path):
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as run:
         while True:
             with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-                pid = json.loads((folder / ".lock").read_text())["kernel"][0]
+                pid = json.loads((folder / ".running").read_text())["kernel"][0]
                 break
         kernel = psutil.Process(pid)
         assert str(folder) not in (folder / "01_small.partial.ipynb").read_text()
@@ -722,7 +703,7 @@ def test_sigterm_leaves_neither_lock_nor_kernel_nor_paths(tmp_path):
     assert "stopped by SIGTERM" in error
     assert "01_small.ipynb, cell" in error
     assert not kernel.is_running()
-    assert not (folder / ".lock").exists()
+    assert not list(folder.glob(".*"))
     content = json.loads((folder / "01_small.partial.ipynb").read_text())
     assert str(tmp_path) not in json.dumps(content["metadata"])
 

@@ -23,8 +23,7 @@ from traitlets.config import Config
 
 from helpers import paths
 from helpers.models import clip
-from helpers.results import site
-from helpers.study import check, parameters
+from helpers.study import check, parameters, site
 
 OURS = {"backbone": "picto-vit", "second_backbone": "picto-rn", "weights": "picto"}
 OURS |= {"captioner": "picto-captioner", "embeddings": "clip"}

@@ -19,10 +19,15 @@ from bs4 import BeautifulSoup
 from PIL import Image
 
 from helpers.paths import ROOT
-from helpers.results import site, site_cells
+from helpers.study import chapter_page, site
 from helpers.study.command import main
 
 REFERENCE = ROOT / "outputs" / "reference" / "picto"
+HOSTILE = """<style>@import url(//x.org); #T_a {background: url(//x.org)}</style>
+<table onclick="alert(1)"><tr><td style="position: fixed">kite</td></tr></table>
+<iframe src="https://x.org"></iframe><img src="https://x.org" onerror="alert(1)">
+<svg onload="alert(1)"></svg><form action="//x.org"></form><a href="javascript:x">y</a>
+"""
 EVIL = "<script>alert('kite')</script>"
 TOO_WIDE = "https://example.org/" + "a" * 150
 FIRST = r"""# 01 What can a kite & a crab do?
@@ -96,12 +101,17 @@ def study(tmp_path: Path) -> Path:
         code("loop()", shown({"progress": True}, text_plain="loop: 9 in 1 s")),
         code("names.style", shown(text_html=names.style.bar("top1").to_html())),
     )
+    attached = {"a.png": {"image/png": image["image_png"]}}
     save(
         folder / "02b_more.ipynb",
         v4.new_markdown_cell("# 02b More?\n\n> Yes."),
+        v4.new_markdown_cell("![attached](attachment:a.png)", attachments=attached),
         v4.new_markdown_cell(SECOND),
         code("wide", shown(text_html=wide.to_html(), text_plain="wide")),
         code("x = '" + "x" * 300 + "'"),
+        code("hostile", shown(text_html=HOSTILE), said(EVIL)),
+        code("hostile", shown(application_javascript="alert(1)", text_plain=EVIL)),
+        code("hostile", shown(text_html=HOSTILE.partition("</style>")[2])),
     )
     rows = [("digits", "rn", m, "{}", 0, 200, 0.5 + i / 16) for i, m in enumerate("ab")]
     rows.append(("digits", "rn", "<i>few</i>", "{}", 0, 20, 0.99))
@@ -187,44 +197,40 @@ def test_pages_are_self_contained(study: Path) -> None:
     assert_self_contained(found)
     links = {a.get_text(): a["href"] for a in found["02b_more.html"].main.select("a")}
     assert links["chapter 02b"] == "02b_more.html"
-    assert links["a section"] == "#1-links"
+    assert links["a section"] == "#1-Links"
     assert links["another page"] == "https://example.org/paper"
     assert "a file" not in links
+    attached = found["02b_more.html"].main.select_one("img[alt=attached]")
+    assert attached["src"].startswith("data:image/png")
     assert "a picture from afar" in found["02b_more.html"].main.get_text()
     following = found["01_zero_shot.html"].select_one("a[rel=next]")
     assert following["href"] == "02b_more.html"
     assert " ".join(following.get_text().split()) == "Chapter 02b More?"
 
 
-def test_formulas_are_drawn(study: Path) -> None:
+def test_formulas_are_mathml(study: Path) -> None:
     main = pages(study)["01_zero_shot.html"].main
-    drawn = {svg["aria-label"]: svg for svg in main.select("svg.math")}
-    assert set(drawn) == {
+    shown = {math["alttext"]: math for math in main.select("math")}
+    assert set(shown) == {
         r"w = \mathrm{softmax}(\gamma a)",
         r"\sum_i \frac{w_i}{2} \leq 1",
     }
-    assert "display" in drawn[r"\sum_i \frac{w_i}{2} \leq 1"]["class"]
-    for svg in drawn.values():
-        assert re.fullmatch(r"(?:[MLQC](?:-?\d+ -?\d+ ?)+|Z)+", svg.path["d"])
+    alone = shown[r"\sum_i \frac{w_i}{2} \leq 1"]
+    assert alone["display"] == "block"
+    assert [mi.get_text() for mi in alone.mfrac.msub.find_all("mi")] == ["w", "i"]
     assert r"\nosuchcommand{1}" in [tag.get_text() for tag in main.select("code")]
     assert "costs $5 or $6" in main.get_text()
 
 
-def test_a_formula_fits_its_box() -> None:
-    """Higher and deeper formulas hang below the line by their depth."""
-    flat, deep = (
-        BeautifulSoup(site_cells.formula(tex), "html.parser").svg
-        for tex in ("x", r"\frac{x}{y}")
-    )
-    for svg in (flat, deep):
-        left, top, width, height = map(int, svg["viewbox"].split())
-        points = [int(p) for p in re.findall(r"-?\d+", svg.path["d"])]
-        assert left <= min(points[::2]) <= max(points[::2]) <= left + width
-        assert top <= min(points[1::2]) <= max(points[1::2]) <= top + height
-    align = [
-        float(re.search(r"align:(-?[\d.]+)em", s["style"])[1]) for s in (flat, deep)
-    ]
-    assert align[1] < align[0] <= 0
+@pytest.mark.parametrize(
+    "tex", [r"\text{<script>x</script>}", r"\text{&lt;script&gt;}", r"\frac{", "x_{"]
+)
+def test_a_formula_brings_no_markup(tex: str) -> None:
+    page = BeautifulSoup(str(chapter_page.formula(tex)), "html.parser")
+    assert not page.select("script")
+    linked = chapter_page.formula(r"\href{javascript:alert(1)}{x}")
+    assert not [tag for tag in linked.find_all(True) if "href" in tag.attrs]
+    assert linked.get_text() == "x"
 
 
 def test_names_are_text_whatever_they_hold(study: Path) -> None:
@@ -233,7 +239,9 @@ def test_names_are_text_whatever_they_hold(study: Path) -> None:
     table = found["01_zero_shot.html"].select_one(".tinted")
     assert EVIL in table.get_text()
     assert "kite <b>" in table.get_text()
-    assert "linear-gradient" in table.select("td")[1]["style"]
+    bar = table.select("td")[1]["id"]
+    sheet = found["01_zero_shot.html"].main.style.get_text()
+    assert re.search(rf"#{bar}\b[^}}]*\{{background: linear-gradient", sheet)
     index = found["index.html"]
     assert EVIL in index.select_one(".box").get_text()
     assert "A & <b>" in index.select_one(".chapters").get_text()
@@ -251,20 +259,19 @@ def test_code_waits_to_be_opened(study: Path) -> None:
     main = pages(study)["01_zero_shot.html"].main
     folds = main.select("details.code")
     assert not any(fold.has_attr("open") for fold in folds)
-    cells = [[pre.get_text() for pre in fold.select("pre")] for fold in folds]
-    assert cells[0] == ['study = "mini"', "silent = True", "print(1)"]
+    cells = [fold.pre.get_text().split() for fold in folds]
+    assert cells[0] == ["study", "=", '"mini"', "silent", "=", "True", "print(1)"]
     assert cells[-1] == ["loop()", "names.style"]  # progress is nothing to see
     assert "9 in 1 s" not in main.get_text()
-    printed = main.select(".said pre")
+    printed = main.select(".output_text pre")
     assert [pre["class"] for pre in printed] == [["lines"], ["columns"]]
-    assert main.select_one(".figure img")["alt"] == "Accuracy of a kite ."
+    assert main.select_one(".output_png img")["alt"] == "Accuracy of a kite."
 
 
 def test_wide_tables_have_a_box(study: Path) -> None:
     main = pages(study)["02b_more.html"].main
     boxes = main.select(".box")
-    assert [len(box.select("tbody tr")) for box in boxes] == [1, 30]
-    assert "long" in boxes[1]["class"]
+    assert [len(box.select("tbody tr")) for box in boxes[:2]] == [1, 30]
     heading, cell = boxes[1].select_one("thead th:last-child"), boxes[1].td
     assert heading["class"] == cell["class"] == ["number"]
 
@@ -463,9 +470,10 @@ def test_the_reference_run_as_pages(tmp_path: Path) -> None:
         outputs = [o.get("data", {}) for c in cells for o in c.get("outputs", [])]
         pictures = sum("image/png" in o or "image/jpeg" in o for o in outputs)
         tables = sum("text/html" in o and "image/png" not in o for o in outputs)
-        assert len(page.select(".figure img")) == pictures
-        assert len(page.select(".table .box")) == tables
-    assert len(found["04_autoclip.html"].select("svg.math")) > 20
+        assert len(page.select(":is(.output_png, .output_jpeg) img")) == pictures
+        assert not page.select("img[alt='']")
+        assert len(page.select(".output_html .box")) == tables
+    assert len(found["04_autoclip.html"].select("math")) > 20
     assert not [
         p for p in found.values() if re.search(r"\$\\|\\frac", p.main.get_text())
     ]

@@ -10,6 +10,10 @@ span of it is a task, which goes to whichever worker is free. The driver, which 
 `spread`, gets the results and writes what is to be kept: workers need no folder in
 common with it, but must be able to read the pictures and have the same code.
 
+Plain tasks serve better than Ray's multiprocessing.Pool: the pool deals spans out in
+turn to fixed actors, whether or not they are free, and starts those for every pool anew.
+The driver keeps a window of tasks under way, since Ray would hold all results at once.
+
 A task whose worker or node dies is started again elsewhere. An exception of the work
 itself is not tried again: it ends the run, as it would without workers.
 """

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from helpers.results import metrics, predictions
 
@@ -190,11 +191,7 @@ def _calibrated(ledger: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def holm(p_values: ArrayLike) -> np.ndarray:
     """p values adjusted for their number (Holm 1979), in the given order."""
     p_values = np.asarray(p_values, dtype=float)
-    order = np.argsort(p_values, kind="stable")
-    left = p_values.size - np.arange(p_values.size)  # hypotheses not yet rejected
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.maximum.accumulate(left * p_values[order])
-    return adjusted.clip(max=1)
+    return multipletests(p_values, method="holm")[1] if p_values.size else p_values
 
 
 def minimum_detectable_difference(

@@ -181,7 +181,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _site(arguments: argparse.Namespace) -> int:
-    from helpers.results import site
+    from helpers.study import site
 
     name = Path(arguments.name)
     study = name.stem if name.suffix in (".yaml", ".yml") else arguments.name

@@ -1,12 +1,10 @@
 """One run of a study at a time in its folder, whatever becomes of the others.
 
-`flock` holds the lock, so that it ends with the process that took it, however that
-ends. The file `.lock` tells who has it and is removed at the end. Where it was left
-behind, the run was killed; its notebook's kernel notices within a second or so and
+filelock holds `.lock`: with `flock`, so that it ends with the process that took it,
+however that ends, or by the file's mere existence where the file system has no `flock`.
+The file `.running` tells who has the folder and is removed at the end. Where it was
+left behind, the run was killed; its notebook's kernel notices within a second or so and
 ends, too, and until then nobody else may write.
-
-Where the file system has no `flock`, the file itself is the lock: whoever creates it
-has the folder, until that process is gone.
 """
 
 import errno
@@ -20,11 +18,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 import psutil
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 PATIENCE = 5.0  # seconds that the kernel of a killed run has to end by itself
+SOFT = 1.0  # seconds for filelock to find that the lock file's process is gone
 NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
@@ -35,41 +34,44 @@ def locked(folder: Path) -> Iterator[Callable[[int], None]]:
     Raises RuntimeError where another run has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ".lock"
-    with _taken(path) if _has_locks(folder) else _created(path) as file:
-        _end_kernel(_owner(file))
+    running = folder / ".running"
+    with _taken(folder, running):
+        _end_kernel(_owner(running))
         about = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "since": time.strftime("%Y-%m-%d %H:%M"),
-            "process": _identity(os.getpid()),
         }
-        _tell(file, about)
+        running.write_text(json.dumps(about))
         try:
-            yield lambda pid: _tell(file, about | {"kernel": _identity(pid)})
+            yield lambda pid: _note_kernel(running, about, pid)
         finally:
+            running.unlink(missing_ok=True)
+
+
+@contextmanager
+def _taken(folder: Path, running: Path) -> Iterator[None]:
+    """The lock for the block; its file is removed while it is still held."""
+    path, native = folder / ".lock", _has_locks(folder)
+    lock: BaseFileLock = FileLock(path) if native else SoftFileLock(path)
+    try:
+        lock.acquire(timeout=0 if native else SOFT)
+    except Timeout:
+        cure = "" if native else f"; if no run is at work there, remove {path}"
+        raise RuntimeError(_held(folder, _owner(running)) + cure) from None
+    try:
+        yield
+    finally:
+        if native:
             path.unlink(missing_ok=True)
-
-
-def _taken(path: Path) -> IO[str]:
-    """The file, open and locked, and still the one that stands there."""
-    while True:
-        file = path.open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with file:
-                raise RuntimeError(_held(path, _owner(file))) from None
-        try:
-            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-                return file
-        except FileNotFoundError:
-            pass
-        file.close()  # its owner has just ended and removed it
+        lock.release()
 
 
 def _has_locks(folder: Path) -> bool:
-    """Whether `flock` works on the folder's file system; said where it does not."""
+    """Whether `flock` works on the folder's file system; said where it does not.
+
+    filelock notices the error ENOSYS alone.
+    """
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,71 +88,27 @@ def _has_locks(folder: Path) -> bool:
     return True
 
 
-def _created(path: Path) -> IO[str]:
-    """The file, made by this process alone. One that a dead process left is removed.
-
-    Two that find it left at the same moment could both remove it, and so each takes it
-    away under a name of its own first, and looks whether that was the one it had read.
-    """
-    while True:
-        with suppress(FileExistsError):
-            return path.open("x+", encoding="utf-8")
-        with suppress(FileNotFoundError):
-            with path.open(encoding="utf-8") as file:
-                owner = _owner(file)
-            if not _is_gone(owner):
-                raise RuntimeError(
-                    f"{_held(path, owner)}; if no run is at work there, remove {path}"
-                )
-            left = path.with_name(f".lock.{os.getpid()}")
-            path.rename(left)
-            with left.open(encoding="utf-8") as file:
-                another = _owner(file) != owner
-            if another:  # somebody has just taken it
-                with suppress(FileExistsError):
-                    os.link(left, path)
-            else:
-                _end_kernel(owner)
-            left.unlink()
-
-
-def _is_gone(owner: dict) -> bool:
-    """Whether the process that made the file has surely ended."""
-    if owner.get("host") != socket.gethostname() or "process" not in owner:
-        return False
-    pid, began = owner["process"]
-    try:
-        ended = psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
-        return ended or _identity(int(pid)) != [pid, began]
-    except psutil.NoSuchProcess:
-        return True
-
-
-def _held(path: Path, owner: dict) -> str:
+def _held(folder: Path, owner: dict) -> str:
     who = "another run"
     if {"pid", "host", "since"} <= owner.keys():
         who = "process {pid} on {host}, running since {since},".format(**owner)
     return (
-        f"{who} holds {path.parent}: wait until it has ended or stop it, or give this "
+        f"{who} holds {folder}: wait until it has ended or stop it, or give this "
         "run a folder of its own with --outputs"
     )
 
 
-def _owner(file: IO[str]) -> dict:
-    """What the file tells of who has, or had, the lock; empty where it is not told."""
-    file.seek(0)
+def _owner(running: Path) -> dict:
+    """What the file tells of who has, or had, the folder; empty where it is silent."""
     try:
-        found = json.loads(file.read())
-    except ValueError:
+        found = json.loads(running.read_text())
+    except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _tell(file: IO[str], about: dict) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(json.dumps(about))
-    file.flush()
+def _note_kernel(running: Path, about: dict, pid: int) -> None:
+    running.write_text(json.dumps(about | {"kernel": _identity(pid)}))
 
 
 def _identity(pid: int) -> list[float]:

@@ -4,6 +4,7 @@ The index tells the story on a page, from the files of the run and from nothing 
 each executed notebook is a page of its own. Every page is one file.
 """
 
+import base64
 import json
 import shutil
 from collections.abc import Sequence
@@ -14,12 +15,13 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+from PIL import Image
 
-from helpers.results import published, site_cells, synthesis
-from helpers.results.site_cells import Chapter
+from helpers.results import published, synthesis
+from helpers.study import chapter_page
+from helpers.study.chapter_page import ASSETS, Chapter
 from helpers.study.parameters import number_of
 
-ASSETS = Path(__file__).parent / "assets"
 SYNTHESIS = "07"  # the chapter that sets all others side by side
 TEMPLATES = Environment(
     loader=FileSystemLoader(ASSETS),
@@ -78,7 +80,7 @@ def build(folder: Path) -> Path:
             "makes them"
         )
     names = [path.stem for path in done]
-    chapters = [site_cells.chapter(path, names) for path in done]
+    chapters = [chapter_page.chapter(path, names) for path in done]
     partial = [_unfinished(path) for path in found if path not in done]
     results = _read(folder / "results.csv", RESULTS)
     provenance = _provenance(folder / "provenance.json")
@@ -255,11 +257,13 @@ def _evidence(
     caption = captions[0].get(name, Markup()) if captions else Markup()
     alt = caption.striptags() or f"figure {figure.stem} of this study"
     try:
-        image = site_cells.picture(figure.read_bytes(), alt)
+        kind = Image.MIME[Image.open(figure).format]
     except OSError as error:
         raise ValueError(
             f"{figure} is no picture ({error}): run its chapter again"
         ) from error
+    source = f"data:{kind};base64,{base64.b64encode(figure.read_bytes()).decode()}"
+    image = Markup('<img src="{}" alt="{}">').format(source, alt)
     return Evidence(image, caption, table, about, missing)
 
 
@@ -275,7 +279,7 @@ def _accuracies(results: pd.DataFrame) -> tuple[Markup, str]:
         "images of a data set, from results.csv."
     )
     text = text.rename_axis(columns=None).reset_index()
-    return site_cells.table(text.to_html(index=False)), about
+    return chapter_page.table(text.to_html(index=False)), about
 
 
 def _gains(board: pd.DataFrame, backbones: Sequence[str]) -> tuple[Markup, str]:
