@@ -15,9 +15,9 @@ torchvision's `ImageFolder` does in the published evaluations.
 """
 
 import os
-import pkgutil
 from collections.abc import Sequence
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from helpers.data.dataset import Dataset, Files, Info
@@ -186,5 +186,5 @@ def _is_flat(root: Path) -> bool:
 
 
 def _timm_table(file: str) -> tuple[str, ...]:
-    text = pkgutil.get_data("timm.data", f"_info/{file}")
-    return tuple(text.decode().split())
+    table = resources.files("timm.data") / "_info" / file
+    return tuple(table.read_text(encoding="utf-8").split())

@@ -127,7 +127,7 @@ def _overheard() -> Iterator[threading.local]:
     """Collect warnings in `.warnings`, each thread its own, instead of showing them."""
     heard = threading.local()
 
-    def hear(message: Warning, *args: object, **options: object) -> None:
+    def hear(message: Warning | str, *args: object, **options: object) -> None:
         getattr(heard, "warnings", []).append(message)
 
     with warnings.catch_warnings():
@@ -140,7 +140,7 @@ def _remark(found: Sequence[Warning]) -> list[str]:
     """What warnings of one picture mean to its owner, in a line, or nothing."""
     found = [warning for warning in found if not HARMLESS.search(str(warning))]
     if any(isinstance(warning, Image.DecompressionBombWarning) for warning in found):
-        return [LARGE.format(Image.MAX_IMAGE_PIXELS / 1e6)]
+        return [LARGE.format((Image.MAX_IMAGE_PIXELS or 0) / 1e6)]
     return [NOTES] if found else []
 
 
@@ -171,7 +171,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no picture, whatever its suffix says"
     if isinstance(error, Image.DecompressionBombError):
-        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         return f"over {limit:,.0f} million pixels, more than are read: scale it down"
     return str(error).partition("\n")[0] or type(error).__name__
 

@@ -84,7 +84,8 @@ def pool(
     images = torch.empty((len(dataset), 3, size, size), dtype=torch.uint8)
     for i, image in enumerate(map(dataset.image, range(len(dataset)))):
         images[i] = crop(image)
-    kept, room = {}, KEPT_PIXELS
+    kept: dict[int, Image] = {}
+    room = KEPT_PIXELS
 
     def view(i: int, generator: np.random.Generator) -> Tensor:
         nonlocal room

@@ -93,14 +93,14 @@ def use_style() -> None:
     """Give every later figure of the session the study's look, and nothing of the
     user's own settings."""
     mpl.rcdefaults()  # leaves the backend
-    plt.rcParams.update(_style())
+    plt.rcParams.update(_style())  # type: ignore[arg-type]
 
 
 def _styled(draw: Callable) -> Callable:
     """Draw in the study's look, whatever the session's settings."""
 
     @functools.wraps(draw)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> tuple[Figure, pd.DataFrame]:
         with plt.rc_context():
             use_style()
             fig, data = draw(*args, **kwargs)
@@ -162,8 +162,8 @@ def _square_cells(fig: Figure, ax: plt.Axes, cell: float) -> None:
     units = np.abs([np.diff(ax.get_xlim())[0], np.diff(ax.get_ylim())[0]])
     for _ in range(2):  # once more, as a label may reach beyond axes that shrank
         fig.draw_without_rendering()
-        labels = ax.get_tightbbox().size - ax.get_window_extent().size
-        fig.set_size_inches(cell * units + labels / fig.dpi + 0.1)
+        labels = np.subtract(ax.get_tightbbox().size, ax.get_window_extent().size)
+        fig.set_size_inches(*(cell * units + labels / fig.dpi + 0.1))
 
 
 def _beside(ax: plt.Axes, y: float, text: str) -> None:
@@ -563,7 +563,7 @@ def confusion_matrix(
     seen = n[shown, None] > 0
     share = 100 * table / np.where(seen, n[shown, None], np.nan)
 
-    diagonal = np.eye(*table.shape, dtype=bool)
+    diagonal = np.eye(len(table), table.shape[1], dtype=bool)
     rest = np.zeros_like(diagonal)
     rest[:, len(names) :] = True
     fig, ax = plt.subplots()
@@ -961,7 +961,7 @@ def difference_map(
         low, high = 100 * row.ci_low, 100 * row.ci_high
         weight = "bold" if row.p_holm < 0.05 else "normal"
         place = x[head], y[row.method]
-        text = {"ha": "center", "color": INK}
+        text: dict[str, Any] = {"ha": "center", "color": INK}
         points = f"{100 * row.difference:+.1f}"
         ax.text(*place, points, va="bottom", fontsize=10, fontweight=weight, **text)
         interval = f"[{low:.1f}, {high:.1f}]"
@@ -1098,11 +1098,14 @@ def cards(
         ax.imshow(ImageOps.pad(_picture(image), (256, 256), color="white"))
         ax.axis("off")
         place = np.add(top, (side + 0.12, 0))
-        plain = {"va": "top", "fontsize": 9.5, "parse_math": False}  # "$" is a dollar
-        fig.text(*(place / size), bold, fontweight="bold", **plain)
+        plain: dict[str, Any] = {"va": "top", "fontsize": 9.5}
+        plain |= {"parse_math": False}  # "$" is a dollar
+        x, y = place / size
+        fig.text(x, y, bold, fontweight="bold", **plain)
         place -= (0, line * (bold.count("\n") + 1) + 0.02)
-        rest = "\n".join(rest)
-        fig.text(*(place / size), rest, linespacing=1.2, **plain)
+        under = "\n".join(rest)
+        x, y = place / size
+        fig.text(x, y, under, linespacing=1.2, **plain)
     data = pd.DataFrame({"card": range(len(texts)), "text": map("\n".join, texts)})
     return fig, data
 

@@ -203,7 +203,7 @@ def sentence(subject: str, against: str, table: pd.DataFrame) -> str:
     return text
 
 
-CLAIMS = {
+CLAIMS: dict[str, list[tuple[str, str, str, Sequence[str]]]] = {
     "01": [("The ensemble of 80 prompts", "ensemble_80", ONE, BASELINES[ONE])],
     "02": [
         ("A vote of confident views", "vote-{}", ONE, BASELINES[ONE]),
