@@ -36,7 +36,7 @@ from helpers.results import predictions
 
 MOST = 8  # contexts that go through the text tower at once: more are no faster
 CHUNK = 128  # images, or nearly so many, that a killed run loses of what it tuned
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
