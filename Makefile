@@ -13,9 +13,10 @@ study: .venv/.ready ## run the embedded study and make its pages
 	$(BIN)/study run picto
 	$(BIN)/study site picto
 
-test: .venv/.ready ## lint and run the tests
+test: .venv/.ready ## lint, check types and run the tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 soak: .venv/.ready ## run the long tests, half an hour or more

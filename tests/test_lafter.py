@@ -45,7 +45,7 @@ def resnet() -> clip.Backbone:
 @pytest.fixture(scope="module")
 def photos() -> Pool:
     """Twelve pictures of the embedded world, as a pool."""
-    return pool(data_of("picto"), crop, SIDE)
+    return pool(data_of("picto"), crop, SIDE, strong.strong)
 
 
 @pytest.fixture(scope="module")
@@ -644,7 +644,7 @@ def test_pictures_stay_in_memory_once_they_are_looked_at(most, read, monkeypatch
     image = dataset.image
     counted = replace(dataset)
     object.__setattr__(counted, "image", lambda i: reads.append(i) or image(i))
-    made = pool(counted, crop, SIDE)
+    made = pool(counted, crop, SIDE, strong.strong)
     assert reads == [*range(N)]
     first = made.views(torch.tensor([7]), 0, 0)
     assert torch.equal(made.views(torch.tensor([7]), 0, 0), first)
@@ -702,7 +702,7 @@ def test_pool_has_no_labels_and_refuses_what_is_no_pool(photos):
 
 
 def test_overlap_is_refused_unless_transductive(photos):
-    others = pool(data_of("picto-o"), crop, SIDE)
+    others = pool(data_of("picto-o"), crop, SIDE, strong.strong)
     assert protocol(photos, others) == "inductive"
     with pytest.raises(ValueError, match=r"12 of 12 test .* 'picto/0' the first"):
         protocol(photos, photos)

@@ -20,6 +20,7 @@ from helpers.models import clip
 from helpers.models.visual import ImageTower
 from helpers.store import folders
 from helpers.study import check, main
+from helpers.views.strong import strong
 
 FAST = {
     "pool_images": 2,
@@ -141,7 +142,7 @@ def test_twins_of_tested_images_leave_the_pool(vit, tmp_path):
         assert not (same & {*cut.seen.ids} and same & {*cut.test.ids})
         assert {*cut.twins} | {*cut.twins.values()} <= same
         assert len(cut.seen) + len(cut.twins) + len(cut.test) == len(dataset)
-        assert cut.pool.key == pool(cut.seen, vit.crop, vit.image_size).key
+        assert cut.pool.key == pool(cut.seen, vit.crop, vit.image_size, strong).key
         found += len(cut.twins)
         kept = self_training.halves(vit, dataset, seed=seed, transductive=True)
         assert kept.seen.ids == dataset.ids

@@ -21,6 +21,7 @@ from helpers.models import clip, template_prompts
 from helpers.models.prompts import PromptTower
 from helpers.models.visual import ImageTower
 from helpers.study import main
+from helpers.views.strong import strong
 from picto import CLASS_NAMES
 
 # A training of two steps on eight images: what the loop says of it is no surprise.
@@ -42,7 +43,8 @@ def full() -> clip.Backbone:
 def results(backbone: clip.Backbone) -> dict[str, Tensor]:
     """What each method that tunes makes of the same few images."""
     dataset = data.load("picto-s", images=64).subset(range(N))
-    seen, names = pool(dataset, backbone.crop, backbone.image_size), CLASS_NAMES[:C]
+    seen = pool(dataset, backbone.crop, backbone.image_size, strong)
+    names = CLASS_NAMES[:C]
     tower = PromptTower(backbone, names)
     side = [tower.features, backbone.logit_scale, tower.context]
     classes, scale = tower.features(tower.context), backbone.logit_scale

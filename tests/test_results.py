@@ -14,7 +14,8 @@ from PIL import Image
 from scipy.stats import binomtest
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from helpers.results import compare, lean, metrics, predictions, published, synthesis
+from helpers.results import compare, metrics, predictions, published, synthesis
+from tools import lean
 
 # Probabilities 3/4 and 1/4: every metric of these logits can be worked out by hand.
 THREE_TO_ONE = np.log([[3.0, 1.0], [3.0, 1.0], [1.0, 3.0], [1.0, 3.0]])

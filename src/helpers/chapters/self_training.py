@@ -7,6 +7,7 @@ store, and ledgers.
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from helpers.progress import track
 from helpers.results import predictions
 from helpers.store.checkpoints import Checkpoint
 from helpers.store.folders import folder
+from helpers.views.strong import strong
 
 VERSION = 1  # of what training computes: raise it, and kept runs are made anew
 
@@ -69,13 +71,14 @@ def halves(
     seen = dataset if transductive else seen
     seen = few(seen if unlabelled is None else unlabelled, pool_images, seed)
     test = few(test, test_images, seed)
-    both = [pool(part, backbone.crop, backbone.image_size) for part in (seen, test)]
+    crops = partial(pool, crop=backbone.crop, size=backbone.image_size, strong=strong)
+    both = [crops(part) for part in (seen, test)]
     same = {} if transductive else twins(*both)
     if len(same) == len(seen):
         seen, both[0] = test, both[1]
     elif same:
         seen = seen.subset([i for i, name in enumerate(seen.ids) if name not in same])
-        both[0] = pool(seen, backbone.crop, backbone.image_size)
+        both[0] = crops(seen)
     return Halves(seen, test, *both, protocol(*both, transductive=True), same)
 
 

@@ -129,7 +129,7 @@ class Dataset:
         # Round r takes the r-th picture of every class; ties keep the shuffled order.
         rounds = pd.Series(self.labels[shuffled]).groupby(self.labels[shuffled])
         order = np.argsort(rounds.cumcount().to_numpy(), kind="stable")
-        return self.subset(np.sort(shuffled[order[:n]]))
+        return self.subset(np.sort(shuffled[order[:n]]).tolist())
 
     @cached_property
     def fingerprint(self) -> str:
@@ -213,7 +213,7 @@ def open_image(path: Path, upright: bool, reduced: bool = False) -> Image.Image:
     try:
         with Image.open(path, formats=FORMATS) as image:
             if reduced:
-                image.draft(None, [max(1, side // 8) for side in image.size])
+                image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
             return _upright(image) if upright else image
     except FileNotFoundError:

@@ -256,12 +256,12 @@ def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
         given, name = composed(row["folder"] or ""), composed(row["name"] or "")
         if not given and not name:  # spreadsheets leave such at the end
             continue
-        folder = of.get(_looks(given))
-        if folder is None:
+        own = of.get(_looks(given))
+        if own is None:
             raise ValueError(f"{table}: {_no_folder(given, name, folders)}")
-        if folder in names:
+        if own in names:
             raise ValueError(f"{table} lists folder {given!r} twice")
-        names[folder] = name
+        names[own] = name
     for folder in folders:
         if folder not in names:
             raise ValueError(

@@ -14,9 +14,9 @@ to RGB before they are resized, and their EXIF orientation is ignored.
 """
 
 import os
-import pkgutil
 from collections.abc import Sequence
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 from helpers.data.dataset import Dataset, Files, Info
@@ -185,5 +185,5 @@ def _is_flat(root: Path) -> bool:
 
 
 def _timm_table(file: str) -> tuple[str, ...]:
-    text = pkgutil.get_data("timm.data", f"_info/{file}")
-    return tuple(text.decode().split())
+    table = resources.files("timm.data") / "_info" / file
+    return tuple(table.read_text(encoding="utf-8").split())

@@ -124,7 +124,7 @@ def _caught_warnings() -> Iterator[threading.local]:
     """Collect each thread's warnings in its `.warnings` instead of showing them."""
     heard = threading.local()
 
-    def hear(message: Warning, *args: object, **options: object) -> None:
+    def hear(message: Warning | str, *args: object, **options: object) -> None:
         getattr(heard, "warnings", []).append(message)
 
     with warnings.catch_warnings():
@@ -137,7 +137,7 @@ def _remark(found: Sequence[Warning]) -> list[str]:
     """A line about the flaw that one picture's warnings report, or nothing."""
     found = [warning for warning in found if not HARMLESS.search(str(warning))]
     if any(isinstance(warning, Image.DecompressionBombWarning) for warning in found):
-        return [LARGE.format(Image.MAX_IMAGE_PIXELS / 1e6)]
+        return [LARGE.format((Image.MAX_IMAGE_PIXELS or 0) / 1e6)]
     return [NOTES] if found else []
 
 
@@ -167,7 +167,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no picture, whatever its suffix says"
     if isinstance(error, Image.DecompressionBombError):
-        limit = 2 * Image.MAX_IMAGE_PIXELS / 1e6
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         return f"over {limit:,.0f} million pixels, more than are read: scale it down"
     return str(error).partition("\n")[0] or type(error).__name__
 

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from helpers.data.dataset import Dataset
 from helpers.keys import key
-from helpers.views.strong import AREA, strong
 
 KEPT_PIXELS = 2**28  # decoded pictures that stay in memory: 1.1 GB
 
@@ -78,19 +77,20 @@ def pool(
     dataset: Dataset,
     crop: Callable[[Image], Tensor],
     size: int,
-    area: tuple[float, float] = AREA,
+    strong: Callable[[Image, int, np.random.Generator], Tensor],
 ) -> Pool:
     """The pictures of a data set as a pool; its labels stay behind.
 
-    `crop` and `size` are a backbone's `crop` and `image_size`, `area` bounds the share
-    of a picture that a strong view shows. Strong views are cut from the full pictures.
-    Once one was asked for, its picture stays decoded in memory where pictures are few
-    or small; the others are read anew each time.
+    `crop` and `size` are a backbone's `crop` and `image_size`; `strong` draws a view
+    of a full picture, as `views.strong.strong` does. Once a view was asked for, its
+    picture stays decoded in memory where pictures are few or small; the others are
+    read anew each time.
     """
     images = torch.empty((len(dataset), 3, size, size), dtype=torch.uint8)
     for i, image in enumerate(map(dataset.image, range(len(dataset)))):
         images[i] = crop(image)
-    kept, room = {}, KEPT_PIXELS
+    kept: dict[int, Image] = {}
+    room = KEPT_PIXELS
 
     def view(i: int, generator: np.random.Generator) -> Tensor:
         nonlocal room
@@ -98,7 +98,7 @@ def pool(
         if i not in kept and image.width * image.height <= room:
             kept[i] = image
             room -= image.width * image.height
-        return strong(image, size, generator, area)
+        return strong(image, size, generator)
 
     return Pool(dataset.ids, images, view)
 

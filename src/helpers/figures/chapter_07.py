@@ -1,6 +1,7 @@
 """What chapter 07 draws: gains, prices and agreement of all methods."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -115,7 +116,12 @@ def _frontier_panel(ax: plt.Axes, table: pd.DataFrame) -> None:
         sure = row.gain_p_holm < 0.05
         ends = [100 * row.gain_low, 100 * row.gain_high]
         ax.plot([x, x], ends, color=shade, lw=1.3, alpha=0.8, zorder=2)
-        look = {"marker": SHAPES[row.panel], "ms": 7, "mec": shade, "mew": 1.5}
+        look: dict[str, Any] = {
+            "marker": SHAPES[row.panel],
+            "ms": 7,
+            "mec": shade,
+            "mew": 1.5,
+        }
         ax.plot(x, y, mfc=shade if sure else "white", zorder=3, **look)
         ax.plot([x, end], [y, y], color=shade, lw=0.6, alpha=0.55, zorder=1)
         other = "²" if row.backbone != start["backbone"] else ""
@@ -321,7 +327,7 @@ def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for row in table.dropna(subset="tau").itertuples():
         place = at[row.other], at[row.dataset]
         weight = "bold" if row.p < 0.05 else "normal"
-        text = {"ha": "center", "color": INK}
+        text: dict[str, Any] = {"ha": "center", "color": INK}
         ax.text(*place, f"{row.tau:+.2f}", va="bottom", fontweight=weight, **text)
         ax.text(*place, f"of {row.methods}", va="top", fontsize=8, **text)
     ax.set_xticks(range(len(names)), names, rotation=35, ha="right")

@@ -14,6 +14,8 @@ slope of arccos at 1. As in C-TPT, lambda acts where it turns a gradient's sign.
 Deviation: one class alone has no other, so its diversity is 0 and this is TPT.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def atpt(
     logit_scale: float,
     context: Tensor,
     diversity_weight: float = 60.0,
-    **tuning,
+    **tuning: Any,
 ) -> Tensor:
     """Logits [B, C] of view 0 of views [B, V, D]: `tpt` with A-TPT's loss."""
 

@@ -18,7 +18,7 @@ views instead of view 0, which their code uses for all other sets.
 The time is that of the logits and entropies of all views, as for the votes.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ def start(
     orders: int = 1,
     rho: float = 0.1,
     extra: int = 1,
-    **settings,
+    **settings: Any,
 ) -> State:
     """Empty caches for class features [C, D]; `extra` is delta, `rho` the share of the
     views, and the other settings those of `tda.start`."""

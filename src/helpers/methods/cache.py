@@ -37,7 +37,11 @@ class Shown(NamedTuple):
 
 
 def empty(
-    like: Tensor, orders: int, capacity: int, values: int = 0, dtype=torch.float32
+    like: Tensor,
+    orders: int,
+    capacity: int,
+    values: int = 0,
+    dtype: torch.dtype = torch.float32,
 ) -> Cache:
     """A cache of `capacity` images, with M = `values` values each, for the class
     features [C, D] `like`."""

@@ -12,6 +12,8 @@ Deviations: the paper learns from a few labelled images; here the labels are tho
 teacher, with LaFTer's smoothing and optimiser.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -34,6 +36,7 @@ class Adapter(nn.Module):
         width = class_features.shape[1]
         self.down = nn.Linear(width, width // REDUCTION, bias=False)
         self.up = nn.Linear(width // REDUCTION, width, bias=False)
+        self.class_features: Tensor
         self.register_buffer("class_features", class_features.float())
         self.logit_scale, self.ratio = logit_scale, ratio
 
@@ -67,7 +70,7 @@ def clip_adapter(
     weight_decay: float = WEIGHT_DECAY,
     smoothing: float = SMOOTHING,
     seed: int = 0,
-    **loop,
+    **loop: Any,
 ) -> Trained:
     """An `Adapter` learned from features [N, D] and a teacher's labels int64 [N].
 

@@ -21,6 +21,8 @@ match their prior; and a network from scratch needs over a thousand steps, so th
 small pool needs more epochs than the 70 of the code on CIFAR-10.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ def clip_pr(
     batch: int = 512,
     learning_rate: float = 1e-3,
     seed: int = 0,
-    **loop,
+    **loop: Any,
 ) -> Trained:
     """A classifier of unit features [B, D], from those of unlabelled images [N, D].
 

@@ -141,7 +141,7 @@ def descend(
     for epoch in progress(range(epochs)):
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, epochs)
         spent = []
-        for rows, chosen in draws(*views.shape[:2], batch, generator):
+        for rows, chosen in draws(len(views), views.shape[1], batch, generator):
             loss = _loss(logits(views[rows, chosen].float()), labels[rows])
             optimizer.zero_grad()
             loss.backward()

@@ -17,6 +17,8 @@ Deviations. The code takes 50 steps of Adam on ln T from 0; here ln T comes from
 over [-3, 3], refined. b is kept in [0, 1], and is 1 for one class.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -55,7 +57,7 @@ def tpt_cots(
     logit_scale: float,
     context: Tensor,
     rho: float = 0.1,
-    **tuning,
+    **tuning: Any,
 ) -> Tensor:
     """Logits [B, C] of view 0 of views [B, V, D]: `tpt`'s, over CoTS's temperature."""
     made = tuned_logits(views, text_features, logit_scale, context, rho=rho, **tuning)
@@ -67,7 +69,7 @@ def tuned_logits(
     text_features: TextFeatures,
     logit_scale: float,
     context: Tensor,
-    **tuning,
+    **tuning: Any,
 ) -> tuple[Tensor, Tensor]:
     """Logits [B, V, C] of all views after and before TPT's tuning, see `tpt.tune`."""
     batch = tuning.get("batch", 1)

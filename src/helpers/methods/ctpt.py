@@ -13,6 +13,8 @@ sign of the gradient, lambda acts where it turns a sign, and only there.
 The authors' scripts make the views of ImageNet's variants with AugMix, unlike TPT's.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def ctpt(
     logit_scale: float,
     context: Tensor,
     dispersion_weight: float = 20.0,
-    **tuning,
+    **tuning: Any,
 ) -> Tensor:
     """Logits [B, C] of view 0 of views [B, V, D]: `tpt` with C-TPT's loss."""
 

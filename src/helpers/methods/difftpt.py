@@ -16,6 +16,8 @@ one, and only their order matters. Nothing balances crops and variations.
 Deviation: float32, as in `tpt`.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -70,7 +72,7 @@ def difftpt(
     share: float = SIMILAR,
     rho: float = RHO,
     steps: int = STEPS,
-    **tuning,
+    **tuning: Any,
 ) -> Tensor:
     """Logits [B, C] of view 0 under the context tuned on views [B, V, D] of all kinds.
 

@@ -27,7 +27,7 @@ since it moves every class: 4 MiB for 64 classes of width 128, 800 MiB for 200 o
 1024. Run few orders at a time there.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,7 +107,9 @@ def step(state: State, features: Tensor) -> tuple[State, Tensor]:
         *(_run(_order(state, o), features[o : o + 1].float()) for o in range(orders)),
         strict=True,
     )
-    joined = {name: torch.cat([getattr(e, name) for e in ends]) for name in PER_ORDER}
+    joined: dict[str, Any] = {
+        name: torch.cat([getattr(e, name) for e in ends]) for name in PER_ORDER
+    }
     return state._replace(**joined), torch.cat(made)
 
 

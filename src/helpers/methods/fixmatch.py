@@ -21,6 +21,7 @@ LaFTer's AdamW, so that the methods compare; no moving average of weights.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ def fixmatch(
     learning_rate: float = LEARNING_RATE,
     weight_decay: float = WEIGHT_DECAY,
     seed: int = 0,
-    **loop,
+    **loop: Any,
 ) -> Trained:
     """A `Student` whose norms learned from sure pseudo-labels.
 

@@ -29,6 +29,7 @@ over epochs) is `helpers.methods.training.reported(log, column, faithful=True)`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -138,7 +139,7 @@ def lafter(
     weight_decay: float = WEIGHT_DECAY,
     smoothing: float = SMOOTHING,
     seed: int = 0,
-    **loop,
+    **loop: Any,
 ) -> Trained:
     """Stage 2: a `Student` from class weights [C, D] and unlabelled images.
 

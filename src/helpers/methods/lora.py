@@ -14,6 +14,7 @@ smoothing, AdamW at CLIP-LoRA's 2e-4 and constant, for as many steps as the othe
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ def lora(
     weight_decay: float = WEIGHT_DECAY,
     smoothing: float = SMOOTHING,
     seed: int = 0,
-    **loop,
+    **loop: Any,
 ) -> Trained:
     """A `Student` with low-rank attention, from a teacher's labels int64 [N].
 

@@ -85,8 +85,8 @@ def prompt(
                 at, gradient, mean, square, step, learning_rate, weight_decay
             )
         contexts.append(at.detach())
-    contexts = torch.stack(contexts)
-    return tpt.original_logits(views, text_features, logit_scale, contexts)
+    tuned = torch.stack(contexts)
+    return tpt.original_logits(views, text_features, logit_scale, tuned)
 
 
 def encoder(

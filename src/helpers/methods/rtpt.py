@@ -15,6 +15,8 @@ of 1 or more, which misses views whose rounded norm is below 1. With fewer than 
 all others count, and a view alone is its own result.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,7 @@ def rtpt(
     text_features: TextFeatures,
     logit_scale: float,
     context: Tensor,
-    **tuning,
+    **tuning: Any,
 ) -> Tensor:
     """Weighted logits [B, C] of all views under the tuned context, see `tpt.tpt`."""
 

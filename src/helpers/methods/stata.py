@@ -50,11 +50,13 @@ def predict(
     prior = _spread(features, z, known).sum(dim=0) / len(z)
     means = known
     variances = prior.clamp(min=transclip.MIN_VARIANCE).expand_as(known)
-    for last in [False] * transclip.ROUNDS + [True]:
+    rounds = 0
+    while True:
         g = transclip.log_densities(features, means, variances)
         log_z = transclip.settle(log_y, g, w, z, neighbours)
-        if last:
+        if rounds == transclip.ROUNDS:
             return log_z
+        rounds += 1
         z = log_z.exp()
         counts = z.argmax(dim=1).bincount(minlength=len(known)).float()
         b = (counts / (anchor + counts))[:, None]

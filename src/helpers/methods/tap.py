@@ -15,6 +15,7 @@ be the data set's; here a text's class is given with it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -34,7 +35,11 @@ LEARNING_RATE = 1e-3
     speaker="",
 )
 def tap(
-    text_features: Tensor, labels: Tensor, classes: int, steps: int = 5000, **training
+    text_features: Tensor,
+    labels: Tensor,
+    classes: int,
+    steps: int = 5000,
+    **training: Any,
 ) -> Tensor:
     """Class weights [C, D] from unit features of targeted texts [M, D].
 

@@ -26,7 +26,7 @@ no step is skipped; it does nothing where int(rho V) is 0, this refuses.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ def tpt(
     text_features: TextFeatures,
     logit_scale: float,
     context: Tensor,
-    **tuning,
+    **tuning: Any,
 ) -> Tensor:
     """Logits [B, C] of view 0 under the context tuned on all views [B, V, D].
 
@@ -88,7 +88,7 @@ def revote(
     logit_scale: float,
     context: Tensor,
     rho: float = 0.1,
-    **tuning,
+    **tuning: Any,
 ) -> Tensor:
     """ln q [B, C], q the mean probability of the confident views, after TPT's step.
 
@@ -114,7 +114,7 @@ def tpt_linear(
     logit_scale: float,
     context: Tensor,
     jacobian: Tensor,
-    **tuning,
+    **tuning: Any,
 ) -> Tensor:
     """Logits [B, C] of TPT's one step with class features taken as linear in it.
 

@@ -55,12 +55,14 @@ def predict(
     mixed = best.values[..., None] * features[best.indices]  # [8, C, D]
     means = F.normalize(mixed.mean(dim=0), dim=1)
     variances = torch.full_like(means[0], 1 / means.shape[1])
-    for last in [False] * ROUNDS + [True]:
+    rounds = 0
+    while True:
         log_z = settle(
             log_y, log_densities(features, means, variances), w, z, neighbours
         )
-        if last:
+        if rounds == ROUNDS:
             return log_z
+        rounds += 1
         z = log_z.exp()
         mass, total = z.sum(dim=0), z.T @ features
         means = unit_means(total, mass, means)

@@ -16,6 +16,7 @@ before it selects: one seed and one backbone are one call of `upl`.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,7 @@ def upl(
     epochs: int = 50,
     batch: int = 32,
     seed: int = 0,
-    **loop,
+    **loop: Any,
 ) -> Trained:
     """A `Prompted` context, learned from unlabelled images' features.
 

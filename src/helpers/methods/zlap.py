@@ -76,4 +76,4 @@ def _graph(features: Tensor, known: Tensor, neighbours: int, exponent: float) ->
     root = torch.where(degree > 0, degree, 1).rsqrt()
     row, column = a.indices()
     scaled = a.values() * root[row] * root[column]
-    return graph.matrix(a.indices(), scaled, a.shape)
+    return graph.matrix(a.indices(), scaled, (nodes, nodes))

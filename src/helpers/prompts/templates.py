@@ -6,13 +6,13 @@ for pictures of many kinds: eight wordings for photos, the name with and without
 article, and a template for each of thirteen kinds of rendition.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from string import Formatter
 
 import open_clip
 
 
-def _texts(templates) -> tuple[str, ...]:
+def _texts(templates: Iterable[Callable[[str], str]]) -> tuple[str, ...]:
     """open_clip keeps templates as functions of the class name."""
     return tuple(template("{}") for template in templates)
 

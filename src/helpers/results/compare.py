@@ -240,10 +240,13 @@ def compare(
     Raises:
         ValueError: no baseline, or two ledgers that are not about the same images.
     """
-    if isinstance(ledgers, str | Path):
-        ledgers = predictions.read_all(ledgers, with_logits=False)
+    frames: Iterable[pd.DataFrame] = (
+        predictions.read_all(ledgers, with_logits=False)
+        if isinstance(ledgers, str | Path)
+        else ledgers
+    )
     runs: dict[tuple[str, str], dict[tuple[str, int], pd.DataFrame]] = {}
-    for frame in ledgers:
+    for frame in frames:
         about = frame.attrs
         hits = frame.set_index("image_id")[["label"]]
         hits["hit"] = (frame["prediction"] == frame["label"]).to_numpy()

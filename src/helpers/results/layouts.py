@@ -134,8 +134,8 @@ def laid_out(outputs: str | Path, study: str) -> pd.DataFrame:
         ["table", "dataset", "backbone"], sort=False
     ):
         real = known.cells(part["ours"], dataset, backbone, "openai")
-        its = [COUNTERPARTS.get(name, "") for name in (dataset, backbone)]
-        rehearsal = known.cells(part["ours"], *its, "picto").add_prefix("its_")
+        twin, its = (COUNTERPARTS.get(name, "") for name in (dataset, backbone))
+        rehearsal = known.cells(part["ours"], twin, its, "picto").add_prefix("its_")
         cells = pd.concat([real, rehearsal.drop(columns="its_loss")], axis=1)
         filled.append(cells.set_index(part.index))
     frame = frame.drop(columns=["published", "ours"]).join(pd.concat(filled))

@@ -6,6 +6,7 @@ class that comes first, as in arg-max.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,8 +28,8 @@ def as_array(values: ArrayLike) -> np.ndarray:
     Tensors of floats come as float64, because numpy has no bfloat16.
     """
     if hasattr(values, "detach"):
-        values = values.detach().cpu()
-        values = (values.double() if values.is_floating_point() else values).numpy()
+        tensor: Any = values.detach().cpu()
+        values = (tensor.double() if tensor.is_floating_point() else tensor).numpy()
     return np.asarray(values)
 
 
@@ -179,7 +180,9 @@ def _bins(images: pd.DataFrame, bins: int, binning: str) -> pd.DataFrame:
 
 def confidence_bin(confidence: ArrayLike, bins: int = BINS) -> np.ndarray:
     """Which interval of equal width, closed on the right, a confidence lies in: [N]."""
-    return np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
+    return np.digitize(
+        as_array(confidence), np.linspace(0, 1, bins + 1)[1:-1], right=True
+    )
 
 
 def calibration_error(
@@ -311,7 +314,7 @@ def per_class(
     low, high = proportion_confint(hits, n, method="wilson")
     return pd.DataFrame(
         {
-            "class_name": [class_names[label] for label in seen],
+            "class_name": [class_names[label] for label in seen.tolist()],
             "n": n,
             "top1": hits / n,
             "ci_low": low,

@@ -45,8 +45,10 @@ SCHEMA = pa.schema(
     ]
 )
 # What Arrow and JSON raise where a file holds something else.
-UNREADABLE = (pa.ArrowException, OSError, ValueError, LookupError, TypeError)
-UNREADABLE += (AttributeError, RecursionError)
+UNREADABLE = (
+    *(pa.ArrowException, OSError, ValueError, LookupError, TypeError),
+    *(AttributeError, RecursionError),
+)
 LONGEST = 200  # bytes of a name, where file names may have 255
 RESULT_COLUMNS = (
     "dataset",

@@ -226,8 +226,8 @@ def _row(scores: Scores, key: Key, recipe: str) -> dict | None:
     if images.empty:
         return None
     entry = registry.find(key.method)
-    row = {"dataset": key.dataset, "backbone": key.backbone, "panel": entry.panel}
-    row |= {"family": entry.family, "method": key.method}
+    row: dict[str, object] = {"dataset": key.dataset, "backbone": key.backbone}
+    row |= {"panel": entry.panel, "family": entry.family, "method": key.method}
     row |= {"name": spokesman(key.method, recipe), "seed": key.seed}
     row |= {"n": len(images), "top1": images["hit"].mean()}
     for name, other in zip(found, others, strict=True):

@@ -101,9 +101,9 @@ def operate(name: str, picture: Image, amount: float) -> Image:
         case "equalize":
             return ImageOps.equalize(picture)
         case "posterize":
-            return ImageOps.posterize(picture, 4 - amount)
+            return ImageOps.posterize(picture, 4 - int(amount))
         case "solarize":
-            return ImageOps.solarize(picture, 256 - amount)
+            return ImageOps.solarize(picture, 256 - int(amount))
         case "rotate":
             return picture.rotate(amount, Resampling.BILINEAR)
         case "shear_x":
