@@ -108,8 +108,10 @@ def test_end_attention_is_that_of_the_whole_prompt(name):
 
 def test_card_is_whole_and_its_numbers_agree(vit, vit_card):
     assert not vit_card.index.duplicated().any()
-    assert (vit_card["note"] == "").all() and vit_card["value"].notna().all()
-    assert (vit_card["n"] > 0).all() and (vit_card["of"] != "").all()
+    assert (vit_card["note"] == "").all()
+    assert vit_card["value"].notna().all()
+    assert (vit_card["n"] > 0).all()
+    assert (vit_card["of"] != "").all()
     value = vit_card["value"]
     assert value["logit scale"] == pytest.approx(vit.logit_scale)
     assert value["agreement, 0 unknown tokens"] == 1
@@ -128,7 +130,8 @@ def test_card_is_whole_and_its_numbers_agree(vit, vit_card):
 def test_measures_take_their_part_of_the_development_set(dev):
     for name in ("photo", "hard", "sketch"):
         part = cards._part(dev, name, 12, 0)
-        assert set(part.facts["part"]) == {name} and len(part) == 12
+        assert set(part.facts["part"]) == {name}
+        assert len(part) == 12
     assert set(cards._part(dev, "sketch", 0, 0).facts["style"]) == {"sketch"}
 
 
@@ -156,9 +159,11 @@ def test_only_development_sets_and_folders_have_open_labels(tmp_path):
         shade = Image.new("RGB", (80, 70), (90 * number, 60, 20))
         shade.save(tmp_path / name / "one.png")
     dataset, labelled = cards.read(str(tmp_path))
-    assert labelled and dataset.class_names == ("cat", "mug")
+    assert labelled
+    assert dataset.class_names == ("cat", "mug")
     dataset, labelled = cards.read(str(tmp_path), class_names=["dog", "hat", "sun"])
-    assert not labelled and dataset.ids == ("cat/one.png", "mug/one.png")
+    assert not labelled
+    assert dataset.ids == ("cat/one.png", "mug/one.png")
     assert cards.read("picto-a")[1] is False
     with pytest.raises(ValueError, match="no pictures in"):
         cards.read(str(tmp_path / "empty"), class_names=["dog", "hat"])
@@ -187,7 +192,8 @@ def test_views_have_the_area_they_name(vit):
         span = float(view[0, -1, 0]) - float(view[0, 0, 0])
         assert span == pytest.approx(64 * math.sqrt(area), abs=3)
         view = cards.CHANGES[f"random crop, area {area}"](vit, image, generator)
-        assert view.shape == (3, 64, 64) and view.dtype == torch.uint8
+        assert view.shape == (3, 64, 64)
+        assert view.dtype == torch.uint8
     dot = np.zeros((64, 64, 3), dtype=np.uint8)
     dot[32, 32] = 255
     spread = cards.CHANGES["blur"](vit, Image.fromarray(dot), generator)[0].double()
@@ -214,7 +220,8 @@ def test_text_towers_of_another_kind_are_left_out(vit, dev, monkeypatch):
     monkeypatch.setattr(cards.adaptation, "prepare", lambda *_: refuse(None))
     found = cards.card(vit, dev, **SMALL).set_index("measure")
     lacking = found.index[found["note"].str.contains("not causal")]
-    assert len(lacking) == 4 and all("TPT" in m or "token's" in m for m in lacking)
+    assert len(lacking) == 4
+    assert all("TPT" in m or "token's" in m for m in lacking)
 
 
 def test_published_values_have_a_measure_and_a_source(vit_card):
@@ -234,7 +241,9 @@ def test_command_prints_the_card_and_writes_it(tmp_path, capsys):
     given = ["picto-rn", "--weights", "random", "--images", "4", "--json", str(file)]
     assert main(["behaviour", *given]) == 0
     told = capsys.readouterr().out
-    assert "logit scale" in told and "not published" in told and "no ViT" in told
+    assert "logit scale" in told
+    assert "not published" in told
+    assert "no ViT" in told
     written = {row["measure"]: row for row in json.loads(file.read_text())}
     assert written["logit scale"]["value"] == pytest.approx(1 / 0.07, rel=1e-3)
     assert main(["behaviour", "picto-nn"]) == 2
