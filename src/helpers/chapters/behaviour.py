@@ -201,7 +201,7 @@ def _part(dataset: Dataset, name: str, images: int, seed: int) -> Dataset | None
     if dataset.facts is not None and "part" in dataset.facts:
         chosen = np.flatnonzero(dataset.facts["part"] == name)
         return dataset.subset(chosen).sample(images, seed)
-    return None if name == "sketch" else dataset.sample(images, seed)
+    return None if name == "sketch" else data.readable(dataset.sample(images, seed))
 
 
 def _pictures(dataset: Dataset):
@@ -270,12 +270,12 @@ def _right_word(
 ) -> None:
     measure = 'gain from "sketch" on sketches'
     if sketches is None or not labelled:
-        rows.left_out(measure, "share", "left out: needs labelled sketches")
+        rows.left_out(measure, "points", "left out: needs labelled sketches")
         return
     pixels = _stacked(backbone.crop(image) for image in _pictures(sketches))
     features, labels = _encode(backbone, pixels), torch.from_numpy(sketches.labels)
     photo, sketch = (_hits(features, w, labels).float().mean() for w in wordings[:2])
-    rows.add(measure, sketch - photo, "share", len(labels), "images")
+    rows.add(measure, 100 * (sketch - photo), "points", len(labels), "images")
 
 
 def _step(rows: _Rows, backbone: Backbone, dataset: Dataset, count: int, seed) -> None:
