@@ -122,9 +122,10 @@ def card(
     Columns: measure, value (shares as fractions), unit, n and what the n are (`of`),
     ci_low and ci_high (95 %, of shares of images), note (why a value is missing).
 
-    `images`: the most images for each measure, 0 for all. Where the data set's facts
-    name parts, as picto-dev's do, measures in distribution take "photo", TPT's step
-    takes "hard", the right word takes "sketch"; elsewhere the first two take any image.
+    `images`: the most images for each measure, 0 for all; memory holds them. Where the
+    data set's facts name parts, as picto-dev's do, measures in distribution take
+    "photo", TPT's step takes "hard", the right word takes "sketch"; elsewhere the first
+    two take any image.
     `labelled=False` reads no label. `views`: of each image for TPT's step, at least 10.
     """
     if not labelled:
@@ -214,9 +215,9 @@ def _stacked(pictures) -> Tensor:
 
 def _encode(backbone: Backbone, pixels: Tensor) -> Tensor:
     """Unit features [N, D] on the CPU of uint8 [N, 3, S, S]."""
-    parts = [part.to(backbone.device) for part in pixels.split(BATCH)]
-    encoded = [backbone.encode_images(backbone.normalise(part)) for part in parts]
-    return torch.cat(encoded).cpu()
+    parts = (part.to(backbone.device) for part in pixels.split(BATCH))
+    encoded = (backbone.encode_images(backbone.normalise(part)) for part in parts)
+    return torch.cat([features.cpu() for features in encoded])
 
 
 def _hits(features: Tensor, classes: Tensor, labels: Tensor | None) -> Tensor | None:
