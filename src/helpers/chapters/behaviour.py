@@ -93,7 +93,7 @@ class _Rows:
 
     def add(self, measure, value, unit, n, of, **more) -> None:
         row = {"measure": measure, "value": float(value), "unit": unit, "n": n}
-        self.rows.append(row | {"of": of} | more)
+        self.rows.append(row | {"of": of, "note": ""} | more)
 
     def share(self, measure: str, hits: Tensor | np.ndarray | None) -> None:
         """A share of images with its interval; `hits` bool [N], None without labels."""
@@ -149,7 +149,7 @@ def card(
     _unknown_tokens(rows, backbone, pixels, wordings[0], labels, seed)
     _attention(rows, backbone, names)
     columns = ["measure", "value", "unit", "n", "of", "ci_low", "ci_high", "note"]
-    return pd.DataFrame(rows.rows).reindex(columns=columns).fillna({"note": ""})
+    return pd.DataFrame(rows.rows).reindex(columns=columns)
 
 
 def beside_published(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
