@@ -1,7 +1,7 @@
 """Picto, the world that is drawn on demand: no files, nothing to download.
 
 `facts` tell what each picture shows (style, place, corruption, ...), for tables by
-cause.
+cause; those of picto-dev also its part.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from functools import lru_cache
 from PIL import Image
 
 from helpers.data.dataset import Dataset, Info
-from picto.splits import CLASS_NAMES, SPLITS, facts, image
+from picto.splits import CLASS_NAMES, DEV_PARTS, SPLITS, facts, image
 
 # Data set -> split: the test sets by their own names, and what methods may learn from.
 OFFERED = {name: name for name in SPLITS if name.startswith("picto")}
@@ -35,6 +35,8 @@ def read(name: str, data_root: str) -> Dataset:
     split = OFFERED[name]
     indices = range(SPLITS[split].size)
     shown = facts(split, indices)
+    if split == "picto-dev":
+        shown["part"] = [DEV_PARTS[i % len(DEV_PARTS)] for i in indices]
     return Dataset(
         name=name,
         ids=tuple(f"{name}/{i:05d}" for i in indices),

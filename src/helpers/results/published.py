@@ -23,6 +23,18 @@ def table() -> pd.DataFrame:
     return frame
 
 
+def behaviour() -> dict[str, str]:
+    """Measure of a behaviour card -> what is published of OpenAI's CLIPs, and where."""
+    with (files(__package__) / "published_behaviour.csv").open(
+        encoding="utf-8"
+    ) as file:
+        frame = pd.read_csv(file, dtype=str)
+    return {
+        row.measure: f"{row.value} ({row.about}; {row.source})"
+        for row in frame.itertuples()
+    }
+
+
 def key(name: str) -> str:
     """One spelling of a name of a data set or backbone, to compare by.
 

@@ -113,6 +113,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(command=_site)
 
+    one = commands.add_parser(
+        "behaviour", help="what a CLIP does before any method adapts it"
+    )
+    one.add_argument("name", metavar="NAME", help="a backbone, say picto-rn")
+    one.add_argument(
+        "--weights", default="", help="default: picto for an embedded CLIP, or openai"
+    )
+    one.add_argument(
+        "--dataset",
+        default="picto-dev",
+        help="a data set or a folder of yours (default: picto-dev)",
+    )
+    one.add_argument("--data-root", default="", help="the folder that holds data sets")
+    one.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="CLASS",
+        help="class names for a folder without class folders: its labels are not read",
+    )
+    one.add_argument(
+        "--images", type=int, default=400, help="at most for each measure, 0 for all"
+    )
+    one.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    one.add_argument(
+        "--precision", default="float32", help="float32, bfloat16 or float16 (GPU)"
+    )
+    one.add_argument("--json", type=paths.from_here, metavar="FILE", help="write here")
+    one.set_defaults(command=_behaviour)
+
     one = commands.add_parser("train", help="make an embedded model anew")
     one.add_argument("what", metavar="WHAT", help="say picto-rn")
     one.add_argument(
@@ -207,6 +237,26 @@ def _check_folders(jobs: Sequence[parameters.Job], outputs: Path) -> None:
     """Raise `files.NotWritable` before any work where it could not be saved."""
     files.check_writable(outputs / jobs[0].parameters["study"])
     files.check_writable(paths.CACHE)
+
+
+def _behaviour(arguments: argparse.Namespace) -> int:
+    from helpers.chapters import behaviour
+    from helpers.models import clip, embedded
+
+    own = embedded.TAG if arguments.name in embedded.names() else "openai"
+    weights = arguments.weights or own
+    dataset, labelled = behaviour.read(
+        arguments.dataset, arguments.data_root, arguments.classes
+    )
+    backbone = clip.load(arguments.name, weights, arguments.device, arguments.precision)
+    found = behaviour.card(backbone, dataset, labelled, arguments.images)
+    table = behaviour.beside_published({backbone.name: found})
+    print(f"{backbone.name}, weights {weights}, on {dataset.name}")
+    print(table.to_string(index=False))
+    if arguments.json:
+        with files.replacing(arguments.json) as temporary:
+            found.to_json(temporary, orient="records", indent=1)
+    return 0
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -1,0 +1,385 @@
+"""The behaviour card of a CLIP: what it does before any method adapts it.
+
+Whether a method of test-time adaptation can gain depends on properties of the CLIP: how
+sharp its softmax is, what a step of the context moves, what survives a crop. The card
+measures these with the user's own or with development pictures. No method's gain is
+among them and no label of a test set is read, so that a CLIP may be chosen by its card.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from PIL.Image import Resampling
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
+
+from helpers import data, paths
+from helpers import views as recipes
+from helpers.chapters import adaptation
+from helpers.data.dataset import Dataset, Files
+from helpers.data.folder import SUFFIXES
+from helpers.methods import tpt
+from helpers.models import behaviour
+from helpers.models.clip import Backbone
+from helpers.models.visual import ImageTower
+from helpers.prompts.templates import templates
+from helpers.results import metrics, published
+from helpers.views.crop_flip import random_box
+from helpers.views.strong import strong
+
+PHOTO, SKETCH = "a photo of a {}.", "a sketch of a {}."
+WORDINGS = templates("openai_80")[::4]  # 20, spread over all of them
+UNKNOWN_TOKENS = (0, 1, 4, 16, 50)
+BLUR = 1 / 64  # sigma by the picture's width
+OPEN_LABELS = ("picto-dev", "picto-few-shot", "folder")  # no test sets
+BATCH = 64  # pictures in the image tower at once
+NO_LABELS = "left out: needs labels"
+UNPUBLISHED = "not published: a run on the real weights fills this in"
+
+View = Callable[[Backbone, Image.Image, np.random.Generator], Tensor]
+
+
+def _centre(area: float) -> View:
+    def view(backbone: Backbone, image: Image.Image, _) -> Tensor:
+        side = math.sqrt(area)
+        left, top = (round(n * (1 - side) / 2) for n in image.size)
+        return backbone.crop(
+            image.crop((left, top, image.width - left, image.height - top))
+        )
+
+    return view
+
+
+def _random(area: float) -> View:
+    def view(backbone: Backbone, image: Image.Image, generator) -> Tensor:
+        left, top, width, height = random_box(*image.size, generator, (area, area))
+        box = (left, top, left + width, top + height)
+        size = (backbone.image_size, backbone.image_size)
+        return pil_to_tensor(image.resize(size, Resampling.BILINEAR, box))
+
+    return view
+
+
+def _strong(backbone: Backbone, image: Image.Image, generator) -> Tensor:
+    return strong(image, backbone.image_size, generator)
+
+
+def _blurred(backbone: Backbone, image: Image.Image, _) -> Tensor:
+    sigma = BLUR * backbone.image_size
+    return gaussian_blur(backbone.crop(image), 2 * math.ceil(3 * sigma) + 1, sigma)
+
+
+CHANGES: dict[str, View] = {
+    "centre crop, area 0.5": _centre(0.5),
+    "centre crop, area 0.25": _centre(0.25),
+    "random crop, area 0.5": _random(0.5),
+    "random crop, area 0.25": _random(0.25),
+    "strong view": _strong,
+    "blur": _blurred,
+}
+
+
+class _Rows:
+    """The rows of a card as they are measured."""
+
+    def __init__(self) -> None:
+        self.rows = []
+
+    def add(self, measure, value, unit, n, of, **more) -> None:
+        row = {"measure": measure, "value": float(value), "unit": unit, "n": n}
+        self.rows.append(row | {"of": of, "note": ""} | more)
+
+    def share(self, measure: str, hits: Tensor | np.ndarray | None) -> None:
+        """A share of images with its interval; `hits` bool [N], None without labels."""
+        if hits is None:
+            self.left_out(measure, "share", NO_LABELS)
+            return
+        hits = metrics.as_array(hits)
+        low, high = metrics.bootstrap_interval(hits)
+        interval = {"ci_low": low, "ci_high": high}
+        self.add(measure, hits.mean(), "share", len(hits), "images", **interval)
+
+    def left_out(self, measure: str, unit: str, why: str) -> None:
+        self.add(measure, math.nan, unit, 0, "", note=why)
+
+
+def card(
+    backbone: Backbone,
+    dataset: Dataset,
+    labelled: bool = True,
+    images: int = 400,
+    views: int = 64,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """The behaviour card: a row per measure.
+
+    Columns: measure, value (shares as fractions), unit, n and what the n are (`of`),
+    ci_low and ci_high (95 %, of shares of images), note (why a value is missing).
+
+    `images`: the most images for each measure, 0 for all; memory holds them. Where the
+    data set's facts name parts, as picto-dev's do, measures in distribution take
+    "photo", TPT's step takes "hard", the right word takes "sketch"; elsewhere the first
+    two take any image.
+    `labelled=False` reads no label. `views`: of each image for TPT's step, at least 10.
+    """
+    if not labelled:
+        dataset = replace(dataset, labels=np.zeros_like(dataset.labels))
+    home, hard, sketches = (
+        _part(dataset, name, images, seed) for name in ("photo", "hard", "sketch")
+    )
+    rows = _Rows()
+    rows.add("logit scale", backbone.logit_scale, "", 1, "weights")
+    names = dataset.class_names
+    wordings = backbone.template_features(names, [PHOTO, SKETCH, *WORDINGS]).cpu()
+    pixels = _stacked(backbone.crop(image) for image in _pictures(home))
+    features = _encode(backbone, pixels)
+    labels = torch.from_numpy(home.labels) if labelled else None
+    _geometry(rows, features, wordings[0], labels)
+    _confidence(rows, backbone.logit_scale * features @ wordings[0].T, labels)
+    _wordings(rows, features, wordings[2:], labels)
+    _right_word(rows, backbone, sketches, wordings, labelled)
+    _step(rows, backbone, hard, views, seed)
+    _changes(rows, backbone, home, features, wordings[0], labels, seed)
+    _unknown_tokens(rows, backbone, pixels, wordings[0], labels, seed)
+    _attention(rows, backbone, names)
+    columns = ["measure", "value", "unit", "n", "of", "ci_low", "ci_high", "note"]
+    return pd.DataFrame(rows.rows).reindex(columns=columns)
+
+
+def beside_published(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Cards by backbone, as text, beside what is published of OpenAI's CLIPs.
+
+    Columns: measure, n, a column for each backbone, published.
+    """
+    first = next(iter(cards.values()))
+    order = [m for m in first["measure"] if ", layer " not in m]
+    table = {"measure": order, "n": [_sized(cards, measure) for measure in order]}
+    for name, found in cards.items():
+        by_measure = found.set_index("measure")
+        table[name] = [_shown(by_measure.loc[measure]) for measure in order]
+    known = published.behaviour()
+    table["published"] = [known.get(measure, UNPUBLISHED) for measure in order]
+    return pd.DataFrame(table)
+
+
+def read(
+    name: str, data_root: str = "", class_names: Sequence[str] = ()
+) -> tuple[Dataset, bool]:
+    """A data set by its name or the path of a folder, and whether its labels are open.
+
+    Those of test sets are not. With `class_names`, the pictures anywhere below the
+    folder are taken, and no labels.
+    """
+    if class_names:
+        return _unlabelled(paths.from_here(data_root or name), class_names), False
+    if name not in data.names() and paths.from_here(name).is_dir():
+        name, data_root = "folder", str(paths.from_here(name))
+    return data.read(name, data_root), name in OPEN_LABELS
+
+
+def _unlabelled(folder: Path, class_names: Sequence[str]) -> Dataset:
+    found = tuple(p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ValueError(f"no pictures in {folder} (suffixes: {' '.join(SUFFIXES)})")
+    return Dataset(
+        name=folder.name,
+        ids=tuple(path.relative_to(folder).as_posix() for path in found),
+        labels=np.zeros(len(found), dtype=np.int64),
+        class_names=tuple(class_names),
+        read=Files(found, upright=True),
+        files=found,
+    )
+
+
+def _part(dataset: Dataset, name: str, images: int, seed: int) -> Dataset | None:
+    """At most `images` of a part; of all where there are no parts, but no sketches."""
+    if dataset.facts is not None and "part" in dataset.facts:
+        chosen = np.flatnonzero(dataset.facts["part"] == name)
+        return dataset.subset(chosen).sample(images, seed)
+    return None if name == "sketch" else data.readable(dataset.sample(images, seed))
+
+
+def _pictures(dataset: Dataset):
+    return map(dataset.image, range(len(dataset)))
+
+
+def _stacked(pictures) -> Tensor:
+    return torch.stack(list(pictures))
+
+
+def _encode(backbone: Backbone, pixels: Tensor) -> Tensor:
+    """Unit features [N, D] on the CPU of uint8 [N, 3, S, S]."""
+    parts = (part.to(backbone.device) for part in pixels.split(BATCH))
+    encoded = (backbone.encode_images(backbone.normalise(part)) for part in parts)
+    return torch.cat([features.cpu() for features in encoded])
+
+
+def _hits(features: Tensor, classes: Tensor, labels: Tensor | None) -> Tensor | None:
+    return None if labels is None else (features @ classes.T).argmax(dim=1) == labels
+
+
+def _geometry(rows: _Rows, features: Tensor, classes: Tensor, labels) -> None:
+    distance, cosine = behaviour.modality_gap(features, classes)
+    size = len(features), "images"
+    rows.add("modality gap: distance of means", distance, "distance", *size)
+    rows.add("modality gap: cosine of means", cosine, "cosine", *size)
+    if labels is None:
+        rows.left_out("cosine of matching pairs", "cosine", NO_LABELS)
+    else:
+        matching = (features * classes[labels]).sum(dim=1).mean()
+        rows.add("cosine of matching pairs", matching, "cosine", *size)
+    pairs = behaviour.pair_cosines(classes)
+    size = len(pairs), "pairs of classes"
+    rows.add("cosine of two class features, mean", pairs.mean(), "cosine", *size)
+    rows.add("cosine of two class features, largest", pairs.max(), "cosine", *size)
+
+
+def _confidence(rows: _Rows, logits: Tensor, labels: Tensor | None) -> None:
+    confidence = logits.softmax(dim=1).amax(dim=1).mean()
+    entropy = metrics.entropy(logits).mean()
+    rows.add("confidence, mean", confidence, "share", len(logits), "images")
+    rows.add("entropy, mean", entropy, "nats", len(logits), "images")
+    hits = None if labels is None else logits.argmax(dim=1) == labels
+    rows.share("accuracy, whole picture", hits)
+    if labels is None:
+        rows.left_out("calibration error (ECE)", "share", NO_LABELS)
+    else:
+        ece = metrics.expected_calibration_error(logits, labels)
+        rows.add("calibration error (ECE)", ece, "share", len(logits), "images")
+
+
+def _wordings(rows: _Rows, features: Tensor, wordings: Tensor, labels) -> None:
+    """Accuracies of single templates, `wordings` [K, C, D]."""
+    for measure in ("lowest", "median", "highest"):
+        name = f"accuracy over {len(wordings)} wordings, {measure}"
+        if labels is None:
+            rows.left_out(name, "share", NO_LABELS)
+            continue
+        found = [_hits(features, w, labels).float().mean().item() for w in wordings]
+        value = {"lowest": min, "median": np.median, "highest": max}[measure](found)
+        rows.add(name, value, "share", len(features), "images")
+
+
+def _right_word(
+    rows: _Rows, backbone: Backbone, sketches, wordings: Tensor, labelled: bool
+) -> None:
+    measure = 'gain from "sketch" on sketches'
+    if sketches is None or not labelled:
+        rows.left_out(measure, "points", "left out: needs labelled sketches")
+        return
+    pixels = _stacked(backbone.crop(image) for image in _pictures(sketches))
+    features, labels = _encode(backbone, pixels), torch.from_numpy(sketches.labels)
+    photo, sketch = (_hits(features, w, labels).float().mean() for w in wordings[:2])
+    rows.add(measure, 100 * (sketch - photo), "points", len(labels), "images")
+
+
+def _step(rows: _Rows, backbone: Backbone, dataset: Dataset, count: int, seed) -> None:
+    """TPT's published first step: what it moves, whatever that is good for."""
+    common, changed = "TPT's step: movement in common", "TPT's step: predictions moved"
+    n = len(dataset)
+    try:
+        text = adaptation.prepare(backbone, dataset.class_names)
+    except ValueError as refusal:  # a text tower of another kind
+        rows.left_out(common, "share", f"left out: {refusal}")
+        rows.left_out(changed, "share", f"left out: {refusal}")
+        return
+    seen = torch.stack(
+        [_encode(backbone, _views(backbone, dataset, i, count, seed)) for i in range(n)]
+    ).to(backbone.device)
+    scale, features = text.logit_scale, text.tower.features
+    tuned = tpt.tune(seen, features, scale, text.context, batch=text.batch).context
+    before = (seen[:, 0] @ text.class_features.T).argmax(dim=1)
+    shares, after = [], []
+    pairs = zip(seen[:, 0].split(text.batch), tuned.split(text.batch), strict=True)
+    for original, contexts in pairs:
+        with torch.no_grad():
+            moved = features(contexts)
+        shares.append(behaviour.common_share(moved - text.class_features))
+        after.append((moved @ original[..., None])[..., 0].argmax(dim=1))
+    rows.add(common, torch.cat(shares).mean(), "share", n, "images")
+    rows.share(changed, torch.cat(after) != before)
+
+
+def _views(
+    backbone: Backbone, dataset: Dataset, i: int, count: int, seed: int
+) -> Tensor:
+    """TPT's views of picture i, uint8 [V, 3, S, S]."""
+    generator = np.random.default_rng(recipes.image_seed(seed, dataset.ids[i]))
+    size, crop = backbone.image_size, backbone.crop
+    return recipes.make("preaugment", dataset.image(i), count, size, generator, crop)
+
+
+def _changes(
+    rows: _Rows, backbone: Backbone, dataset: Dataset, features, classes, labels, seed
+) -> None:
+    whole = (features @ classes.T).argmax(dim=1)
+    for name, change in CHANGES.items():
+        seeds = [recipes.image_seed(seed, name) for name in dataset.ids]
+        pixels = _stacked(
+            change(backbone, image, np.random.default_rng(number))
+            for image, number in zip(_pictures(dataset), seeds, strict=True)
+        )
+        found = _encode(backbone, pixels)
+        rows.share(f"agreement, {name}", _hits(found, classes, whole))
+        rows.share(f"accuracy, {name}", _hits(found, classes, labels))
+
+
+def _unknown_tokens(
+    rows: _Rows, backbone: Backbone, pixels: Tensor, classes, labels, seed
+) -> None:
+    """Random tokens among the patches, drawn as LaFTer's prompts start."""
+    for count in UNKNOWN_TOKENS:
+        name = f"{count} unknown tokens"
+        try:
+            tower = ImageTower(backbone, prompts=count, seed=seed)
+        except ValueError:
+            why = "left out: no ViT of CLIP's kind"
+            rows.left_out(f"agreement, {name}", "share", why)
+            rows.left_out(f"accuracy, {name}", "share", why)
+            continue
+        with torch.no_grad():
+            found = torch.cat([tower(part).cpu() for part in pixels.split(BATCH)])
+        if not count:
+            whole = (found @ classes.T).argmax(dim=1)
+        rows.share(f"agreement, {name}", _hits(found, classes, whole))
+        rows.share(f"accuracy, {name}", _hits(found, classes, labels))
+
+
+def _attention(rows: _Rows, backbone: Backbone, class_names: Sequence[str]) -> None:
+    """The end token's attention to context and class name."""
+    try:
+        found = behaviour.end_attention(backbone, class_names)
+    except ValueError as refusal:
+        for part in ("context", "name"):
+            why = f"left out: {refusal}"
+            rows.left_out(f"end token's attention to {part}", "share", why)
+        return
+    for part in ("context", "name"):
+        measure, column = (
+            f"end token's attention to {part}",
+            behaviour.PARTS.index(part),
+        )
+        size = len(class_names), "classes"
+        rows.add(measure, found[:, column].mean(), "share", *size)
+        for layer, value in enumerate(found[:, column].tolist(), start=1):
+            rows.add(f"{measure}, layer {layer}", value, "share", *size)
+
+
+def _shown(row: pd.Series) -> str:
+    if row["note"]:
+        return row["note"]
+    if row["unit"] == "share":
+        return f"{row['value']:.1%}"
+    return f"{row['value']:.3g} {row['unit']}".strip()
+
+
+def _sized(cards: dict[str, pd.DataFrame], measure: str) -> str:
+    """How many of what were measured, in the first card that could."""
+    rows = pd.concat(cards.values()).query("measure == @measure and n > 0")
+    return f"{rows['n'].iloc[0]:,} {rows['of'].iloc[0]}" if len(rows) else ""
