@@ -6,7 +6,7 @@ to RGB in the same way.
 
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -141,7 +141,7 @@ class Dataset:
         same size, which `key` does not.
         """
         if self.files:
-            seen = [os.stat(path).st_size for path in self.files]
+            seen: Iterable = [os.stat(path).st_size for path in self.files]
         else:
             some = range(0, len(self), max(1, len(self) // 16))
             seen = map(self.image, some)

@@ -144,8 +144,8 @@ def method(
             raise ValueError(
                 f"method {key!r}: unknown {what} {value!r}; use {accepted}"
             )
-    traits = {"family": family, "needs": needs, "paper": paper, "chapter": chapter}
-    traits = {trait: value for trait, value in traits.items() if value is not None}
+    given = {"family": family, "needs": needs, "paper": paper, "chapter": chapter}
+    traits: dict = {trait: value for trait, value in given.items() if value is not None}
     traits |= {"name": name, "colour": colour, "published": published, "role": role}
     traits["speaker"] = speaker
 

@@ -69,9 +69,8 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
                 Key(dataset, backbone, *k)
                 for k in zip(known["method"], known["seed"], strict=True)
             ]
-            known_already = one.method, many and many.method
-            known_already += registry.ledgers(CONTROL)
-            keys = [k for k in keys if k.method not in known_already]
+            beside = {one.method, many and many.method, *registry.ledgers(CONTROL)}
+            keys = [k for k in keys if k.method not in beside]
             if not keys and have != "the image alone":
                 continue
             found = _chosen(scores, keys, many or one)
