@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
-from helpers.models.clip import Backbone, _text_tower
+from helpers.models.clip import Backbone, text_tower
 from helpers.models.prompts import (
     _attend,
     _check_tower,
@@ -61,7 +61,7 @@ def end_attention(
     tower is not of CLIP's kind.
     """
     _check_tower(backbone)
-    tower = _text_tower(backbone.model)
+    tower = text_tower(backbone.model)
     prefix, suffixes = _tokens(backbone, class_names, context)
     of_length = defaultdict(list)
     for suffix in suffixes:
