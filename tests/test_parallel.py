@@ -44,12 +44,12 @@ def test_ray_stays_out_until_it_is_asked_for():
         "import sys\n"
         "from helpers import parallel\n"
         "assert 'torch' not in sys.modules\n"
-        "from helpers import store\n",
+        "from helpers import store\n"
         "from helpers.chapters import adaptation, self_training\n"
         "assert not parallel.active()\n"
         "done = parallel.spread(list, [range(2), range(2, 3)], 'counting')\n"
         "assert list(done) == [(range(2), [0, 1]), (range(2, 3), [2])]\n"
-        "assert 'ray' not in sys.modules\n",
+        "assert 'ray' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
 
