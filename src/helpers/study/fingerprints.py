@@ -15,12 +15,13 @@ besides the parameters, and in the notebook alone the files that it left.
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from helpers import keys
+from helpers import keys, notebooks
 from helpers.files import digest, replacing
 from helpers.models import optional
 from helpers.paths import from_root
@@ -87,14 +88,16 @@ def data(parameters: dict[str, Any]) -> str:
 
 
 def earlier(notebook: Path, folder: Path) -> str:
-    """Hash of all studies' ledgers by name, size and time, for chapters that read them.
+    """Hash of all studies' ledgers by name, size and time, and of what chapters claim,
+    for chapters that read both.
 
     They write none themselves.
     """
     if number_of(notebook.stem) < LATER:
         return ""
     found = sorted(folder.parent.glob("*/predictions/*/*/*.parquet"))
-    return keys.key([[str(f.relative_to(folder.parent)), *_state(f)] for f in found])
+    ledgers = [[str(f.relative_to(folder.parent)), *_state(f)] for f in found]
+    return keys.key(ledgers, [asdict(chapter) for chapter in notebooks.chapters()])
 
 
 def kept(executed: Path) -> dict[str, Any]:
