@@ -175,7 +175,7 @@ def test_killed_runs_go_on_to_the_same_ledgers(here, monkeypatch):
     found = ledgers(here / "outputs" / "small")
     assert len(found) == 4
     assert found == unkilled(here, monkeypatch)
-    assert not list((here / "outputs/small").glob(".*"))
+    assert not (here / "outputs/small/.running").exists()
     assert not list((here / "outputs/small").glob("*.partial.ipynb"))
 
 

@@ -11,7 +11,7 @@ span of it is a task, which goes to whichever worker is free. The driver, which 
 common with it, but must be able to read the pictures and have the same code.
 
 Plain tasks serve better than Ray's multiprocessing.Pool: the pool deals spans out in
-turn to fixed actors, whether or not they are free, and starts those for every pool anew.
+turn to fixed actors, whether or not they are free, and every pool starts its own.
 The driver keeps a window of tasks under way, since Ray would hold all results at once.
 
 A task whose worker or node dies is started again elsewhere. An exception of the work
