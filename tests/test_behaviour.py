@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from helpers import data
-from helpers.chapters import behaviour as cards
 from helpers.models import behaviour, clip
 from helpers.results import published
+from helpers.study import behaviour as cards
 from helpers.study import main
 
 SMALL = {"images": 12, "views": 10}
@@ -220,7 +220,7 @@ def test_text_towers_of_another_kind_are_left_out(vit, dev, monkeypatch):
         raise ValueError("not causal")
 
     monkeypatch.setattr(behaviour, "_check_tower", refuse)
-    monkeypatch.setattr(cards.adaptation, "prepare", lambda *_: refuse(None))
+    monkeypatch.setattr(cards, "PromptTower", lambda *_: refuse(None))
     found = cards.card(vit, dev, **SMALL).set_index("measure")
     lacking = found.index[found["note"].str.contains("not causal")]
     assert len(lacking) == 4

@@ -32,7 +32,7 @@ DOORS = {
     "helpers.models.captioner",
 }
 # What a method may import of ours: tensors, no files.
-METHODS_USE = {"methods", "data", "views", "models", "prompts"}
+METHODS_USE = {"keys", "methods", "data", "views", "models", "prompts"}
 
 
 def modules(source: Path) -> dict[str, Path]:

@@ -216,7 +216,7 @@ def test_methods_are_followed_image_by_image(monkeypatch):
     assert (streams.follow(MEMORY, x, c, s, orders) == expected).all()
     monkeypatch.setattr(streams, "STEP", 200)  # several pieces
     assert (streams.follow(MEMORY, x, c, s, orders) == expected).all()
-    monkeypatch.setattr(streams, "ROOM", 2 * 8 * 4)  # two streams at a time
+    monkeypatch.setattr(memory, "ROOM", 2 * 8 * 4)  # two streams at a time
     assert (streams.follow(MEMORY, x, c, s, orders) == expected).all()
     plain = streams.follow(MEMORY, x, c, s, orders, strength=0.0)
     by_image = streams.by_image(plain, orders, 60)

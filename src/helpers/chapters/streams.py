@@ -31,14 +31,6 @@ from helpers.methods.zero_shot import zero_shot
 from helpers.views import image_seed
 
 STEP = 2**22  # numbers of logits that are held at once: 16 MiB
-ROOM = 2**29  # bytes that what streams remember may take, of those that run together
-COPIES = 4  # of a memory while it is learnt from images
-
-
-def memory_needed(orders: int, classes: int, width: int) -> float:
-    """Bytes at the peak: the largest memory is DOTA's, a Gaussian for each class."""
-    each = 4 * classes * width**2
-    return COPIES * max(each, min(orders * each, ROOM))
 
 
 class Online(Protocol):
@@ -167,7 +159,7 @@ def follow(
 ) -> Tensor:
     """What a method predicts for each image of each stream when it arrives: [O, T].
 
-    Streams run together as far as their memories fit into `ROOM`.
+    Streams run together as far as their memories fit into `memory.ROOM`.
 
     Args:
         method: has `start` and `step`, as `Online`.
@@ -181,7 +173,7 @@ def follow(
     """
     _check(features, orders)
     each = memory.state_bytes(method.start(class_features, logit_scale, 1, **settings))
-    together = max(1, ROOM // max(1, each))
+    together = max(1, memory.ROOM // max(1, each))
     said = []
     for some in np.split(orders, range(together, len(orders), together)):
         case = features, class_features, logit_scale, some

@@ -40,6 +40,16 @@ TRANSDUCTIVE = {
 logits float32 [N, C] of a set whose images are classified together."""
 
 
+ROOM = 2**29  # bytes that what streams remember may take, of those that run together
+COPIES = 4  # of a memory while it is learnt from images
+
+
+def memory_needed(orders: int, classes: int, width: int) -> float:
+    """Bytes at the peak: the largest memory is DOTA's, a Gaussian for each class."""
+    each = 4 * classes * width**2
+    return COPIES * max(each, min(orders * each, ROOM))
+
+
 def state_bytes(state: NamedTuple) -> int:
     """Bytes of all that a state remembers, of all its orders together.
 

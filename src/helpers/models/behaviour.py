@@ -1,6 +1,6 @@
 """How a CLIP behaves: measures on features and towers, without a method on top.
 
-Tensors go in, numbers come out; `helpers.chapters.behaviour` gathers them into a card.
+Tensors go in, numbers come out; `helpers.study.behaviour` gathers them into a card.
 """
 
 from collections import defaultdict

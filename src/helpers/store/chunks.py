@@ -32,18 +32,22 @@ def in_chunks(folder: Path, rows: int, work: Work, label: str, size: int) -> Ten
     `files.DiskFull` where the disk is full.
     """
     files = _files(folder, rows, size)
-    found = {span: _read(path, span) for span, path in files.items()}
-    missing = [span for span, chunk in found.items() if chunk is None]
+    found: dict[range, tuple[Tensor, float]] = {}
+    for span, path in files.items():
+        if chunk := _read(path, span):
+            found[span] = chunk
+    missing = [span for span in files if span not in found]
     damaged = sum(files[span].exists() for span in missing)
     if damaged:
         print(f"{damaged} of {len(files)} files of {folder.name} damaged: made again")
 
     def alone() -> Iterator[int]:
         for span in missing:
-            found[span] = _read(files[span], span)  # another process's, meanwhile?
-            if found[span] is None:
-                found[span] = yield from _gather(work, span)
-                _write(files[span], *found[span])
+            chunk = _read(files[span], span)  # another process's, meanwhile?
+            if chunk is None:
+                chunk = yield from _gather(work, span)
+                _write(files[span], *chunk)
+            found[span] = chunk
 
     if parallel.active():
         for span, chunk in parallel.spread(partial(_gathered, work), missing, label):
@@ -77,9 +81,10 @@ def _files(folder: Path, rows: int, size: int) -> dict[range, Path]:
 
 def _gather(work: Work, span: range) -> Generator[int, None, tuple[Tensor, float]]:
     """Yield the rows' numbers as they are done; returns the rows and their seconds."""
-    began, whole = time.perf_counter(), None
+    began = time.perf_counter()
+    whole = torch.empty(0)
     for numbers, rows in work(span):
-        if whole is None:
+        if not len(whole):
             whole = rows.new_empty((len(span), *rows.shape[1:]), device="cpu")
         whole[torch.as_tensor(numbers) - span.start] = rows.cpu()
         yield from numbers
@@ -102,7 +107,7 @@ def _read(path: Path, span: range) -> tuple[Tensor, float] | None:
         found, facts = tensors.load(path)
     except (FileNotFoundError, ValueError):
         return None
-    rows = found.get("rows", ())
+    rows = found.get("rows", torch.empty(0))
     return (rows, float(facts["seconds"])) if len(rows) == len(span) else None
 
 

@@ -10,6 +10,7 @@ context goes to other data sets with their own class names.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,4 +175,5 @@ def _unreadable(path: Path) -> str:
 
 def _width(backbone: Backbone) -> int:
     """Width W of the text tower's token embeddings."""
-    return text_tower(backbone.model).token_embedding.weight.shape[1]
+    embedding: Any = text_tower(backbone.model).token_embedding
+    return embedding.weight.shape[1]

@@ -80,7 +80,7 @@ def prompt_cosines(
     order = sorted(range(len(dataset)), key=templates.__getitem__)  # equal ones meet
 
     def encode(span: range) -> Iterator[tuple[list[int], Tensor]]:
-        of = {}  # template -> places in the order
+        of: dict[str, list[int]] = {}  # template -> places in the order
         for place in span:
             of.setdefault(templates[order[place]], []).append(place)
         distinct = list(of)

@@ -240,8 +240,8 @@ def _check_folders(jobs: Sequence[parameters.Job], outputs: Path) -> None:
 
 
 def _behaviour(arguments: argparse.Namespace) -> int:
-    from helpers.chapters import behaviour
     from helpers.models import clip, embedded
+    from helpers.study import behaviour
 
     own = embedded.TAG if arguments.name in embedded.names() else "openai"
     weights = arguments.weights or own

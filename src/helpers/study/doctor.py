@@ -14,7 +14,6 @@ import shlex
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,46 +30,14 @@ from helpers.files import replacing
 from helpers.models import optional
 from helpers.models.weights import weight_bytes
 from helpers.paths import OUTPUTS, from_root
+from helpers.study.report import BAD, GOOD, LEFT_OUT, NOTE, Report
 
 if TYPE_CHECKING:
     from helpers.study.parameters import Job
 
-GOOD, NOTE, LEFT_OUT, BAD = "✓", "!", "○", "✗"
 LEDGER = "zero_shot_photo"  # the method whose accuracy papers report
 TOLERANCE = 0.005
 LISTED = 20  # files listed by name before the rest is counted
-
-
-@dataclass
-class Report:
-    """Findings as (topic, mark, text), in the order they were made."""
-
-    lines: list[tuple[str, str, str]] = field(default_factory=list)
-
-    def add(self, topic: str, mark: str, text: str) -> None:
-        self.lines.append((topic, mark, text))
-
-    @property
-    def ok(self) -> bool:
-        """Whether the study can run."""
-        return all(mark != BAD for _, mark, _ in self.lines)
-
-    def text(self) -> str:
-        """The findings under their topics, and the verdict."""
-        shown, last = [], None
-        for topic, mark, text in self.lines:
-            if topic != last:
-                shown.append(topic)
-                last = topic
-            first, *rest = text.splitlines()
-            shown.append(f"  {mark} {first}")
-            shown += [f"      {line}" for line in rest]
-        verdict = (
-            "ready to run" if self.ok else f"not ready: see the lines marked {BAD}"
-        )
-        if self.ok and any(mark == LEFT_OUT for _, mark, _ in self.lines):
-            verdict += f", leaving out what is marked {LEFT_OUT}"
-        return "\n".join([*shown, verdict])
 
 
 def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Report:

@@ -14,16 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from helpers.models import optional
 from helpers.models.sizes import Size, size_of
 from helpers.paths import CACHE
 from helpers.study.parameters import Job
+from helpers.study.report import BAD, GOOD, Report
 from helpers.study.watch import available_memory, gigabytes
-
-if TYPE_CHECKING:
-    from helpers.study.doctor import Report
 
 SURE = 0.6  # of an estimate is needed in any case
 PLAIN, LIBRARIES = 150_000_000, 1_000_000_000  # a kernel; torch, transformers and ours
@@ -76,8 +74,8 @@ class _Images:
 
 def estimate(job: Job) -> Need:
     """The needs of a chapter, from its parameters."""
-    from helpers.chapters import streams
     from helpers.data import pool
+    from helpers.methods import memory as memories
     from helpers.models import template_prompts
 
     p, name = job.parameters, job.notebook.stem
@@ -140,7 +138,7 @@ def estimate(job: Job) -> Need:
         largest = taken / len(looked_at) * p["view_count"]
         memory["views"] = 4 * largest * width + 2 * of_logits(largest)
     if "alphas" in p:
-        memory["streams"] = streams.memory_needed(p["orders"], classes, width)
+        memory["streams"] = memories.memory_needed(p["orders"], classes, width)
         # One prompt and 80, of about ten methods.
         ledgers += 20 * of_logits(images) * len(models)
     if "diffusion" in p:
@@ -209,14 +207,12 @@ def check(jobs: Sequence[Job], outputs: Path) -> str:
     return lines[-1]
 
 
-def check_room(report: "Report", jobs: Sequence[Job], outputs: Path) -> None:
+def check_room(report: Report, jobs: Sequence[Job], outputs: Path) -> None:
     """Tell a doctor's report what each chapter takes, against what there is."""
-    from helpers.study import doctor
-
     lines, problems = survey(jobs, outputs)
-    report.add("room", doctor.GOOD, "\n".join(lines[::-1]))
+    report.add("room", GOOD, "\n".join(lines[::-1]))
     for problem in problems:
-        report.add("room", doctor.BAD, problem)
+        report.add("room", BAD, problem)
 
 
 def survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:

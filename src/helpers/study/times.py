@@ -14,7 +14,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,10 +28,8 @@ from helpers.models.prompts import PromptTower
 from helpers.models.visual import ImageTower
 from helpers.prompts.templates import TEMPLATES
 from helpers.study.parameters import Job
+from helpers.study.report import BAD, GOOD, Report
 from helpers.study.room import TRAINING, TUNING
-
-if TYPE_CHECKING:
-    from helpers.study.doctor import Report
 
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, MOST = 2, 32  # pictures or texts that are timed together
@@ -58,21 +56,19 @@ Work = Counter[str]  # of the keys of NAMES; prompts and steps are those of one 
 
 
 def check_time(
-    report: "Report",
+    report: Report,
     jobs: Sequence[Job],
     datasets: Mapping[str, Dataset],
     weights_are_here: bool,
 ) -> None:
     """Tell a doctor's report what each chapter takes, and all of them."""
-    from helpers.study import doctor
-
     parameters = {k: v for job in jobs for k, v in job.parameters.items()}
     if not weights_are_here:
         parameters["weights"] = "random"
     try:
         pace, where = paces(parameters, next(iter(datasets.values())))
     except (ValueError, RuntimeError, FileNotFoundError) as error:
-        report.add("time", doctor.BAD, str(error))
+        report.add("time", BAD, str(error))
         return
     lines, whole = [], 0.0
     for job in jobs:
@@ -85,7 +81,7 @@ def check_time(
         lines.append(f"{job.notebook.stem}: about {told(seconds)}{dearest}")
     random = "" if weights_are_here else ", with random weights as the study's are away"
     lines.insert(0, f"about {told(whole)}, timed on a few pictures, {where}{random}:")
-    report.add("time", doctor.GOOD, "\n".join(lines))
+    report.add("time", GOOD, "\n".join(lines))
 
 
 def told(seconds: float) -> str:

@@ -21,18 +21,19 @@ from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
 from helpers import data, paths
 from helpers import views as recipes
-from helpers.chapters import adaptation
 from helpers.data.dataset import Dataset, Files
 from helpers.data.folder import SUFFIXES
 from helpers.methods import tpt
 from helpers.models import behaviour
 from helpers.models.clip import Backbone
+from helpers.models.prompts import PromptTower
 from helpers.models.visual import ImageTower
 from helpers.prompts.templates import templates
 from helpers.results import metrics, published
 from helpers.views.crop_flip import random_box
 from helpers.views.strong import strong
 
+CONTEXT, CONTEXTS = "a photo of a", 8  # where TPT starts; how many are tuned at once
 PHOTO, SKETCH = "a photo of a {}.", "a sketch of a {}."
 WORDINGS = templates("openai_80")[::4]  # 20, spread over all of them
 UNKNOWN_TOKENS = (0, 1, 4, 16, 50)
@@ -284,7 +285,7 @@ def _step(rows: _Rows, backbone: Backbone, dataset: Dataset, count: int, seed) -
     common, changed = "TPT's step: movement in common", "TPT's step: predictions moved"
     n = len(dataset)
     try:
-        text = adaptation.prepare(backbone, dataset.class_names)
+        tower = PromptTower(backbone, dataset.class_names, CONTEXT)
     except ValueError as refusal:  # a text tower of another kind
         rows.left_out(common, "share", f"left out: {refusal}")
         rows.left_out(changed, "share", f"left out: {refusal}")
@@ -292,15 +293,17 @@ def _step(rows: _Rows, backbone: Backbone, dataset: Dataset, count: int, seed) -
     seen = torch.stack(
         [_encode(backbone, _views(backbone, dataset, i, count, seed)) for i in range(n)]
     ).to(backbone.device)
-    scale, features = text.logit_scale, text.tower.features
-    tuned = tpt.tune(seen, features, scale, text.context, batch=text.batch).context
-    before = (seen[:, 0] @ text.class_features.T).argmax(dim=1)
+    scale, start = backbone.logit_scale, tower.context
+    tuned = tpt.tune(seen, tower.features, scale, start, batch=CONTEXTS).context
+    with torch.no_grad():
+        classes = tower.features(start)
+    before = (seen[:, 0] @ classes.T).argmax(dim=1)
     shares, after = [], []
-    pairs = zip(seen[:, 0].split(text.batch), tuned.split(text.batch), strict=True)
+    pairs = zip(seen[:, 0].split(CONTEXTS), tuned.split(CONTEXTS), strict=True)
     for original, contexts in pairs:
         with torch.no_grad():
-            moved = features(contexts)
-        shares.append(behaviour.common_share(moved - text.class_features))
+            moved = tower.features(contexts)
+        shares.append(behaviour.common_share(moved - classes))
         after.append((moved @ original[..., None])[..., 0].argmax(dim=1))
     rows.add(common, torch.cat(shares).mean(), "share", n, "images")
     rows.share(changed, torch.cat(after) != before)
