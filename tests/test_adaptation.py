@@ -65,7 +65,7 @@ def test_ledgers_hold_what_the_methods_say(run, model, dataset, text):
     methods = {
         "vote": adaptation.in_feature_space(vote.confident_vote),
         "tpt": adaptation.by_tuning(tpt.tpt, steps=2),
-        "zero_shot": adaptation.as_it_is,
+        "zero_shot": adaptation.first_view,
     }
     ledgers = adaptation.evaluate(run, model, dataset, text, methods, RECIPE, COUNT)
     views = store.view_features(model, dataset, RECIPE, COUNT)
@@ -85,7 +85,7 @@ def test_ledgers_hold_what_the_methods_say(run, model, dataset, text):
 
 
 def test_without_a_recipe_methods_get_the_image_as_it_is(run, model, dataset, text):
-    methods = {"zero_shot": adaptation.as_it_is}
+    methods = {"zero_shot": adaptation.first_view}
     (ledger,) = adaptation.evaluate(run, model, dataset, text, methods)
     features = store.image_features(model, dataset)
     logits = text.logit_scale * features @ text.class_features.T

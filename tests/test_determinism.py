@@ -90,7 +90,7 @@ def evaluated(folder, monkeypatch, model, dataset) -> dict[str, bytes]:
         "vote": adaptation.in_feature_space(vote.confident_vote),
         "tpt": adaptation.by_tuning(tpt.tpt),
     }
-    plain = {"zero_shot": adaptation.as_it_is}
+    plain = {"zero_shot": adaptation.first_view}
     adaptation.evaluate(run, model, dataset, text, plain)
     adaptation.evaluate(run, model, dataset, text, methods, "augmix", 10)
     files = sorted((folder / "toy").rglob("*.parquet"))

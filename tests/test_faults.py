@@ -40,7 +40,7 @@ CELLS = (
     """,
     "text = adaptation.prepare(model, dataset.class_names)",
     """
-    zero_shot = {"zero_shot": adaptation.as_it_is}
+    zero_shot = {"zero_shot": adaptation.first_view}
     methods = {"vote": adaptation.in_feature_space(vote.confident_vote)}
     methods |= {"tpt": adaptation.by_tuning(tpt.tpt)}
     methods |= {"ctpt": adaptation.by_tuning(ctpt)}

@@ -655,7 +655,7 @@ def test_what_has_no_key_is_not_kept(small, tmp_path, monkeypatch):
     written_here = adaptation.by_tuning(lambda views, *side, **more: views[:, 0, :2])
     with_loss = adaptation.by_tuning(tpt.tpt, loss=lambda z, t: z.sum(dim=(1, 2)))
     plain = adaptation.in_feature_space(vote.confident_vote)
-    for method in (written_here, with_loss, plain, adaptation.as_it_is):
+    for method in (written_here, with_loss, plain, adaptation.first_view):
         logits, seconds = adaptation._logits(method, views[:4], text, "key", "x")
         assert len(logits) == 4
         assert seconds > 0

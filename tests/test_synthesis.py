@@ -362,7 +362,7 @@ def test_agreement_pairs_by_id(made):
     plt.close(fig)
 
 
-def test_fates_of_images(made):
+def test_images_rescued_and_broken(made):
     scores = synthesis.load(made)
     keys = [Key("d", "b", m) for m in ("vote-crops", "tpt-crops", "mine")]
     table = synthesis.rescued_and_broken(scores, keys, Key("d", "b", "zero_shot_photo"))

@@ -86,7 +86,7 @@ def prepare(
     return Text(tower, start, classes, backbone.logit_scale, batch, found)
 
 
-def as_it_is(views: Tensor, text: Text) -> Tensor:
+def first_view(views: Tensor, text: Text) -> Tensor:
     """Zero-shot: view 0 alone, nothing adapted."""
     return zero_shot(views[:, 0], text.class_features, text.logit_scale)
 
@@ -168,10 +168,12 @@ def evaluate(
         views = store.image_features(backbone, dataset)[:, None]
         looking = store.seconds_per_image(backbone, dataset)
     used = {"views": recipe, "view_count": count}
-    return on_views(run, backbone, dataset, text, methods, views, looking, recipe, used)
+    return evaluate_views(
+        run, backbone, dataset, text, methods, views, looking, recipe, used
+    )
 
 
-def on_views(
+def evaluate_views(
     run: Run,
     backbone: Backbone,
     dataset: Dataset,
@@ -182,7 +184,7 @@ def on_views(
     called: str,
     used: Mapping[str, object],
 ) -> list[pd.DataFrame]:
-    """`evaluate` on views [N, V, D] that are at hand, of whatever origin.
+    """`evaluate` on views [N, V, D] that the caller has made.
 
     `looking` is what they cost, seconds per image, `called` what stands behind the
     hyphen of the ledgers' names, "" for nothing, and `used` goes into their settings.

@@ -363,16 +363,16 @@ def rescued_and_broken(
     return table
 
 
-def extremes(fates: pd.DataFrame, most: int = 6) -> pd.DataFrame:
+def extremes(outcomes: pd.DataFrame, most: int = 6) -> pd.DataFrame:
     """The images that most methods rescue, then those that most of them break.
 
     Of images that equally many methods hold, the greatest number. Returns the rows of
     `rescued_and_broken` with a column `told`, "7 of 11 rescue it".
     """
-    fates = fates[fates["of"] == fates["of"].max()]
+    outcomes = outcomes[outcomes["of"] == outcomes["of"].max()]
     parts = []
     for column, verb in (("rescued", "rescue"), ("broken", "break")):
-        part = fates[fates[column] > 0].nlargest(most, column)
+        part = outcomes[outcomes[column] > 0].nlargest(most, column)
         counts = part[column].astype(str) + " of " + part["of"].astype(str)
         parts.append(part.assign(told=counts + f" {verb} it"))
     return pd.concat(parts)
