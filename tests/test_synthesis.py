@@ -229,7 +229,8 @@ def test_an_entry_needs_and_resembles_what_others_do():
     assert {entry.needs for entry in entries} | {"unknown"} == registry.NEEDS.keys()
     assert {entry.family for entry in entries} | {"own"} == registry.FAMILIES.keys()
     coloured = registry.colours()
-    assert {key for key in registry.FAMILIES.values() if key} <= coloured.keys()
+    shown = {family.colour_of for family in registry.FAMILIES.values()}
+    assert shown - {""} <= coloured.keys()
 
 
 def test_an_unknown_method_is_not_lost(made):

@@ -31,7 +31,8 @@ SHAPES = {need.panel: need.marker for need in registry.NEEDS.values()}
 def family_colours() -> dict[str, str]:
     """The colour of each family, which a member has in the other chapters."""
     colours = registry.colours()
-    return {f: colours.get(key, VERMILION) for f, key in registry.FAMILIES.items()}
+    families = registry.FAMILIES.items()
+    return {name: colours.get(f.colour_of, VERMILION) for name, f in families}
 
 
 @styled

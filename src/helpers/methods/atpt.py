@@ -28,9 +28,8 @@ LARGEST_COSINE = 0.999
 
 @method(
     "atpt",
-    name="A-TPT",
-    family="tuned prompts",
-    needs="image",
+    "A-TPT",
+    "tuned prompts",
     paper="arXiv 2510.26441",
     chapter="02",
     speaker="",

@@ -54,9 +54,8 @@ ROUNDS = 200  # of the root search; six or so do, unless templates almost tie
 
 @method(
     "autoclip",
-    name="AutoCLIP",
-    family="weighted prompts",
-    needs="image",
+    "AutoCLIP",
+    "weighted prompts",
     paper="arXiv 2309.16414",
     chapter="04",
     colour="#029e73",
@@ -88,7 +87,7 @@ def autoclip(
         weights, gamma = match_entropy(_pulled(cosines, pull[rows]), beta)
         logits[rows] = _weighted(logits[rows], cosines, weights)
         ties += int(gamma.isinf().sum())
-    _tell(ties, len(images))
+    _warn_of_ties(ties, len(images))
     return logit_scale * logits
 
 
@@ -112,7 +111,7 @@ def weights(
         memory=memory,
     )
     found, gamma = match_entropy(scores, beta)
-    _tell(int(gamma.isinf().sum()), len(found))
+    _warn_of_ties(int(gamma.isinf().sum()), len(found))
     return found
 
 
@@ -163,9 +162,8 @@ def classify(
 
 @method(
     "mean",
-    name="mean of templates",
-    family="prompts",
-    needs="nothing",
+    "mean of templates",
+    "prompts",
     paper="arXiv 2309.16414",
     chapter="04",
     speaker="",
@@ -353,7 +351,7 @@ def _weighted(uniform: Tensor, cosines: Tensor, weights: Tensor) -> Tensor:
     return uniform + (deviation.unsqueeze(1) @ cosines).squeeze(1)
 
 
-def _tell(ties: int, images: int) -> None:
+def _warn_of_ties(ties: int, images: int) -> None:
     if ties:
         warnings.warn(
             f"{ties} of {images} images: so many templates tie for the best that the "

@@ -40,13 +40,7 @@ class State(NamedTuple):
 
 
 @method(
-    "bca",
-    name="BCA",
-    family="memory",
-    needs="stream",
-    paper="arXiv 2503.09248",
-    chapter="06",
-    colour="#778888",
+    "bca", "BCA", "memory", paper="arXiv 2503.09248", chapter="06", colour="#778888"
 )
 def start(
     class_features: Tensor,

@@ -36,9 +36,8 @@ class State(NamedTuple):
 
 @method(
     "boost_adapter",
-    name="BoostAdapter",
-    family="memory",
-    needs="stream",
+    "BoostAdapter",
+    "memory",
     paper="arXiv 2410.15430",
     chapter="06",
     colour="#6677ff",

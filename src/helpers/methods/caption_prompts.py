@@ -51,18 +51,8 @@ def gated(plain: Tensor, caption: Tensor, fits: Tensor, logit_scale: float) -> T
     return logit_scale * torch.where(fits.unsqueeze(-1), caption, plain)
 
 
-@method(
-    "caption",
-    name="captions",
-    family="captions",
-    needs="captioner",
-    chapter="03",
-    colour="#aa3377",
-)
-@method(
-    "caption_placed",
-    name="captions, placed",
-)
+@method("caption", "captions", "captions", chapter="03", colour="#aa3377")
+@method("caption_placed", "captions, placed")
 def attempts(
     image_features: Tensor,
     shared: Tensor,

@@ -18,9 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.keys import key
 from helpers.methods.lafter import LEARNING_RATE, SMOOTHING, WEIGHT_DECAY
 from helpers.methods.registry import method
-from helpers.methods.training import Step, Trained, digest, train
+from helpers.methods.training import Step, Trained, train
 
 REDUCTION = 4
 RATIO = 0.2
@@ -51,9 +52,8 @@ class Adapter(nn.Module):
 
 @method(
     "clip_adapter",
-    name="CLIP-Adapter",
-    family="self-training",
-    needs="unlabelled pool",
+    "CLIP-Adapter",
+    "self-training",
     paper="arXiv 2110.04544",
     chapter="05",
     speaker="",
@@ -92,7 +92,7 @@ def clip_adapter(
 
     settings = {
         "method": "clip_adapter",
-        "data": digest(features, labels, class_features),
+        "data": key(features, labels, class_features),
         "ratio": ratio,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,

@@ -27,8 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.keys import key
 from helpers.methods.registry import method
-from helpers.methods.training import Step, Trained, digest, train
+from helpers.methods.training import Step, Trained, train
 
 ALPHA = 100.0
 HIDDEN = 128
@@ -37,9 +38,8 @@ WEIGHT_DECAY = 3e-4  # coupled, as Adam has it
 
 @method(
     "clip_pr",
-    name="CLIP-PR",
-    family="self-training",
-    needs="unlabelled pool",
+    "CLIP-PR",
+    "self-training",
     paper="arXiv 2212.00784",
     chapter="05",
     speaker="",
@@ -86,7 +86,7 @@ def clip_pr(
 
     settings = {
         "method": "clip_pr",
-        "data": digest(features, labels, prior),
+        "data": key(features, labels, prior),
         "alpha": alpha,
         "learning_rate": learning_rate,
     }

@@ -118,17 +118,14 @@ def logits(
 
 @method(
     "cocoop",
-    name="CoCoOp",
-    family="learned prompts",
-    needs="labels",
+    "CoCoOp",
+    "learned prompts",
     paper="arXiv 2203.05557",
     chapter="02",
     speaker="",
     published=("CoCoOp 16-shot",),
 )
-@method(
-    "tpt_cocoop", family="learned prompts", needs="labels", published=("TPT+CoCoOp",)
-)
+@method("tpt_cocoop", family="learned prompts", published=("TPT+CoCoOp",))
 def train(
     image_features: Tensor,
     labels: Tensor,

@@ -63,21 +63,14 @@ def learning_rate(epoch: int, epochs: int) -> float:
 
 @method(
     "coop",
-    name="CoOp",
-    family="learned prompts",
-    needs="labels",
+    "CoOp",
+    "learned prompts",
     paper="arXiv 2109.01134",
     chapter="02",
     colour="#cfc411",
     published=("CoOp 16-shot",),
 )
-@method(
-    "tpt_coop",
-    name="TPT from CoOp",
-    family="learned prompts",
-    needs="labels",
-    published=("TPT+CoOp",),
-)
+@method("tpt_coop", "TPT from CoOp", "learned prompts", published=("TPT+CoOp",))
 def train(
     image_features: Tensor,
     labels: Tensor,

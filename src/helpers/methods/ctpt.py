@@ -25,9 +25,8 @@ from helpers.methods.tpt import TextFeatures, tpt
 
 @method(
     "ctpt",
-    name="C-TPT",
-    family="tuned prompts",
-    needs="image",
+    "C-TPT",
+    "tuned prompts",
     paper="arXiv 2403.14119",
     chapter="02",
     published=("C-TPT",),

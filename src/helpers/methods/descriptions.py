@@ -20,24 +20,8 @@ from torch import Tensor
 from helpers.methods.registry import method
 
 
-@method(
-    "dclip",
-    name="DCLIP",
-    family="prompts",
-    needs="nothing",
-    paper="arXiv 2210.07183",
-    chapter="04",
-    speaker="",
-)
-@method(
-    "cupl",
-    name="CuPL",
-    family="prompts",
-    needs="nothing",
-    paper="arXiv 2209.03320",
-    chapter="04",
-    speaker="",
-)
+@method("dclip", "DCLIP", "prompts", paper="arXiv 2210.07183", chapter="04", speaker="")
+@method("cupl", "CuPL", "prompts", paper="arXiv 2209.03320", chapter="04", speaker="")
 def class_features(features: Sequence[Tensor], renormalise: bool) -> Tensor:
     """Class features float32 [C, D] from each class's text features, unit [n_c, D].
 

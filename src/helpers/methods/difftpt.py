@@ -45,8 +45,8 @@ def similar(logits: Tensor, share: float = SIMILAR) -> Tensor:
 
 @method(
     "difftpt",
-    name="DiffTPT",
-    family="tuned prompts",
+    "DiffTPT",
+    "tuned prompts",
     needs="diffusion",
     paper="arXiv 2308.06038",
     chapter="02b",
@@ -57,12 +57,7 @@ def similar(logits: Tensor, share: float = SIMILAR) -> Tensor:
 @method("tpt-both", needs="diffusion", chapter="02b")
 @method("tpt-more", chapter="02b")
 @method("vote-drawn", needs="diffusion", chapter="02b")
-@method(
-    "vote-both",
-    name="vote, some views drawn",
-    needs="diffusion",
-    chapter="02b",
-)
+@method("vote-both", "vote, some views drawn", needs="diffusion", chapter="02b")
 @method("vote-more", chapter="02b")
 def difftpt(
     views: Tensor,

@@ -35,13 +35,7 @@ class State(NamedTuple):
 
 
 @method(
-    "dmn",
-    name="DMN",
-    family="memory",
-    needs="stream",
-    paper="arXiv 2403.17589",
-    chapter="06",
-    colour="#2200ee",
+    "dmn", "DMN", "memory", paper="arXiv 2403.17589", chapter="06", colour="#2200ee"
 )
 def start(
     class_features: Tensor,

@@ -55,13 +55,7 @@ PER_ORDER = ("means", "counts", "scatters", "pending", "slopes", "offsets")
 
 
 @method(
-    "dota",
-    name="DOTA",
-    family="memory",
-    needs="stream",
-    paper="arXiv 2409.19375",
-    chapter="06",
-    colour="#aa5544",
+    "dota", "DOTA", "memory", paper="arXiv 2409.19375", chapter="06", colour="#aa5544"
 )
 def start(
     class_features: Tensor,

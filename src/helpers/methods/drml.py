@@ -48,9 +48,8 @@ def gap(image_features: Tensor, text_features: Tensor) -> Tensor:
 
 @method(
     "ensemble_centred",
-    name="centred texts",
-    family="centring",
-    needs="unlabelled pool",
+    "centred texts",
+    "centring",
     paper="arXiv 2302.04269",
     chapter="05",
 )
@@ -60,15 +59,7 @@ def centred(features: Tensor, mean: Tensor, renormalise: bool = True) -> Tensor:
     return F.normalize(moved, dim=-1) if renormalise else moved
 
 
-@method(
-    "drml",
-    name="DrML",
-    family="centring",
-    needs="unlabelled pool",
-    paper="arXiv 2302.04269",
-    chapter="05",
-    speaker="",
-)
+@method("drml", "DrML", "centring", paper="arXiv 2302.04269", chapter="05", speaker="")
 @method("drml_uncentred", family="text classifiers")
 def transfer(
     text_features: Tensor,

@@ -24,9 +24,8 @@ from helpers.methods.registry import method
 
 @method(
     "em_priors",
-    name="EM class priors",
-    family="all at once",
-    needs="stream",
+    "EM class priors",
+    "all at once",
     paper="Neural Computation 14(1)",
     chapter="06",
 )

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.data.pool import Pool
+from helpers.keys import key
 from helpers.methods.lafter import LEARNING_RATE, WEIGHT_DECAY
 from helpers.methods.registry import method
 from helpers.methods.training import (
@@ -37,7 +38,6 @@ from helpers.methods.training import (
     Trained,
     chances,
     decay_groups,
-    digest,
     train,
 )
 from helpers.views.strong import weak
@@ -47,9 +47,8 @@ THRESHOLD = 0.95
 
 @method(
     "fixmatch",
-    name="FixMatch",
-    family="self-training",
-    needs="unlabelled pool",
+    "FixMatch",
+    "self-training",
     paper="arXiv 2001.07685",
     chapter="05",
     speaker="",
@@ -97,7 +96,7 @@ def fixmatch(
     settings = {
         "method": "fixmatch",
         "pool": pool.key,
-        "teacher": "itself" if teacher is None else digest(teacher),
+        "teacher": "itself" if teacher is None else key(teacher),
         "threshold": threshold,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,

@@ -70,9 +70,8 @@ def labelled(texts: Sequence[Sequence[str]]) -> tuple[list[str], Tensor]:
 
 @method(
     "text_classifier",
-    name="text classifier",
-    family="text classifiers",
-    needs="unlabelled pool",
+    "text classifier",
+    "text classifiers",
     paper="arXiv 2305.18287",
     chapter="05",
 )
@@ -115,9 +114,8 @@ def text_classifier(
 
 @method(
     "lafter",
-    name="LaFTer",
-    family="self-training",
-    needs="unlabelled pool",
+    "LaFTer",
+    "self-training",
     paper="arXiv 2305.18287",
     chapter="05",
     colour="#cc78bc",

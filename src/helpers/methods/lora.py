@@ -21,19 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.data.pool import Pool
+from helpers.keys import key
 from helpers.methods.lafter import SMOOTHING, WEIGHT_DECAY
 from helpers.methods.registry import method
-from helpers.methods.training import Step, Student, Trained, decay_groups, digest, train
+from helpers.methods.training import Step, Student, Trained, decay_groups, train
 
 
 @method(
-    "lora",
-    name="LoRA",
-    family="self-training",
-    needs="unlabelled pool",
-    paper="arXiv 2106.09685",
-    chapter="05",
-    speaker="",
+    "lora", "LoRA", "self-training", paper="arXiv 2106.09685", chapter="05", speaker=""
 )
 def lora(
     make_tower: Callable[..., nn.Module],
@@ -69,7 +64,7 @@ def lora(
     settings = {
         "method": "lora",
         "pool": pool.key,
-        "labels": digest(labels),
+        "labels": key(labels),
         "rank": rank,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,

@@ -36,9 +36,8 @@ MIN_BANDWIDTH = 1e-6  # of h^2: above the rounding of squared distances
 
 @method(
     "mta",
-    name="MTA",
-    family="votes",
-    needs="image",
+    "MTA",
+    "votes",
     paper="arXiv 2405.02266",
     chapter="02",
     colour="#332288",

@@ -46,9 +46,8 @@ class State(NamedTuple):
 
 @method(
     "onzeta",
-    name="OnZeta",
-    family="memory",
-    needs="stream",
+    "OnZeta",
+    "memory",
     paper="arXiv 2408.13320",
     chapter="06",
     colour="#ff3366",

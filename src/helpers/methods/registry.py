@@ -2,7 +2,7 @@
 
 A method enters itself where it stands; the decorator leaves the function as it is:
 
-    @method("zero", name="ZERO", family="votes", needs="image", chapter="02")
+    @method("zero", "ZERO", "votes", paper="arXiv 2405.18330", chapter="02")
     def zero(views, class_features, logit_scale): ...
 
 The leader board, the figures and the comparisons with papers read the entries. Variants
@@ -46,32 +46,36 @@ NEEDS = {
     ),
     "stream": Need("online", "a stream of test images", "a stream of test images", "v"),
     "unlabelled pool": Need(
-        "label-free",
-        "unlabelled images or texts",
-        "unlabelled images like them",
-        "s",
+        "label-free", "unlabelled images or texts", "unlabelled images like them", "s"
     ),
     "labels": Need("labelled", "labelled images", "labelled images", "^"),
     "unknown": Need("own", "as its author knows", "your own method", "*"),
 }
 
+
+class Family(NamedTuple):
+    """Methods that are akin."""
+
+    needs: str  # of `NEEDS`, where a method of the family does not say otherwise
+    colour_of: str  # the key of the method whose colour stands for the family
+
+
 FAMILIES = {
-    "prompts": "zero_shot",
-    "votes": "zero",
-    "tuned prompts": "tpt",
-    "weighted prompts": "autoclip",
-    "captions": "caption",
-    "centring": "mta",
-    "text classifiers": "tps",
-    "self-training": "lafter",
-    "entropy": "tent",
-    "learned prompts": "coop",
-    "second model": "difftpt",
-    "memory": "tda",
-    "all at once": "vote",
-    "own": "",
+    "prompts": Family("nothing", "zero_shot"),
+    "votes": Family("image", "zero"),
+    "tuned prompts": Family("image", "tpt"),
+    "weighted prompts": Family("image", "autoclip"),
+    "captions": Family("captioner", "caption"),
+    "centring": Family("unlabelled pool", "mta"),
+    "text classifiers": Family("unlabelled pool", "tps"),
+    "self-training": Family("unlabelled pool", "lafter"),
+    "entropy": Family("stream", "tent"),
+    "learned prompts": Family("labels", "coop"),
+    "second model": Family("second model", "difftpt"),
+    "memory": Family("stream", "tda"),
+    "all at once": Family("stream", "vote"),
+    "own": Family("unknown", ""),
 }
-"""What methods are akin to, and the key of the method whose colour the family has."""
 
 ONE, ENSEMBLE = "one prompt", "the prompt ensemble"
 CANDIDATE, CONTROL = "candidate", "control"
@@ -105,9 +109,9 @@ _given: dict[str, tuple[Callable, dict]] = {}
 
 def method(
     key: str,
-    *,
     name: str = "",
     family: str | None = None,
+    *,
     needs: str | None = None,
     paper: str | None = None,
     chapter: str | None = None,
@@ -124,7 +128,8 @@ def method(
             of another entry is shown in figures only if it is given a name.
         family: of `FAMILIES`; "own" unless given here or by the entry it is a variant
             of.
-        needs: of `NEEDS`; likewise, "unknown".
+        needs: of `NEEDS`; what the given family needs, or the entry it is a variant of,
+            unless given.
         speaker: the prediction file that figures show, "" for none; the key unless
             given.
 
@@ -140,10 +145,10 @@ def method(
         ("role", role, ROLES),
     ):
         if value is not None and value not in known:
-            accepted = ", ".join(map(repr, known))
-            raise ValueError(
-                f"method {key!r}: unknown {what} {value!r}; use {accepted}"
-            )
+            use = ", ".join(map(repr, known))
+            raise ValueError(f"method {key!r}: unknown {what} {value!r}; use {use}")
+    if family is not None and needs is None:
+        needs = FAMILIES[family].needs
     given = {"family": family, "needs": needs, "paper": paper, "chapter": chapter}
     traits: dict = {trait: value for trait, value in given.items() if value is not None}
     traits |= {"name": name, "colour": colour, "published": published, "role": role}

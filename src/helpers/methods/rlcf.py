@@ -34,13 +34,7 @@ CLIP_SCORE = 2.5
 
 
 @method(
-    "rlcf",
-    name="RLCF",
-    family="second model",
-    needs="second model",
-    paper="arXiv 2305.18010",
-    chapter="05",
-    speaker="",
+    "rlcf", "RLCF", "second model", paper="arXiv 2305.18010", chapter="05", speaker=""
 )
 def prompt(
     views: Tensor,
@@ -155,18 +149,16 @@ def reward_loss(made: Tensor, scores: Tensor, samples: int) -> Tensor:
 
 @method(
     "two_models",
-    name="two models",
-    family="second model",
-    needs="second model",
+    "two models",
+    "second model",
     paper="arXiv 2305.18010",
     chapter="05",
     speaker="",
 )
 @method(
     "other_model",
-    name="the other model",
-    family="second model",
-    needs="second model",
+    "the other model",
+    "second model",
     paper="arXiv 2305.18010",
     chapter="05",
     speaker="",

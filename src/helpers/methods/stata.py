@@ -24,14 +24,7 @@ from helpers.methods import graph, transclip
 from helpers.methods.registry import method
 
 
-@method(
-    "stata",
-    name="StatA",
-    family="all at once",
-    needs="stream",
-    paper="arXiv 2501.03729",
-    chapter="06",
-)
+@method("stata", "StatA", "all at once", paper="arXiv 2501.03729", chapter="06")
 def predict(
     features: Tensor,
     class_features: Tensor,

@@ -26,13 +26,7 @@ LEARNING_RATE = 1e-3
 
 
 @method(
-    "tap",
-    name="TAP",
-    family="text classifiers",
-    needs="unlabelled pool",
-    paper="arXiv 2309.06809",
-    chapter="05",
-    speaker="",
+    "tap", "TAP", "text classifiers", paper="arXiv 2309.06809", chapter="05", speaker=""
 )
 def tap(
     text_features: Tensor,

@@ -47,13 +47,7 @@ class State(NamedTuple):
 
 
 @method(
-    "tda",
-    name="TDA",
-    family="memory",
-    needs="stream",
-    paper="arXiv 2403.18293",
-    chapter="06",
-    colour="#5f0f40",
+    "tda", "TDA", "memory", paper="arXiv 2403.18293", chapter="06", colour="#5f0f40"
 )
 def start(
     class_features: Tensor,

@@ -61,9 +61,8 @@ PROTOCOLS: dict[str, Mapping[str, object]] = {
 
 @method(
     "tent",
-    name="TENT",
-    family="entropy",
-    needs="stream",
+    "TENT",
+    "entropy",
     paper="arXiv 2006.10726",
     chapter="05",
     colour="#9bd08b",

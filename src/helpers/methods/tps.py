@@ -34,9 +34,8 @@ EPSILON = 1e-8  # AdamW's
 
 @method(
     "tps",
-    name="TPS",
-    family="votes",
-    needs="image",
+    "TPS",
+    "votes",
     paper="arXiv 2403.12952",
     chapter="02",
     colour="#5c3a1e",

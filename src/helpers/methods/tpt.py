@@ -54,9 +54,8 @@ class Tuned(NamedTuple):
 
 @method(
     "tpt",
-    name="TPT",
-    family="tuned prompts",
-    needs="image",
+    "TPT",
+    "tuned prompts",
     paper="arXiv 2209.07511",
     chapter="02",
     colour="#d55e00",
@@ -78,10 +77,7 @@ def tpt(
     return original_logits(views, text_features, logit_scale, tuned, batch)
 
 
-@method(
-    "tpt_revote",
-    name="TPT, re-voted",
-)
+@method("tpt_revote", "TPT, re-voted")
 def revote(
     views: Tensor,
     text_features: TextFeatures,

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers.keys import key as digest
+from helpers.keys import key
 
 COLLAPSED = 0.5  # share of the effective classes that there were
 PATIENCE = 3  # epochs that a network from scratch has to find the classes
@@ -142,7 +142,7 @@ def train(
         model, lambda few: step(torch.arange(few), 0), batch, additive, free
     )
     settings = {**settings, "images": images, "batch": batch, "seed": seed}
-    settings["start"] = digest(*model.parameters())
+    settings["start"] = key(*model.parameters())
     rows, taught = [], torch.full((epochs, images), NO_LABEL)
     if checkpoint is not None:
         rows = _resume(checkpoint, settings, model, optimizer, taught)
@@ -373,11 +373,10 @@ def _resume(
         return []
     theirs, ours = json.loads(content["settings"]), json.loads(json.dumps(settings))
     if theirs != ours:
-        keys = sorted(theirs.keys() | ours.keys())
         other = [
-            f"{key} {theirs.get(key)!r}, not {ours.get(key)!r}"
-            for key in keys
-            if theirs.get(key) != ours.get(key)
+            f"{name} {theirs.get(name)!r}, not {ours.get(name)!r}"
+            for name in sorted(theirs.keys() | ours.keys())
+            if theirs.get(name) != ours.get(name)
         ]
         raise ValueError(
             f"{checkpoint} is of another run ({'; '.join(other)}): give another one, "

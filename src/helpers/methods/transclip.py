@@ -31,14 +31,7 @@ SOFTNESS = 50.0  # divides all but the text's opinion
 MIN_VARIANCE = 1e-6
 
 
-@method(
-    "transclip",
-    name="TransCLIP",
-    family="all at once",
-    needs="stream",
-    paper="arXiv 2406.01837",
-    chapter="06",
-)
+@method("transclip", "TransCLIP", "all at once", paper="arXiv 2406.01837", chapter="06")
 def predict(
     features: Tensor,
     class_features: Tensor,

@@ -22,9 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from helpers.keys import key
 from helpers.methods import coop
 from helpers.methods.registry import method
-from helpers.methods.training import NO_LABEL, Step, Trained, chances, digest, train
+from helpers.methods.training import NO_LABEL, Step, Trained, chances, train
 from helpers.methods.zero_shot import zero_shot
 
 
@@ -61,9 +62,8 @@ def confident_images(logits: Tensor, per_class: int = 16) -> Tensor:
 
 @method(
     "upl",
-    name="UPL",
-    family="self-training",
-    needs="unlabelled pool",
+    "UPL",
+    "self-training",
     paper="arXiv 2204.03649",
     chapter="05",
     published=("UPL",),
@@ -104,11 +104,7 @@ def upl(
         logits = model(views[rows, drawn[rows]].to(start.device).float())
         return Step(F.cross_entropy(logits, labels[rows]), logits, labels[rows])
 
-    settings = {
-        "method": "upl",
-        "data": digest(views, kept, labels),
-        "epochs": epochs,
-    }
+    settings = {"method": "upl", "data": key(views, kept, labels), "epochs": epochs}
     optimizer = torch.optim.SGD(
         model.parameters(),
         lr=0.0,

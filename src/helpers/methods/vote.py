@@ -26,9 +26,8 @@ EPSILON = 1e-9
 
 @method(
     "vote",
-    name="vote of views",
-    family="votes",
-    needs="image",
+    "vote of views",
+    "votes",
     paper="arXiv 2209.07511",
     chapter="02",
     colour="#56b4e9",

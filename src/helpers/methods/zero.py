@@ -32,9 +32,8 @@ from helpers.methods.registry import method
 
 @method(
     "zero",
-    name="ZERO",
-    family="votes",
-    needs="image",
+    "ZERO",
+    "votes",
     paper="arXiv 2405.18330",
     chapter="02",
     colour="#0173b2",

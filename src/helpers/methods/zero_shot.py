@@ -17,9 +17,8 @@ from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, method
 
 @method(
     "ensemble",
-    name="prompt ensemble",
-    family="prompts",
-    needs="nothing",
+    "prompt ensemble",
+    "prompts",
     paper="arXiv 2103.00020",
     chapter="04",
     colour="#b3b3b3",
@@ -28,7 +27,7 @@ from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, method
 @method("ensemble_7", chapter="01")
 @method(
     "ensemble_80",
-    name="80 prompts",
+    "80 prompts",
     chapter="01",
     published=("CLIP ensemble 80", "zero-shot ensemble"),
     role=ENSEMBLE,
@@ -41,9 +40,8 @@ def ensemble(template_features: Tensor) -> Tensor:
 
 @method(
     "zero_shot",
-    name="zero-shot",
-    family="prompts",
-    needs="nothing",
+    "zero-shot",
+    "prompts",
     paper="arXiv 2103.00020",
     chapter="02",
     colour="#4d4d4d",

@@ -29,14 +29,7 @@ from helpers.methods.registry import method
 TOLERANCE = 1e-8
 
 
-@method(
-    "zlap",
-    name="ZLaP",
-    family="all at once",
-    needs="stream",
-    paper="arXiv 2404.04072",
-    chapter="06",
-)
+@method("zlap", "ZLaP", "all at once", paper="arXiv 2404.04072", chapter="06")
 def predict(
     features: Tensor,
     class_features: Tensor,

@@ -122,7 +122,7 @@ def _make(
             rows.write(n, row, seconds)
             spent[n] = np.float32(seconds)
         if start == 0:
-            _tell(variator, len(todo), count, seconds, budget)
+            _print_cost(variator, len(todo), count, seconds, budget)
         yield from some
     if redrawn:
         print(
@@ -131,7 +131,7 @@ def _make(
         )
 
 
-def _tell(
+def _print_cost(
     variator: Variator, images: int, count: int, seconds: float, budget: float
 ) -> None:
     """The price: images x views x seconds, from what the first images took."""
