@@ -12,7 +12,7 @@ from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.methods import tpt, vote
 from helpers.models import clip
-from helpers.store import ahead, features, folders
+from helpers.store import features, folders
 from helpers.store import views as view_store
 from helpers.study import main
 from helpers.study.parameters import number_of
@@ -101,7 +101,7 @@ def test_ledgers_do_not_depend_on_threads_that_read_and_draw_or_on_chunks(
     model, dataset, tmp_path, monkeypatch
 ):
     first = evaluated(tmp_path / "first", monkeypatch, model, dataset)
-    monkeypatch.setattr(ahead, "THREADS", 1)
+    monkeypatch.setattr(features, "THREADS", 1)
     monkeypatch.setattr(view_store, "AHEAD", 0)
     monkeypatch.setattr(adaptation, "CHUNK", 32)
     assert len(first) == 3

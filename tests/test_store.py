@@ -30,15 +30,7 @@ from helpers.methods.ctpt import ctpt
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip
 from helpers.results import predictions
-from helpers.store import (
-    ahead,
-    captioning,
-    checkpoints,
-    chunks,
-    contexts,
-    folders,
-    rows,
-)
+from helpers.store import captioning, checkpoints, chunks, contexts, folders, rows
 from helpers.store import features as plain
 from helpers.store import views as view_store
 from picto import pool
@@ -273,7 +265,7 @@ def test_views_depend_on_no_other_image_order_or_thread(counting, monkeypatch):
     picked = [7, 2, 0]
     some = store.view_features(model, dataset.subset(picked), count=5)
     assert torch.equal(some, features[picked])
-    monkeypatch.setattr(ahead, "THREADS", 1)
+    monkeypatch.setattr(plain, "THREADS", 1)
     monkeypatch.setattr(view_store, "AHEAD", 0)
     turned = store.view_features(model, dataset.subset(range(8, -1, -1)), count=5)
     assert torch.equal(turned, features.flip(0))

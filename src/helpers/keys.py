@@ -1,4 +1,4 @@
-"""One key function: what is computed once is found by a key of all that made it."""
+"""The store's key function: a hash of everything that a stored result depends on."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -10,17 +10,16 @@ PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 def key(*parts: object) -> str:
-    """A hash, 20 hexadecimal digits, of the parts' types and values.
+    """A hash of the parts' types and values: 20 hexadecimal digits.
 
     Args:
-        parts: plain values and text; tensors and arrays (type, shape, numbers); PIL
-            pictures (mode, size, pixels); paths, which stand for the file's name, size
-            and time of change; mappings, whatever their order; other iterables of
-            parts, in their order.
+        parts: plain values and text; tensors and arrays (dtype, shape, values); PIL
+            images (mode, size, pixels); paths (the file's name, size and modification
+            time); mappings, in any order; other iterables of parts, in their order.
 
     Raises:
-        FileNotFoundError: a path leads nowhere.
-        TypeError: a part is of another type, a function say.
+        FileNotFoundError: a path does not exist.
+        TypeError: a part has another type, such as a function or a set.
     """
     digest = hashlib.sha256()
     _feed(digest, parts)
@@ -28,13 +27,13 @@ def key(*parts: object) -> str:
 
 
 def state(path: Path) -> list[int]:
-    """Size in bytes and time of change in ns of a file: other ones, another file."""
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
+    """A file's size in bytes and modification time in ns, to notice that it changed."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
 
 
 def _feed(digest: "hashlib._Hash", part: object) -> None:
-    """Add a part in such a way that no two parts add the same bytes."""
+    """Add a part to the hash; different parts never add the same bytes."""
     if isinstance(part, PLAIN):
         content = part if isinstance(part, bytes) else repr(part).encode()
         digest.update(f"{type(part).__name__} {len(content)} ".encode() + content)

@@ -1,4 +1,4 @@
-"""A-TPT: prompt tuning that widens the smallest angle of each class to another.
+"""A-TPT: prompt tuning that increases each class's smallest angle to another class.
 
 A-TPT: Angular Diversity Calibration Properties for Test-Time Prompt Tuning of
 Vision-Language Models, Ahamed et al. 2025, arXiv 2510.26441. With unit class features

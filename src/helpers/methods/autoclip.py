@@ -1,4 +1,4 @@
-"""AutoCLIP: every image weighs the prompt templates for itself.
+"""AutoCLIP: a weighting of the prompt templates for each image.
 
 AutoCLIP: Auto-tuning Zero-Shot Classifiers for Vision-Language Models, Metzen,
 Saranrittichai and Mummadi 2024, arXiv 2309.16414. With the cosines S_ic of an image and
@@ -38,6 +38,7 @@ Template i must say the same thing about every class, or its weight means nothin
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,12 +73,18 @@ def autoclip(
     tau: float | None = None,
     memory: int = MEMORY,
 ) -> Tensor:
-    """Logits [B, C] of images [B, D] for classes in templates [K, C, D], unit features.
+    """AutoCLIP's logits [B, C], float32 (float64 for float64 features).
 
-    `beta` in (0, 1] is the entropy of the weights as a share of log K; `tau` sharpens
-    class scores in the aggregate, by default by `logit_scale`. Features may be of half
-    precision, logits are float32 (float64 for float64 features). Besides inputs, in
-    that dtype, and outputs it takes about three times `memory` bytes.
+    Args:
+        image_features: unit, [B, D], of any float type.
+        template_features: unit, [K, C, D], of K templates and C classes.
+        beta: entropy of the weights as a share of log K, in (0, 1].
+        aggregation: of `AGGREGATIONS`.
+        tau: scale of class scores in the aggregate, `logit_scale` unless given.
+        memory: bytes of cosines held at once; the peak is about three times as high.
+
+    Raises:
+        ValueError: shapes that do not fit together, or an argument out of its range.
     """
     images, templates = _checked(image_features, template_features)
     logits = _uniform(images, templates)
@@ -97,19 +104,13 @@ def weights(
     logit_scale: float,
     *,
     beta: float = 0.85,
-    aggregation: str = "logsumexp",
-    tau: float | None = None,
-    memory: int = MEMORY,
+    **settings: Any,
 ) -> Tensor:
-    """Template weights [B, K] float64 of images [B, D]; arguments as of `autoclip`."""
-    scores = template_scores(
-        image_features,
-        template_features,
-        logit_scale,
-        aggregation=aggregation,
-        tau=tau,
-        memory=memory,
-    )
+    """Template weights [B, K] float64 of images [B, D], arguments as in `autoclip`.
+
+    `settings`: the keyword arguments of `template_scores`.
+    """
+    scores = template_scores(image_features, template_features, logit_scale, **settings)
     found, gamma = match_entropy(scores, beta)
     _warn_of_ties(int(gamma.isinf().sum()), len(found))
     return found
@@ -124,10 +125,10 @@ def template_scores(
     tau: float | None = None,
     memory: int = MEMORY,
 ) -> Tensor:
-    """How well each template fits each image: a [B, K], from uniform weights.
+    """Template scores a [B, K] of each image at uniform weights.
 
-    Scores are what to average where weights come from several views of an image, before
-    `match_entropy`; `classify` then takes the features of any of them.
+    To weight templates by several views of an image, average the views' scores, then
+    call `match_entropy` and `classify`.
     """
     images, templates = _checked(image_features, template_features)
     uniform = _uniform(images, templates)
@@ -187,15 +188,16 @@ def ascend(
     tau: float | None = None,
     memory: int = MEMORY,
 ) -> Tensor:
-    """Template weights [B, K] float64 after so many steps of gradient ascent.
+    """Template weights [B, K] float64 after `steps` steps of gradient ascent.
 
-    A given `step_size` is taken at every step, and `beta` is not used. Otherwise each
-    step goes as far as brings the entropy down by an equal part of the way to
-    beta log K: one step gives `weights`, more are an extension of ours.
+    With `step_size`, every step has this size and `beta` is not used. Without, each
+    step lowers the entropy by an equal part of the way to beta log K: one step gives
+    `weights`; several steps are our extension.
     """
     if steps < 1:
         raise ValueError(f"steps {steps!r}: at least 1 is needed")
     images, templates = _checked(image_features, template_features)
+    tau = logit_scale if tau is None else tau
     uniform = _uniform(images, templates)
     found = images.new_empty(len(images), len(templates), dtype=torch.float64)
     for rows, cosines in _chunks(images, templates, memory):
@@ -203,9 +205,7 @@ def ascend(
         for step in range(1, steps + 1):
             w = rho.softmax(dim=-1)
             scores = _weighted(uniform[rows], cosines, w)
-            pull = aggregate_gradient(
-                scores, aggregation, logit_scale if tau is None else tau
-            )
+            pull = aggregate_gradient(scores, aggregation, tau)
             a = _pulled(cosines, pull).double()
             gradient = w * (a - (w * a).sum(dim=-1, keepdim=True))
             if step_size is None:

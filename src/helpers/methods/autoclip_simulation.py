@@ -1,11 +1,11 @@
-"""Where AutoCLIP could help: embeddings drawn to order.
+"""Where AutoCLIP could help: a simulation with random embeddings.
 
 After the simulated study of AutoCLIP, Metzen, Saranrittichai and Mummadi 2024, arXiv
 2309.16414. Images come in groups that share a template, with one image per class, and
 two things vary: how noisy images are, and how far class and template are entangled,
 that is, how little the descriptor of a class says once its template is averaged out.
 
-What is drawn, our reading of that. With c_j, t_i, u_ij and n_ij standard normal vectors
+Our reading of the model, with c_j, t_i, u_ij and n_ij standard normal vectors:
 
     z_ij = (1 - entanglement) (c_j + t_i) + entanglement u_ij
     descriptor_ij = normalise(z_ij)
@@ -15,9 +15,9 @@ The sizes below are ours, chosen so that accuracies come near the public script'
 Cosines are taken as they are (tau = 1), as the paper writes them.
 
 The public script of the paper lines up template weights with the wrong axis of the
-cosines and takes the arg-max over images instead of classes. `released_logits` does so
-too, in order to show what that is worth: its weights of the image of class j come from
-descriptors of class j alone, and so know the label.
+cosines and takes the arg-max over images instead of classes. `released_logits` repeats
+this to show its effect: the weights for the image of class j come from descriptors of
+class j alone, so they leak the label.
 """
 
 from collections.abc import Iterable
@@ -54,7 +54,7 @@ def draw(entanglement: float, noise: float, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def accuracies(images: Tensor, descriptors: Tensor, beta: float = 0.85) -> dict:
-    """Share of right answers by method, for images [G, C, D], the c-th of class c.
+    """Accuracy of each method, for images [G, C, D], the c-th of class c.
 
     "mean" and "max" over templates; "softmax" weights templates by their mean cosine,
     as sharply as AutoCLIP; "released" is the public script's version of "autoclip".
@@ -68,13 +68,13 @@ def accuracies(images: Tensor, descriptors: Tensor, beta: float = 0.85) -> dict:
         "autoclip": autoclip(flat, descriptors, 1.0, beta=beta),
     }
     labels = torch.arange(images.shape[1])
-    right = {
+    correct = {
         name: values.view(*images.shape[:2], -1).argmax(dim=-1) == labels
         for name, values in logits.items()
     }
     released = released_logits(images, descriptors, beta)
-    right["released"] = released.argmax(dim=1) == labels  # over images, not classes
-    return {name: float(hits.double().mean()) for name, hits in right.items()}
+    correct["released"] = released.argmax(dim=1) == labels  # over images, not classes
+    return {name: float(vector.double().mean()) for name, vector in correct.items()}
 
 
 def released_logits(images: Tensor, descriptors: Tensor, beta: float = 0.85) -> Tensor:

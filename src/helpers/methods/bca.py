@@ -1,4 +1,4 @@
-"""BCA: what a class looks like and how it is confused, both learnt from predictions.
+"""BCA: class embeddings and class priors, both updated by the model's predictions.
 
 Bayesian Test-Time Adaptation for Vision-Language Models, Zhou et al. 2025, arXiv
 2503.09248. Class c has an embedding m_c, at first its text feature, and a prior row
@@ -59,16 +59,14 @@ def start(
             f"mean_count {mean_count}, prior_count {prior_count}: both must be above 0"
         )
     count = len(known)
-    return State(
-        known,
-        logit_scale,
-        known.repeat(orders, 1, 1),
-        torch.eye(count, device=known.device).repeat(orders, 1, 1),
+    means = known.repeat(orders, 1, 1)
+    priors = torch.eye(count, device=known.device).repeat(orders, 1, 1)
+    counts = (
         known.new_full((orders, count), mean_count),
         known.new_full((orders, count), prior_count),
-        mean_threshold,
-        prior_threshold,
     )
+    thresholds = mean_threshold, prior_threshold
+    return State(known, logit_scale, means, priors, *counts, *thresholds)
 
 
 @torch.no_grad()
@@ -78,12 +76,8 @@ def step(state: State, features: Tensor) -> tuple[State, Tensor]:
     orders, _, width = state.means.shape
     online.check_features(features, orders, width)
     features = features.float()
-    state = state._replace(
-        means=state.means.clone(),
-        priors=state.priors.clone(),
-        mean_counts=state.mean_counts.clone(),
-        prior_counts=state.prior_counts.clone(),
-    )
+    learned = ("means", "priors", "mean_counts", "prior_counts")
+    state = state._replace(**{name: getattr(state, name).clone() for name in learned})
     row = torch.arange(orders, device=features.device) * state.means.shape[1]
     r = torch.stack([_image(state, x, row) for x in features.unbind(dim=1)], dim=1)
     return state, r.clamp(min=torch.finfo(r.dtype).tiny).log()

@@ -1,11 +1,11 @@
-"""BoostAdapter: TDA whose cache an image may fill with its own views, for itself only.
+"""BoostAdapter: TDA with an image's own views added to its private copy of the cache.
 
 BoostAdapter: Improving Vision-Language Test-Time Adaptation via Regional Bootstrapping,
 Zhang et al. 2024, arXiv 2410.15430; code taolinzhang/BoostAdapter. An image, which is
-view 0, joins the caches as in `tda`. Then, in a copy of the positive cache that it
-alone sees, the tenth of its views of lowest entropy, view 0 among the candidates, join
-the classes that they predict themselves, by the same rule but with room for 3 + delta.
-TDA's logits of view 0 with this copy are the result.
+view 0, joins the caches as in `tda`. Then the tenth of its views of lowest entropy,
+with view 0 among the candidates, join a private copy of the positive cache, under the
+classes that they predict, by the same rule but with room for 3 + delta. The result is
+TDA's logits of view 0 with this copy.
 
 The negative cache keeps the 2 latest images of a class here, not the surest two.
 

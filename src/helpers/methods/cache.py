@@ -1,13 +1,12 @@
 """A small cache of each class: the K images of lowest entropy so far, kept in order.
 
 The rule of TDA (arXiv 2403.18293) and DMN (arXiv 2403.17589). An image of predicted
-class c and entropy h joins the cache of c while it has room; once full, it takes the
-place of the image of highest entropy if h is lower than that. An image of the same
-entropy does not.
+class c and entropy h joins the cache of c if it has room. In a full cache it replaces
+the image of highest entropy if h is lower; an image of the same entropy does not.
 
-So the cache holds, of the images of c up to now, the K first by (entropy, arrival).
-Who is in it after image t needs no loop over images: with r_i(t) the number of images
-of the same class that arrived up to t and come before i in that order,
+So the cache holds the K first images of c up to now in the order (entropy, arrival),
+and its content after image t needs no loop over images. With r_i(t) the number of
+images of the same class that arrived up to t and precede i in that order,
 
     image i is in the cache after image t  <=>  i <= t and r_i(t) < K
 """
@@ -20,20 +19,20 @@ from torch import Tensor
 
 
 class Cache(NamedTuple):
-    """The cached images of each class, the surest first; entropy inf: an empty slot."""
+    """The cached images of each class, lowest entropy first; inf: an empty slot."""
 
     entropies: Tensor  # float32 [O, C, K], ascending
     keys: Tensor  # float32 [O, C, K, D], the images' features
-    values: Tensor  # [O, C, K, M], what else is to be remembered
+    values: Tensor  # [O, C, K, M], M further values of each image
 
 
 class Shown(NamedTuple):
-    """All images that are in the cache at some time of a piece of T images."""
+    """All images that are in the cache at any time during a piece of T images."""
 
     entropies: Tensor  # float32 [O, C, S]
     keys: Tensor  # float32 [O, C, S, D]
     values: Tensor  # [O, C, S, M]
-    present: Tensor  # bool [O, C, S, T]: in the cache after image t joined or did not
+    present: Tensor  # bool [O, C, S, T]: in the cache after image t
 
 
 def empty(
@@ -43,8 +42,10 @@ def empty(
     values: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Cache:
-    """A cache of `capacity` images, with M = `values` values each, for the class
-    features [C, D] `like`."""
+    """An empty cache of `capacity` images a class, with M = `values` values each.
+
+    `like`: class features [C, D]. ValueError for a capacity below 1.
+    """
     if capacity < 1:
         raise ValueError(f"a cache of {capacity} images a class: need one at least")
     shape = orders, len(like), capacity
@@ -58,11 +59,12 @@ def empty(
 def push(
     cache: Cache, classes: Tensor, entropies: Tensor, keys: Tensor, values: Tensor
 ) -> tuple[Shown, Cache]:
-    """Who is in the cache at each of the next T images, and the cache after them.
+    """The cache's content at each of the next T images, and the cache after them.
 
-    `classes` int64 [O, T] are the images' caches, `entropies` [O, T] their order, inf
-    for an image that may not join, `keys` [O, T, D] and `values` [O, T, M] what is
-    kept of them.
+    Args:
+        classes: int64 [O, T], whose cache each image may join.
+        entropies: [O, T], the order; inf for an image that may not join.
+        keys, values: [O, T, D] and [O, T, M], stored for each image.
     """
     capacity = cache.entropies.shape[2]
     filled = int(cache.entropies.isfinite().sum(dim=2).amax())
@@ -86,8 +88,8 @@ def push(
 
 
 def affinity(shown: Shown, features: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """exp(-beta (1 - cosine)) of images [O, T, D] to who is in the cache, 0 to others,
-    and the cosines: both [O, C, S, T]."""
+    """Affinities exp(-beta (1 - cosine)) of images [O, T, D] to the cached images, 0 to
+    those not in the cache at the time, and the cosines: both [O, C, S, T]."""
     cosines = shown.keys.flatten(1, 2) @ features.mT
     cosines = cosines.unflatten(1, shown.keys.shape[1:3])
     close = (cosines - 1).mul_(beta).exp_().mul_(shown.present)
@@ -95,7 +97,7 @@ def affinity(shown: Shown, features: Tensor, beta: float) -> tuple[Tensor, Tenso
 
 
 def ranks(shown: Shown) -> Tensor:
-    """How many of those in the cache at a time go before each: float32 [O, C, S, T]."""
+    """How many cached images precede each one at a time: float32 [O, C, S, T]."""
     before = shown.entropies[:, :, None] < shown.entropies[..., None]
     tie = shown.entropies[:, :, None] == shown.entropies[..., None]
     before |= tie & torch.ones_like(tie[0, 0]).tril(-1)  # slots tie in arrival order
@@ -105,10 +107,10 @@ def ranks(shown: Shown) -> Tensor:
 def _by_class(
     old: Cache, capacity: int, classes: Tensor, entropies: Tensor, *payload: Tensor
 ) -> tuple[Cache, Tensor]:
-    """Those of the new images that join, sorted into [O, C, W], and when they arrive.
+    """The new images that join, sorted into [O, C, W], and their arrival times.
 
-    W is the most that join one class. An image that finds K others before it never
-    joins, and never decides about another, which then finds the same K before it.
+    W is the most that join one class. An image preceded by K others never joins, nor
+    does it matter to later images, which the same K precede.
     """
     orders, images = classes.shape
     same = classes[:, :, None] == classes[:, None]
@@ -134,12 +136,12 @@ def _by_class(
 
 
 def _not_above(old: Tensor, new: Tensor) -> Tensor:
-    """How many of the old entropies [O, C, F] are at most each new: [O, C, W]."""
+    """How many old entropies [O, C, F] do not exceed each new one: [O, C, W]."""
     return (old[:, :, None] <= new[..., None]).sum(dim=3)
 
 
 def _preceding(old: Tensor, new: Tensor) -> Tensor:
-    """Whether the first, a new image, goes before the second: bool [O, C, W, F + W]."""
+    """Whether a new image precedes another, old or new: bool [O, C, W, F + W]."""
     before_old = new[..., None] < old[:, :, None]
     before_new = new[..., None] < new[:, :, None]
     tie = new[..., None] == new[:, :, None]
@@ -148,7 +150,7 @@ def _preceding(old: Tensor, new: Tensor) -> Tensor:
 
 
 def _kept(both: Cache, rank: Tensor, present: Tensor, capacity: int) -> Cache:
-    """The cache of those present [O, C, S], in the order of their ranks."""
+    """The cache of the images present [O, C, S], ordered by rank."""
     place = torch.where(present, rank, rank.shape[2] + capacity)
     place, order = place.sort(dim=2, stable=True)
     held = place[:, :, :capacity] < capacity

@@ -42,7 +42,7 @@ class Adapter(nn.Module):
         self.logit_scale, self.ratio = logit_scale, ratio
 
     def adapted(self, features: Tensor) -> Tensor:
-        """What the two layers add: [B, D], nowhere below 0."""
+        """Output of the two layers, non-negative [B, D]."""
         return F.relu(self.up(F.relu(self.down(features))))
 
     def forward(self, features: Tensor) -> Tensor:

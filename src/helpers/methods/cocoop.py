@@ -31,7 +31,7 @@ from helpers.methods.registry import method
 
 
 class CoCoOp(NamedTuple):
-    """What is learned, all of it float32: the context and the net that shifts it."""
+    """The learned context and the net that shifts it, all float32."""
 
     context: Tensor  # [M, W]
     hidden_weight: Tensor  # W_1 [D / 16, D]
@@ -41,7 +41,7 @@ class CoCoOp(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """What `train` leaves."""
+    """The result of `train`."""
 
     model: CoCoOp
     losses: list[float]  # an epoch's mean cross-entropy, in nats
@@ -79,7 +79,7 @@ def contexts(model: CoCoOp, image_features: Tensor, normalised: bool = True) -> 
 
     `normalised=True` reads the features' directions, whatever their norms are.
     `normalised=False` reads them as they are and wants those of the image tower itself
-    (`backbone.model.encode_image`); unit features, such as a bank holds, are refused.
+    (`backbone.model.encode_image`); unit features, as the store holds, are refused.
     """
     features = image_features.float()
     if normalised:

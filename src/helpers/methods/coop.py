@@ -36,14 +36,14 @@ WEIGHT_DECAY = 5e-4
 
 
 class Trained(NamedTuple):
-    """What `train` leaves."""
+    """The result of `train`."""
 
     context: Tensor  # float32 [M, W], of the last epoch
     losses: list[float]  # an epoch's mean cross-entropy, in nats
 
 
 def random_start(tokens: int, width: int, seed: int = 0) -> Tensor:
-    """A start that knows no words: float32 [tokens, width] from N(0, 0.02^2)."""
+    """A random initial context: float32 [tokens, width] from N(0, 0.02^2)."""
     if tokens < 1:
         raise ValueError(f"a context of {tokens} tokens: at least 1 is needed")
     generator = torch.Generator().manual_seed(seed)
@@ -84,18 +84,21 @@ def train(
 ) -> Trained:
     """Learn a context from labelled image features.
 
-    `image_features`: unit, any float type, [N, D], or [N, V, D] for V views an image.
-    The authors never train on the plain image: of a bank whose view 0 is the original,
-    give `views[:, 1:]`.
-    `labels`: int64 [N].
-    `text_features`: context float32 [M, W] -> unit class features [C, D], with its
-    gradient.
-    `start`: [M, W], `random_start` or embeddings of words; the authors' M is 16 or 4.
-    `progress` wraps the range of epochs, say, to show a bar.
+    All tensors are on one device.
 
-    All tensors lie on one device. The result is a function of the arguments: `seed`
-    decides the order of the images and their views. ValueError for shapes and labels
-    that do not fit and for a loss that is not finite.
+    Args:
+        image_features: unit, of any float type, [N, D], or [N, V, D] for V views an
+            image. The authors never train on the original image: of stored views whose
+            view 0 is the original, give `views[:, 1:]`.
+        labels: int64 [N].
+        text_features: context float32 [M, W] -> unit class features [C, D],
+            differentiable.
+        start: [M, W], `random_start` or embeddings of words; the authors' M is 16 or 4.
+        seed: decides the order of the images and their views.
+        progress: wraps the range of epochs, for example to show a bar.
+
+    Raises:
+        ValueError: shapes or labels that do not fit, or a loss that is not finite.
     """
     if start.ndim != 2:
         raise ValueError(f"start of shape {[*start.shape]}: needs [M, W]")
@@ -120,9 +123,9 @@ def descend(
     seed: int,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> list[float]:
-    """CoOp's optimisation, in place, of whatever `logits` [B, D] -> [B, C] depends on.
+    """Optimise `parameters` of `logits` ([B, D] -> [B, C]) in place by CoOp's recipe.
 
-    Features and labels as in `train`; gives each epoch's mean loss.
+    Features and labels as in `train`; returns each epoch's mean loss.
     """
     _check(image_features, labels, epochs, batch)
     views = image_features if image_features.ndim == 3 else image_features[:, None]
@@ -149,8 +152,8 @@ def draws(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch's batches: positions of images int64 [batch], and of a view of each.
 
-    Every image comes once, in random order; what does not fill a batch is left out,
-    unless it is all there is.
+    Every image comes once, in random order. An incomplete batch is dropped unless it is
+    the only one.
     """
     order = torch.randperm(images, generator=generator)
     chosen = torch.randint(views, (images,), generator=generator)

@@ -1,4 +1,4 @@
-"""CoTS: a temperature for each tuned image that gives back zero-shot's confidence.
+"""CoTS: a temperature for each tuned image that restores the zero-shot confidence.
 
 Bridging the Confidence Gap: Temperature Scaling for Calibrating Test-Time Prompt
 Tuning; code yuweiliang911/CoTS. Tuning makes an image's views surer than they were. Of

@@ -1,4 +1,4 @@
-"""DOTA: a Gaussian of each class, moved by every image as far as CLIP believes in it.
+"""DOTA: a Gaussian of each class, updated by every image with CLIP's probabilities.
 
 DOTA: Distributional Test-Time Adaptation of Vision-Language Models, Han et al. 2024,
 arXiv 2409.19375; code skylineeeeen/DOTA. Class c starts with mean m_c = t_c, covariance
@@ -75,21 +75,12 @@ def start(
     count, width = known.shape
     means = known.expand(orders, -1, -1)
     sphere = variance * torch.eye(width, device=known.device)
+    scatters = sphere.expand(orders, count, -1, -1)
+    counts, pending = known.new_ones(orders, count), known.new_zeros(orders, 0, width)
     slopes = means.mT / variance
-    return State(
-        known,
-        logit_scale,
-        means,
-        known.new_ones(orders, count),
-        sphere.expand(orders, count, -1, -1),
-        known.new_zeros(orders, 0, width),
-        slopes,
-        _offsets(means, slopes),
-        identity_share,
-        growth,
-        most,
-        block,
-    )
+    learned = means, counts, scatters, pending, slopes, _offsets(means, slopes)
+    settings = identity_share, growth, most, block
+    return State(known, logit_scale, *learned, *settings)
 
 
 def step(state: State, features: Tensor) -> tuple[State, Tensor]:
@@ -130,17 +121,15 @@ def _run(state: State, features: Tensor) -> tuple[State, Tensor]:
 def _logits(state: State, features: Tensor) -> Tensor:
     weight = (state.growth * state.counts.mean(dim=1)).clamp(max=state.most)
     gaussian = features @ state.slopes - state.offsets
-    return _zero_shot(state, features) + weight[:, None, None] * gaussian
-
-
-def _zero_shot(state: State, features: Tensor) -> Tensor:
-    return state.logit_scale * features @ state.class_features.T
+    zero_shot = state.logit_scale * features @ state.class_features.T
+    return zero_shot + weight[:, None, None] * gaussian
 
 
 def _learn(state: State) -> State:
     """The state with its pending images in the Gaussians; writes into `scatters`."""
     images = state.pending
-    p = _zero_shot(state, images).softmax(dim=2).mT  # [O, C, P]
+    zero_shot = state.logit_scale * images @ state.class_features.T
+    p = zero_shot.softmax(dim=2).mT  # [O, C, P]
     counts = state.counts + p.sum(dim=2)
     apart = p.sqrt()[..., None] * (images[:, None] - state.means[:, :, None])
     state.scatters.flatten(0, 1).baddbmm_(apart.mT.flatten(0, 1), apart.flatten(0, 1))
@@ -151,13 +140,8 @@ def _learn(state: State) -> State:
     covariance = covariance.view(-1, width, width) * (1 - state.identity_share)
     covariance.diagonal(dim1=1, dim2=2).add_(state.identity_share)
     slopes = torch.cholesky_solve(means.mT, torch.linalg.cholesky(covariance))
-    return state._replace(
-        means=means,
-        counts=counts,
-        pending=images[:, :0],
-        slopes=slopes,
-        offsets=_offsets(means, slopes),
-    )
+    state = state._replace(means=means, counts=counts, pending=images[:, :0])
+    return state._replace(slopes=slopes, offsets=_offsets(means, slopes))
 
 
 def _offsets(means: Tensor, slopes: Tensor) -> Tensor:

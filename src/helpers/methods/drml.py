@@ -1,4 +1,4 @@
-"""DrML: a classifier of texts works on images, once the gap between them is closed.
+"""DrML: a classifier of texts works on images once the modality gap is removed.
 
 Diagnosing and Rectifying Vision Models using Language, Zhang et al. 2023, arXiv
 2302.04269. Texts and images lie apart on the unit sphere by a nearly constant vector

@@ -1,4 +1,4 @@
-"""EM with class priors: how often a class occurs here, and what follows for each image.
+"""EM class priors: estimate the classes' frequencies and correct each prediction.
 
 Adjusting the Outputs of a Classifier to New a Priori Probabilities: A Simple Procedure,
 Saerens et al. 2002, Neural Computation 14(1). A classifier that learnt with the priors

@@ -1,4 +1,4 @@
-"""FixMatch without labels: only sure pseudo-labels teach, across augmentations.
+"""FixMatch without labels: confident pseudo-labels, consistent across augmentations.
 
 FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence, Sohn et
 al. 2020, arXiv 2001.07685, equation 4. Of an unlabelled batch of b images x,

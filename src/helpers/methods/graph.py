@@ -1,4 +1,4 @@
-"""Each image's nearest others, and what they pass on: for sets classified together."""
+"""Nearest-neighbour graphs of images, for methods that classify a set together."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from helpers.methods import online
 
 ROWS = 2**24
-"""How many cosines are held at a time: 64 MiB."""
+"""The most cosines held at once: 64 MiB."""
 
 
 def check(
@@ -23,8 +23,8 @@ def check(
 def nearest(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Cosines and positions, both [N, K], of the K nearest others of unit [N, D].
 
-    K is `count`, or N - 1 where there are no more. An image is not its own neighbour,
-    its exact copy is; the first of those that tie comes first.
+    K is `count`, at most N - 1. An image is not its own neighbour, but its exact copy
+    is. Ties keep their order.
     """
     count = min(count, len(features) - 1)
     cosines, positions = [], []
@@ -50,12 +50,12 @@ def sparse(weights: Tensor, positions: Tensor, columns: int) -> Tensor:
 
 
 def matrix(where: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The sparse matrix with `values` [E] at int64 [2, E], those at one place added."""
+    """The sparse matrix of `values` [E] at positions int64 [2, E]; duplicates add up."""
     made = torch.sparse_coo_tensor(where, values, shape, check_invariants=False)
     return made.coalesce()
 
 
 def symmetric(features: Tensor, count: int) -> Tensor:
-    """W + W^T, sparse [N, N], with W the cosines of the nearest others."""
+    """W + W^T, sparse [N, N], with W the cosines of the `count` nearest neighbours."""
     w = sparse(*nearest(features, count), len(features))
     return (w + w.T).coalesce()

@@ -141,12 +141,12 @@ def lafter(
 ) -> Trained:
     """Stage 2: a `Student` from class weights [C, D] and unlabelled images.
 
-    `make_tower(prompts=, norms=, seed=)` gives an image tower of its own to tune, as
-    `functools.partial(helpers.models.visual.ImageTower, backbone)` does.
-    `loop`: the arguments `evaluate`, `checkpoint`, `free`, `progress` of
-    `training.train`.
+    If the teacher does not change (norms frozen), its labels are computed once.
 
-    Where nothing of the teacher moves (norms frozen), its labels are made once.
+    Args:
+        make_tower: makes a new image tower from `prompts=`, `norms=` and `seed=`, as
+            `functools.partial(helpers.models.visual.ImageTower, backbone)` does.
+        loop: `evaluate`, `checkpoint`, `free` and `progress` of `training.train`.
     """
     tower = make_tower(prompts=prompts, norms=norms, seed=seed)
     student = Student(tower, weight, tune_weight=tune_classifier)
@@ -160,7 +160,8 @@ def lafter(
         """Labels int64 [b], and the mean norm of the features behind them."""
         features = F.normalize(tower(images, prompted=False), dim=-1)
         teacher = frozen if stop_gradient else student.weight
-        return (features @ teacher.T).argmax(dim=-1), _length(features)
+        norm = features.norm(dim=-1).mean().item()
+        return (features @ teacher.T).argmax(dim=-1), norm
 
     fixed = None
     if not norms and stop_gradient:
@@ -168,12 +169,12 @@ def lafter(
 
     def step(rows: Tensor, epoch: int) -> Step:
         plain = pool.images[rows]
-        labels, length = (fixed[rows], 1.0) if fixed is not None else teach(plain)
+        labels, norm = (fixed[rows], 1.0) if fixed is not None else teach(plain)
         features = tower(pool.views(rows, epoch, seed) if augment else plain)
         logits = student.classify(features)
         loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-        told = {"teacher_norm": length, "student_norm": _length(features.detach())}
-        return Step(loss, logits, labels, told)
+        own = features.detach().norm(dim=-1).mean().item()
+        return Step(loss, logits, labels, {"teacher_norm": norm, "student_norm": own})
 
     settings = {
         "method": "lafter",
@@ -195,7 +196,7 @@ def lafter(
 
 
 def check_texts(text_features: Tensor, labels: Tensor, classes: int) -> None:
-    """Refuse texts that do not fit their labels, and classes without a text."""
+    """ValueError for texts that do not fit their labels, or a class without a text."""
     shape = [*text_features.shape]
     if len(shape) != 2 or labels.shape != (shape[0],) or labels.dtype != torch.int64:
         raise ValueError(
@@ -210,7 +211,3 @@ def check_texts(text_features: Tensor, labels: Tensor, classes: int) -> None:
             f"{len(labels)} texts leave {len(silent)} of {classes} classes without "
             f"one: {', '.join(map(str, silent[:10]))}"
         )
-
-
-def _length(features: Tensor) -> float:
-    return features.norm(dim=-1).mean().item()

@@ -1,4 +1,4 @@
-"""The methods that remember images: all of them by name, and what a memory weighs."""
+"""The methods that remember images, by name, and the size of their memories."""
 
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ ONLINE = {
 """Name -> module with `start` and `step`, see `online`."""
 
 OF_VIEWS = {"boost_adapter"}
-"""Online methods whose images are views [O, T, V, D], view 0 the image as it is."""
+"""Online methods that take views [O, T, V, D], view 0 the original image."""
 
 TRANSDUCTIVE = {
     "em_priors": em_priors,
@@ -40,21 +40,18 @@ TRANSDUCTIVE = {
 logits float32 [N, C] of a set whose images are classified together."""
 
 
-ROOM = 2**29  # bytes that what streams remember may take, of those that run together
-COPIES = 4  # of a memory while it is learnt from images
+ROOM = 2**29  # bytes of the memories of streams that run together
+COPIES = 4  # of a memory at the peak of an update
 
 
 def memory_needed(orders: int, classes: int, width: int) -> float:
-    """Bytes at the peak: the largest memory is DOTA's, a Gaussian for each class."""
+    """Peak bytes of the largest memory, DOTA's, which has a Gaussian for each class."""
     each = 4 * classes * width**2
     return COPIES * max(each, min(orders * each, ROOM))
 
 
 def state_bytes(state: NamedTuple) -> int:
-    """Bytes of all that a state remembers, of all its orders together.
-
-    The class features do not count: zero-shot needs them, too.
-    """
+    """Bytes of a state's tensors, all orders together, without the class features."""
     total = 0
     for field, value in zip(state._fields, state, strict=True):
         if isinstance(value, Tensor) and field != "class_features":

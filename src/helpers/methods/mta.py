@@ -1,4 +1,4 @@
-"""MTA: the mode of an image's views, sought by mean shift.
+"""MTA: the mode of an image's views, found by mean shift.
 
 On the test-time zero-shot generalization of vision-language models: Do we really need
 prompt learning? Zanella and Ben Ayed 2024, arXiv 2405.02266; code MaxZanella/MTA. No
@@ -91,7 +91,8 @@ def _mode(gram: Tensor, affinity: Tensor, lambda_y: float, lambda_q: float) -> T
     weights[:, 0] = 1
     y = torch.full_like(squares, 1 / squares.shape[1])
     for _ in range(ROUNDS):
-        y = _settle(inlierness_step, y, log_density(weights).exp(), _euclidean)
+        density = log_density(weights).exp()
+        y = _settle(inlierness_step, y, density, lambda v: v.norm(dim=1, keepdim=True))
         weights = _settle(mode_step, weights, y.log(), length)
     return weights
 
@@ -112,9 +113,9 @@ def _settle(
     given: Tensor,
     length: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Repeat x [B, V] <- step(x, given); an image that has come to rest stays as it is.
+    """Repeat x [B, V] <- step(x, given); an image that has converged no longer changes.
 
-    So an image's result does not depend on the others in the batch.
+    So an image's result does not depend on the rest of the batch.
     """
     moving = torch.ones_like(x[:, :1], dtype=torch.bool)
     for _ in range(ROUNDS):
@@ -131,7 +132,3 @@ def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
     """Symmetric [B, V, V] times [B, V]: [B, V]."""
     # as rows on the left, since torch multiplies batched columns several times slower
     return (vectors[:, None] @ matrices)[:, 0]
-
-
-def _euclidean(vectors: Tensor) -> Tensor:
-    return vectors.norm(dim=1, keepdim=True)

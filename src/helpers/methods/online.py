@@ -1,14 +1,14 @@
-"""What every method that remembers earlier images starts with: checks and pieces.
+"""Shared parts of the methods that remember earlier images: checks and chunking.
 
-A method of this kind stands in a module with a state, a NamedTuple, and two functions:
+The module of such a method has a state, a NamedTuple, and two functions:
 
     start(class_features [C, D], logit_scale, orders=1, **settings) -> state
     step(state, features [O, T, D]) -> state, logits [O, T, C]
 
-`features` holds the next T images, as unit features, of each of O streams that do not
-know of each other: of one data set in O orders, say. `step` leaves the state that it
-was given as it is. Images given at once or in pieces have the same logits but for
-rounding. No label enters anywhere.
+`features` holds the unit features of the next T images of each of O independent
+streams, for example one data set in O orders. `step` does not change the state it is
+given. Logits do not depend, up to rounding, on how a stream is split into calls. No
+label is used.
 """
 
 import math
@@ -19,16 +19,16 @@ import torch
 from torch import Tensor
 
 NUMBERS = 2**23
-"""How many float32 numbers a tensor of one piece of a stream may hold: 32 MiB."""
+"""The most float32 numbers in a tensor of one piece of a stream: 32 MiB."""
 
 PIECE = 128
-"""Images of a stream that go through together where memory allows."""
+"""The most images of a stream in one piece."""
 
 Piece = Callable[[Any, Tensor], tuple[Any, Tensor]]
 
 
 def check_start(class_features: Tensor, logit_scale: float, orders: int) -> Tensor:
-    """Class features [C, D] in float32, after refusing what cannot start a stream."""
+    """Class features [C, D] in float32; ValueError if they cannot start a stream."""
     if class_features.ndim != 2 or 0 in class_features.shape:
         raise ValueError(
             f"class features {list(class_features.shape)}: expected [classes, width], "
@@ -47,7 +47,7 @@ def check_start(class_features: Tensor, logit_scale: float, orders: int) -> Tens
 def check_features(
     features: Tensor, orders: int, width: int, views: bool = False
 ) -> None:
-    """Refuse what are not features [O, T, D], or [O, T, V, D] with `views`."""
+    """ValueError unless features are [O, T, D], or with `views` [O, T, V, D]."""
     expected = f"[{orders} orders, images, {'views, ' if views else ''}width {width}]"
     shape = features.shape
     fits = features.ndim == 3 + views and shape[0] == orders and shape[-1] == width
@@ -62,9 +62,9 @@ def check_features(
 def in_pieces(
     piece: Piece, state: Any, features: Tensor, numbers: int, most: int = PIECE
 ) -> tuple[Any, Tensor]:
-    """The state after all images, and [O, T, C]: `piece` on a bounded number of images.
+    """The state after all images and their [O, T, C], by `piece` on parts of them.
 
-    `numbers` is the size of the largest tensor that it makes for one image.
+    `numbers` is the size of the largest tensor that `piece` makes for one image.
     """
     size = min(most, max(1, NUMBERS // numbers))
     made = []

@@ -1,4 +1,4 @@
-"""OnZeta: labels balanced as they come, and image-side classifiers learnt from them.
+"""OnZeta: labels balanced online, and image-side classifiers learnt from them.
 
 Online Zero-Shot Classification with CLIP, Qian and Hu 2024, arXiv 2408.13320; code
 idstcv/OnZeta. Image number i = 1, 2, ... of a stream of n, with feature x and class
@@ -69,18 +69,12 @@ def start(
         raise ValueError(f"weight is {weight}, but must lie in [0, 1]")
     if length is not None and length < 1:
         raise ValueError(f"length is {length}: a stream has one image at least")
-    return State(
-        known,
-        logit_scale,
+    classifiers, prices = (
         known.repeat(orders, 1, 1),
         known.new_zeros(orders, len(known)),
-        0,
-        length,
-        weight,
-        balance,
-        classifier_rate,
-        price_rate,
     )
+    settings = length, weight, balance, classifier_rate, price_rate
+    return State(known, logit_scale, classifiers, prices, 0, *settings)
 
 
 @torch.no_grad()

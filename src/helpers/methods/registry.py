@@ -1,18 +1,18 @@
 """Every method of the study: its name, what it needs, what it is compared with.
 
-A method enters itself where it stands; the decorator leaves the function as it is:
+A decorator on a method's function registers the method and returns the function:
 
     @method("zero", "ZERO", "votes", paper="arXiv 2405.18330", chapter="02")
     def zero(views, class_features, logit_scale): ...
 
 The leader board, the figures and the comparisons with papers read the entries. Variants
 follow one rule: a prediction file belongs to the entry whose key is the file's name or
-begins the name before "_" or "-"; of several, the longest key counts. So
-`tpt_linear-augmix` belongs to `tpt` until `tpt_linear` has an entry of its own. By the
-same rule an entry takes from another one the family, needs, paper and chapter that it
-leaves open: `tpt_revote` takes them from `tpt`.
+the name's beginning before "_" or "-"; of several such keys, the longest counts. So
+`tpt_linear-augmix` belongs to `tpt` unless `tpt_linear` has its own entry. By the same
+rule, `tpt_revote` inherits from `tpt` the family, needs, paper and chapter that its own
+entry does not give.
 
-This module is light; the first look-up imports all methods, and torch with them.
+Importing this module is cheap; the first look-up imports all methods and torch.
 """
 
 import importlib
@@ -80,8 +80,8 @@ FAMILIES = {
 ONE, ENSEMBLE = "one prompt", "the prompt ensemble"
 CANDIDATE, CONTROL = "candidate", "control"
 ROLES = (CANDIDATE, ONE, ENSEMBLE, CONTROL)
-"""Baselines repeat one prompt or the ensemble on a chapter's images; a control repeats
-another method there. Neither may be chosen as the best."""
+"""Baselines run one prompt or the ensemble on a chapter's images, controls another
+method. Neither can be the best method."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Entry:
     paper: str = ""
     chapter: str = ""  # that runs it
     colour: str = ""  # "#rrggbb"; a method without one is coloured by its letters
-    speaker: str = ""  # the variant that figures show for the method, "" for none
+    speaker: str = ""  # the variant that figures show, "" for none
     published: tuple[str, ...] = ()  # its names in published_results.csv
     role: str = CANDIDATE
 
@@ -120,18 +120,15 @@ def method(
     published: tuple[str, ...] = (),
     role: str = CANDIDATE,
 ) -> Callable[[F], F]:
-    """Enter the decorated function as a method; several entries may stand above it.
+    """Register the decorated function as a method, or as several by several decorators.
 
     Args:
-        key: the prediction file's name, or what the names of all variants begin with.
-        name: how figures and tables call the method; the key unless given. A variant
-            of another entry is shown in figures only if it is given a name.
-        family: of `FAMILIES`; "own" unless given here or by the entry it is a variant
-            of.
-        needs: of `NEEDS`; what the given family needs, or the entry it is a variant of,
-            unless given.
-        speaker: the prediction file that figures show, "" for none; the key unless
-            given.
+        key: the prediction file's name, or the beginning of all variants' names.
+        name: in figures and tables; by default the key. Figures show a variant of
+            another entry only if it has a name.
+        family: of `FAMILIES`; by default that of the main entry, or "own".
+        needs: of `NEEDS`; by default that of the given family, or of the main entry.
+        speaker: the prediction file that figures show, "" for none; by default the key.
 
         Others as in `Entry`.
 
@@ -139,11 +136,12 @@ def method(
         ValueError: an unknown family, need or role; or, at the decoration, a key that
             another function has entered.
     """
-    for what, value, known in (
+    choices = (
         ("family", family, FAMILIES),
         ("need", needs, NEEDS),
         ("role", role, ROLES),
-    ):
+    )
+    for what, value, known in choices:
         if value is not None and value not in known:
             use = ", ".join(map(repr, known))
             raise ValueError(f"method {key!r}: unknown {what} {value!r}; use {use}")
@@ -203,20 +201,19 @@ def _longest(keys: dict[str, Entry], ledger: str) -> str:
 
 
 def names() -> dict[str, str]:
-    """How figures and tables call each method, by key."""
+    """Each method's name in figures and tables, by key."""
     return {key: entry.name for key, entry in entries().items()}
 
 
 def published() -> dict[str, str]:
-    """The key that belongs to a method's name in `published_results.csv`."""
-    return {told: e.key for e in entries().values() for told in e.published}
+    """Our key for each method's name in `published_results.csv`."""
+    return {name: e.key for e in entries().values() for name in e.published}
 
 
 def ledgers(role: str) -> tuple[str, ...]:
-    """The prediction files that have a role, by chapter.
+    """The prediction files of a role, by chapter, then by the order of registration.
 
-    Those of a chapter come in the order of entry: of one function's decorators, the
-    lowest first.
+    Of one function's decorators, the lowest registers first.
     """
     having = [entries()[key] for key in _given if entries()[key].role == role]
     return tuple(e.key for e in sorted(having, key=lambda e: e.chapter))

@@ -1,4 +1,4 @@
-"""RLCF: another CLIP rewards what this one predicts, one test image at a time.
+"""RLCF: another CLIP rewards this one's predictions, one test image at a time.
 
 Test-Time Adaptation with CLIP Reward for Zero-Shot Generalization in Vision-Language
 Models, Zhao et al. 2023, arXiv 2305.18010. Of an image's views v, the S = int(rho V) of

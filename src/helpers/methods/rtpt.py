@@ -1,4 +1,4 @@
-"""R-TPT: sharpen each sure view for itself, then trust views that resemble others.
+"""R-TPT: minimise the entropy of each view, then weight views by their similarity.
 
 R-TPT: Improving Adversarial Robustness of Vision-Language Models through Test-Time
 Prompt Tuning, Sheng et al. 2025, arXiv 2504.11195; code TomSheng21/R-TPT. The prompt is

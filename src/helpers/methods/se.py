@@ -1,4 +1,4 @@
-"""SE: the image and its surest views in one mean, weighted by who is surer.
+"""SE: a weighted mean of the original image and its most confident views.
 
 USE: A Unified Self-Ensembling Framework for Test-Time Prompt Tuning, Jiang et al. 2026,
 ICML; code sirujiang/USE, `--algorithm se`. Nothing is tuned. With p_0 of view 0, the
@@ -41,5 +41,4 @@ def self_ensemble(
         others = selection.log_marginal(selection.take(logits, chosen))
         return online.mixture(others, logits[:, 0].log_softmax(dim=1), own[:, None])
 
-    numbers = views.shape[1] * len(class_features)
-    return selection.in_chunks(mix, views, class_features, numbers)
+    return selection.in_chunks(mix, views, class_features)

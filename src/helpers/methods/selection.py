@@ -7,12 +7,10 @@ and the set S of the K = int(rho V) views of lowest entropy:
     p_v = softmax(z_v)        H(p) = -sum_c p_c ln p_c
     q = mean_{v in S} p_v     marginal entropy = H(q)
 
-It is the entropy of the mean probability: neither the mean of the entropies nor the
-entropy of mean logits. All in log space, so that sure views give no 0 ln 0; the text's
-factor 1 / (rho V) is 1 / K, as in the released code. View 0, the image as it is,
-competes like any other.
-
-The last three functions are what every method on views starts with.
+The marginal entropy is the entropy of the mean probability: neither the mean of the
+entropies nor the entropy of mean logits. All is computed in log space, so that sure
+views give no 0 ln 0. The paper's factor 1 / (rho V) is 1 / K, as in the released code.
+View 0, the original image, competes like any other.
 """
 
 import math
@@ -22,7 +20,7 @@ import torch
 from torch import Tensor
 
 NUMBERS = 2**20
-"""How many float32 numbers a tensor of one chunk of images may hold: 4 MiB."""
+"""The most float32 numbers in a tensor of one chunk of images: 4 MiB."""
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -44,9 +42,9 @@ def keep_count(views: int, fraction: float) -> int:
 
 
 def confident(logits: Tensor, keep: int) -> Tensor:
-    """Positions int64 [B, K] of the K = `keep` views of lowest entropy, lowest first.
+    """Positions int64 [B, K] of the `keep` views of lowest entropy, lowest first.
 
-    Of logits [B, V, C]. Views that tie keep their order.
+    `logits`: [B, V, C]. Views that tie keep their order.
     """
     return lowest(entropy(logits), keep)
 
@@ -59,7 +57,7 @@ def lowest(entropies: Tensor, keep: int) -> Tensor:
 
 
 def ranked_choices(views: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
-    """The class of each of views [B, V, D], the surest view first: int64 [B, V]."""
+    """Predicted classes int64 [B, V] of views [B, V, D], lowest entropy first."""
     check(views, class_features)
 
     def choose(views: Tensor, class_features: Tensor) -> Tensor:
@@ -67,8 +65,7 @@ def ranked_choices(views: Tensor, class_features: Tensor, logit_scale: float) ->
         order = confident(logits, views.shape[1])
         return logits.argmax(dim=-1).gather(1, order)
 
-    numbers = views.shape[1] * len(class_features)
-    return in_chunks(choose, views, class_features, numbers)
+    return in_chunks(choose, views, class_features)
 
 
 def log_marginal(logits: Tensor) -> Tensor:
@@ -82,7 +79,7 @@ def marginal_entropy(logits: Tensor) -> Tensor:
 
 
 def check(views: Tensor, class_features: Tensor) -> None:
-    """Refuse what does not make views [B, V, D] of images and features [C, D]."""
+    """ValueError unless views are [B, V, D] and class features [C, D], all finite."""
     shapes = f"views {list(views.shape)}, class features {list(class_features.shape)}"
     if views.ndim != 3 or class_features.ndim != 2:
         raise ValueError(f"{shapes}: expected [images, views, width], [classes, width]")
@@ -104,13 +101,16 @@ def in_chunks(
     method: Callable[[Tensor, Tensor], Tensor],
     views: Tensor,
     class_features: Tensor,
-    numbers: int,
+    numbers: int | None = None,
 ) -> Tensor:
-    """[B, ...]: `method` on a bounded number of images at a time, in float32.
+    """`method`'s results [B, ...], computed on chunks of images in float32.
 
-    `numbers` is the size of the largest tensor that it makes for one image.
+    `numbers` is the size of the largest tensor that `method` makes for one image, by
+    default V C, the logits of all views.
     """
     class_features = class_features.float()
+    if numbers is None:
+        numbers = views.shape[1] * len(class_features)
     numbers = max(numbers, math.prod(views.shape[1:]))
     parts = views.split(max(1, NUMBERS // numbers))
     return torch.cat([method(part.float(), class_features) for part in parts])

@@ -1,4 +1,4 @@
-"""StatA: TransCLIP with each class tied to its text as long as few images are there.
+"""StatA: TransCLIP with the statistics of a class anchored to its text.
 
 Realistic Test-Time Adaptation of Vision-Language Models, Zanella et al. 2025, arXiv
 2501.03729; code MaxZanella/StatA. Batches with a few of the classes mislead methods

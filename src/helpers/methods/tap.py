@@ -1,4 +1,4 @@
-"""TAP: LaFTer's text classifier, on texts about the kind of image that is to come.
+"""TAP: LaFTer's text classifier, trained on texts about the expected kind of image.
 
 TAP: Targeted Prompting for Task Adaptive Generation of Textual Training Instances for
 Visual Classification, Mirza et al. 2023, arXiv 2309.06809. No image is used. A language
@@ -7,8 +7,8 @@ show ("what does a cartoon of a goldfish look like?"), and a linear classifier l
 from the answers as in the first stage of LaFTer (`helpers.methods.lafter`), with a rate
 of 1e-3, 400 to 5,500 steps, and without hand-written templates among its texts.
 
-`targeted` makes such texts from what is at hand: descriptors of the classes and names
-of renditions. Which renditions, is knowledge about the test images, no label of any.
+`targeted` makes such texts from descriptors of the classes and names of renditions. The
+choice of renditions is knowledge about the test set, but uses no label.
 
 Deviation: the released code takes classes in the order of its JSON file, which need not
 be the data set's; here a text's class is given with it.

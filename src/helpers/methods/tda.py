@@ -1,4 +1,4 @@
-"""TDA: sure images vote for their class, unsure ones against classes they exclude.
+"""TDA: caches of confident images vote for classes, of uncertain ones against them.
 
 Efficient Test-Time Adaptation of Vision-Language Models, Karmanov et al. 2024, arXiv
 2403.18293; code kdiAAA/TDA. For the image f with logits z, p = softmax(z), entropy H
@@ -64,18 +64,10 @@ def start(
 ) -> State:
     """Empty caches for class features [C, D]; weights are alpha, sharpnesses beta."""
     known = online.check_start(class_features, logit_scale, orders)
-    return State(
-        known,
-        logit_scale,
-        cache.empty(known, orders, positive_capacity),
-        cache.empty(known, orders, negative_capacity, len(known), torch.bool),
-        positive_weight,
-        positive_sharpness,
-        negative_weight,
-        negative_sharpness,
-        band,
-        masked,
-    )
+    positive = cache.empty(known, orders, positive_capacity)
+    negative = cache.empty(known, orders, negative_capacity, len(known), torch.bool)
+    weights = positive_weight, positive_sharpness, negative_weight, negative_sharpness
+    return State(known, logit_scale, positive, negative, *weights, band, masked)
 
 
 def step(state: State, features: Tensor) -> tuple[State, Tensor]:

@@ -1,4 +1,4 @@
-"""TENT: lower the entropy of predictions on the test stream itself.
+"""TENT: minimise the entropy of predictions on the test stream.
 
 Tent: Fully Test-Time Adaptation by Entropy Minimization, Wang et al. 2021, arXiv
 2006.10726. For a batch of test images with logits z, by norm scales and biases alone:
@@ -8,7 +8,7 @@ Tent: Fully Test-Time Adaptation by Entropy Minimization, Wang et al. 2021, arXi
 with CLIP's class features t frozen and its logit scale s. Without s the entropies are
 all near ln C and teach nothing.
 
-What goes by this name differs in four things, which `PROTOCOLS` sets together:
+Two protocols with this name differ in four settings, which `PROTOCOLS` holds:
 
     online     the paper's, with the rates of a benchmark on CLIP (github.com/
                mariodoebler/test-time-adaptation): SGD, 1 step a batch of 64, never
@@ -86,7 +86,7 @@ def tent(
     after its steps; without, its logits are those before its last step.
     `make_tower`: as in `lafter.lafter`; `class_features` [C, D].
     """
-    student = _student(make_tower, class_features, logit_scale)
+    student = Student(make_tower(norms=True), class_features, logit_scale)
     first = images[:batch]
     at_once = images_at_once(student, first)
     if batch_norm:
@@ -120,7 +120,7 @@ def marginal(
     `views`: of each image its views uint8 [V, 3, S, S], view 0 the image as it is, of
     which the share `rho` of lowest entropy counts.
     """
-    student = _student(make_tower, class_features, logit_scale)
+    student = Student(make_tower(norms=True), class_features, logit_scale)
     tuned = _Norms(student, optimizer)
     found, at_once = [], 0
     for of_image in progress(views):
@@ -136,7 +136,7 @@ def marginal(
 
 
 class _Norms:
-    """What of a student trains, its optimiser, and the way back to the start."""
+    """A student's trainable parameters, their optimiser and their initial values."""
 
     def __init__(
         self,
@@ -149,7 +149,7 @@ class _Norms:
         self._optimizer = optimizer(self._parameters)
 
     def step(self, losses: Iterable[Tensor]) -> None:
-        """One step down the sum of the losses, each made when the last one is done."""
+        """One step on the sum of the losses, whose graphs exist one at a time."""
         self._optimizer.zero_grad()
         for loss in losses:
             if not loss.isfinite():
@@ -179,8 +179,8 @@ def _marginal_entropies(
 ) -> Iterator[Tensor]:
     """Losses whose gradients add up to that of the views' marginal entropy.
 
-    It is no mean over views: in parts, the views go through once without graph, which
-    tells what each one's logits weigh in the gradient.
+    This entropy is no mean over views. In parts, the views go through once without a
+    graph, which gives the gradient with respect to each view's logits.
     """
     if len(views) <= at_once:
         yield selection.marginal_entropy(student(views)[None]).mean()
@@ -204,7 +204,7 @@ def _use_batch_statistics(student: Student, recompute: bool) -> None:
 
 
 class _Recomputed(nn.Module):
-    """A block whose inside is computed once more when its gradient is wanted."""
+    """A block that is computed again in the backward pass."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -212,9 +212,3 @@ class _Recomputed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return checkpoint(self.block, x, use_reentrant=False)
-
-
-def _student(
-    make_tower: Callable[..., nn.Module], class_features: Tensor, logit_scale: float
-) -> Student:
-    return Student(make_tower(norms=True), class_features, logit_scale)

@@ -44,11 +44,11 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class Tuned(NamedTuple):
-    """What tuning an image's context leaves."""
+    """The result of tuning contexts."""
 
     context: Tensor  # [B, M, W] after the last step
     gradient: Tensor  # [B, M, W] of the first step
-    selected: Tensor  # int64 [B, K], the views that were trusted
+    selected: Tensor  # int64 [B, K], the confident views
     losses: Tensor  # [B, steps], each before its step
 
 
@@ -150,19 +150,23 @@ def tune(
 ) -> Tuned:
     """The context of each image after `steps` AdamW steps on its own views.
 
-    `views`: unit features [B, V, D] of any float type, view 0 the original image.
-    `text_features`: contexts [..., M, W] -> unit class features [..., C, D].
-    `context`: where tuning starts, [M, W] for all images or [B, M, W]; float32.
-    `loss`: (logits [b, K, C] of the confident views, class features [b, C, D]) -> [b],
-    TPT's marginal entropy unless given.
-    `jacobian`: d class features / d context at a shared `context`, [C, D, M, W]. Saves
-    the backward passes of the first step.
-    `batch`: images that go through the text tower together. Results do not depend on it
-    but for rounding; memory does (`PromptTower.peak_bytes`).
+    Args:
+        views: unit features [B, V, D] of any float type, view 0 the original image.
+        text_features: contexts [..., M, W] -> unit class features [..., C, D].
+        context: where tuning starts, [M, W] for all images or [B, M, W]; float32.
+        loss: (logits [b, K, C] of the confident views, class features [b, C, D]) ->
+            [b], by default TPT's marginal entropy.
+        jacobian: d class features / d context at a shared `context`, [C, D, M, W];
+            saves the backward passes of the first step.
+        batch: images encoded together by the text tower; changes memory
+            (`PromptTower.peak_bytes`) and rounding.
+
+    Raises:
+        ValueError: shapes that do not fit, or numbers that are not finite.
     """
     _check(views, context, steps, batch, jacobian)
     keep = selection.keep_count(views.shape[1], rho)
-    loss = loss or _marginal_entropy
+    loss = loss or (lambda logits, class_features: selection.marginal_entropy(logits))
     shared, size = None, batch
     if context.ndim == 2:
         shared = _shared_start(text_features, context, jacobian, batch)
@@ -170,7 +174,9 @@ def tune(
         context = context.expand(len(views), -1, -1)
     parts = []
     for part, at in zip(views.split(size), context.split(size), strict=True):
-        at, part = at.detach(), _finite(part.to(at.dtype))
+        at, part = at.detach(), part.to(at.dtype)
+        if not part.isfinite().all():
+            raise ValueError("views hold NaN or infinite features")
         mean = square = torch.zeros_like(at)
         gradients, losses = [], []
         for step in range(1, steps + 1):
@@ -246,10 +252,6 @@ def _logits(views: Tensor, class_features: Tensor, logit_scale: float) -> Tensor
     return logit_scale * views @ class_features.mT
 
 
-def _marginal_entropy(logits: Tensor, class_features: Tensor) -> Tensor:
-    return selection.marginal_entropy(logits)
-
-
 def _loss_gradient(
     trusted: Tensor, features: Tensor, logit_scale: float, loss: Loss
 ) -> tuple[Tensor, Tensor]:
@@ -296,12 +298,6 @@ def _shared_start(
         return torch.cat([few(some) for some in cotangents.split(batch)])
 
     return features.detach(), pull
-
-
-def _finite(views: Tensor) -> Tensor:
-    if not views.isfinite().all():
-        raise ValueError("views hold NaN or infinite features")
-    return views
 
 
 def _check(

@@ -1,21 +1,21 @@
-"""One training loop for all that tunes without labels.
+"""The training loop of all methods that train without labels.
 
-A method brings a model, an optimiser and a step; the loop brings what is the same for
-all: order, log, memory estimate, checkpoint, and an eye on collapse.
+A method brings a model, an optimiser and a step. The loop does the rest: order, log,
+memory estimate, checkpoints, and the detection of collapse.
 
-- An epoch takes every image once, in an order that depends on (seed, epoch) alone, and
-  leaves out what does not fill a batch.
-- The log has a row per epoch. Training reads no label: what `evaluate` measures goes
-  into the log and nowhere else.
-- Self-training may talk itself into a few classes. With h the histogram of predicted
-  classes over an epoch, exp(H(h)) is their effective number. Where it falls below half
-  of an earlier epoch's, or is still below half of the first labels' in the fourth epoch
-  and not growing, the loop warns once, and goes on.
-- Where a loss is a mean over images, a batch whose graphs would take too much memory
-  goes through in parts whose gradients are added: the same step, to rounding.
-- A checkpoint after each epoch holds what trains, the optimiser and the log; the same
-  call goes on where a killed one stood, and ends with the same numbers. Who calls says
-  where states are kept, and how much memory is free.
+- An epoch takes every image once, in an order that depends only on seed and epoch, and
+  drops the last, incomplete batch.
+- The log has a row per epoch. Training reads no true label: results of `evaluate` go
+  into the log only.
+- Self-training may collapse to a few classes. With h the histogram of predicted classes
+  over an epoch, exp(H(h)) is their effective number. The loop warns once if it falls
+  below half of an earlier epoch's, or if in the fourth epoch it is still below half of
+  the first labels' and does not grow.
+- If a loss is a mean over images, a batch whose graphs need too much memory is split,
+  and the gradients of its parts are added: the same step up to rounding.
+- A checkpoint after each epoch holds the trained parameters, the optimiser and the log.
+  The same call resumes a killed run and ends with the same numbers. The caller says
+  where states are stored and how much memory is free.
 """
 
 import json
@@ -36,45 +36,45 @@ from helpers.keys import key
 
 COLLAPSED = 0.5  # share of the effective classes that there were
 PATIENCE = 3  # epochs that a network from scratch has to find the classes
-GROWING = 1.05  # times the effective classes of the epoch before
+GROWING = 1.05  # times the effective classes of the last epoch
 HEADROOM = 1.3  # memory at the peak, over that of the saved graph
 MEASURED = 2  # images in the batch that the memory estimate measures
-GRAPHS = 1e9  # bytes that the graphs of images may take at once, where they can part
-GPU_SHARE = 8  # a GPU gets so many times more
-PIXELS = 100 * 64**2  # of images that go through a tower at once without a graph
+GRAPHS = 1e9  # bytes of the graphs of one part of a batch that can be split
+GPU_SHARE = 8  # times as many on a GPU
+PIXELS = 100 * 64**2  # of images encoded at once without a graph
 GPU_PIXELS = 64 * PIXELS
 NO_LABEL = -1
 
 
 class Step(NamedTuple):
-    """What a method makes of a batch of b images."""
+    """The loss and labels of a batch of b images."""
 
     loss: Tensor
     logits: Tensor  # [b, C], the student's
-    labels: Tensor  # int64 [b], what it was taught, -1 for nothing
-    figures: Mapping[str, float] = {}  # their means over an epoch go into the log
+    labels: Tensor  # int64 [b], the student's targets, -1 for none
+    figures: Mapping[str, float] = {}  # logged as means over an epoch
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What training leaves."""
+    """The result of a training."""
 
     model: nn.Module  # of the last epoch
     log: pd.DataFrame  # a row per epoch
-    labels: Tensor  # int64 [epochs, N], what each image was taught, -1 for nothing
+    labels: Tensor  # int64 [epochs, N], each image's target, -1 for none
 
 
 class Checkpoint(Protocol):
-    """Where a training keeps its state, such as `helpers.store.checkpoints.Checkpoint`.
+    """Stores a training's state, such as `helpers.store.checkpoints.Checkpoint`.
 
     A state is a dictionary of tensors and plain values.
     """
 
     def load(self) -> dict[str, Any] | None:
-        """The state that was saved last, or None."""
+        """The last state, or None."""
 
     def save(self, state: dict[str, Any]) -> None:
-        """Keep a state in place of the one before."""
+        """Replace the last state."""
 
 
 class Student(nn.Module):
@@ -123,17 +123,19 @@ def train(
 ) -> Trained:
     """Train `model` in place on what `step(rows, epoch)` makes of images int64 [b].
 
-    `settings`: what decides the result besides the other arguments, for the checkpoint
-    to know its own run by; JSON can tell them.
-    `rate`: epoch -> learning rate that holds for it, constant unless given.
-    `additive`: the step's loss is a mean over images, each on its own.
-    `evaluate`: model -> figures of an epoch, for the log alone.
-    `checkpoint`: keeps a state after each epoch; training goes on from what it holds.
-    `free`: device -> bytes of memory to be had there; without it none are counted.
-    `progress` wraps the range of the epochs, say, to show a bar.
+    Args:
+        settings: all else that decides the result, as JSON values; a checkpoint with
+            other settings is refused.
+        rate: epoch -> its learning rate; the optimiser's, unless given.
+        additive: the step's loss is a mean of the images' own losses.
+        evaluate: model -> figures of an epoch, for the log only.
+        checkpoint: stores a state after each epoch; training resumes from its state.
+        free: device -> bytes of free memory; memory is not checked without it.
+        progress: wraps the range of epochs, for example to show a bar.
 
-    ValueError for a loss that is not finite and for a checkpoint of another run,
-    MemoryError before the start where the batch will not fit.
+    Raises:
+        ValueError: a loss that is not finite, or a checkpoint of another run.
+        MemoryError: the batch will not fit; raised before training.
     """
     if epochs < 1 or batch < 1 or images < 1:
         raise ValueError(f"{epochs} epochs, batches of {batch}, {images} images: 1 up")
@@ -173,7 +175,10 @@ def train(
             row |= {name: float(value) for name, value in evaluate(model).items()}
         rows.append(row)
         if checkpoint is not None:
-            checkpoint.save(_state(settings, model, optimizer, rows, taught))
+            parameters = {n: p.detach() for n, p in _trainable(model).items()}
+            state = {"parameters": parameters, "optimizer": optimizer.state_dict()}
+            state |= {"rows": rows, "labels": taught[: len(rows)].int()}
+            checkpoint.save({"settings": json.dumps(settings, sort_keys=True), **state})
     return Trained(model, pd.DataFrame(rows), taught)
 
 
@@ -181,7 +186,7 @@ def train(
 def logits(model: nn.Module, inputs: Tensor, batch: int = 0) -> Tensor:
     """Logits float32 [N, C] of a trained model, of images or features [N, ...].
 
-    `batch`: how many at once, 0 for what serves images of their size.
+    `batch`: how many at once; 0 chooses by the size of the images.
     """
     if not batch:
         on_cpu = next(model.parameters()).device.type == "cpu"
@@ -191,7 +196,7 @@ def logits(model: nn.Module, inputs: Tensor, batch: int = 0) -> Tensor:
 
 
 class Reported(NamedTuple):
-    """The number a run is given in a table, and how it was chosen."""
+    """The number that a table reports for a run, and how it was chosen."""
 
     value: float
     epoch: int
@@ -199,9 +204,9 @@ class Reported(NamedTuple):
 
 
 def reported(log: pd.DataFrame, column: str, faithful: bool = False) -> Reported:
-    """The last epoch's value of a column; `faithful` gives the greatest of all epochs.
+    """The last epoch's value of a column, or the greatest of all epochs if `faithful`.
 
-    The latter is what LaFTer's code prints: early stopping on test labels.
+    LaFTer's code prints the greatest: early stopping on test labels.
     """
     values = log[column]
     at = int(values.argmax()) if faithful else len(values) - 1
@@ -216,7 +221,7 @@ def effective_classes(predictions: Tensor) -> float:
 
 
 def order(images: int, batch: int, seed: int, epoch: int) -> list[Tensor]:
-    """An epoch's batches of positions int64 [batch]; an incomplete one is left out."""
+    """An epoch's batches of positions int64 [batch], without an incomplete one."""
     shuffled = np.random.default_rng([seed, epoch]).permutation(images)
     return list(torch.from_numpy(shuffled[: images - images % batch]).split(batch))
 
@@ -227,9 +232,9 @@ def chances(images: int, seed: int, epoch: int) -> Tensor:
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """What trains, in two groups: biases without weight decay, all else with it.
+    """Trainable parameters in two groups: biases without weight decay, others with it.
 
-    So do LaFTer's and other codes; the scales of norms decay.
+    LaFTer's and other codes do the same; the scales of norms decay.
     """
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     biases = [p for n, p in named if n.endswith("bias")]
@@ -245,11 +250,11 @@ def fitting(
     additive: bool = True,
     free: Callable[[torch.device], float] | None = None,
 ) -> int:
-    """How many of a batch's images may have a graph at once: all but for `additive`.
+    """How many of a batch's images may have a graph at once; all unless `additive`.
 
-    `forward` makes the graph of so many images. What fits is told from a few, and does
-    not depend on what else the machine does, lest results do. MemoryError where it is
-    more than is `free`, as in `train`.
+    `forward` makes the graph of a number of images. The result is estimated from a few
+    images and does not depend on the machine's load, so that results do not either.
+    Raises MemoryError if more than `free` bytes are needed, as in `train`.
     """
     few = min(MEASURED, batch)
     each = HEADROOM / few * graph_bytes(model, lambda: forward(few))
@@ -272,12 +277,12 @@ def images_at_once(model: nn.Module, images: Tensor) -> int:
 
 
 def graph_bytes(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Memory that a forward pass keeps for its backward pass, weights aside."""
+    """Bytes that a forward pass keeps for its backward pass, without the weights."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept = {}
 
-    # Nodes that held on to the tensors themselves would never be freed. The storages
-    # stay until all are counted, so that no address comes twice.
+    # Graph nodes that hold the tensors themselves would never be freed. Storages are
+    # kept until all are counted, so that no address is used twice.
     def keep(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
@@ -296,7 +301,7 @@ def _epoch(
     at_once: int,
     taught: Tensor,
 ) -> dict[str, float]:
-    """One epoch; writes what the images were taught, gives its row of the log."""
+    """Train one epoch, write targets into `taught`, return the log's row."""
     losses, predictions, figures = [], [], []
     for batch in batches:
         optimizer.zero_grad()
@@ -332,7 +337,7 @@ def _epoch(
 
 
 def _collapsed(rows: list[dict], classes: float, labels: float) -> bool:
-    """Whether these effective classes are few, after earlier epochs' `rows`."""
+    """Whether the number of effective classes has collapsed since earlier `rows`."""
     earlier = [row["effective_classes"] for row in rows]
     fallen = bool(rows) and classes < COLLAPSED * max(earlier)
     late = len(rows) >= PATIENCE
@@ -344,22 +349,6 @@ def _trainable(model: nn.Module) -> dict[str, Tensor]:
     return {n: p for n, p in model.named_parameters() if p.requires_grad}
 
 
-def _state(
-    settings: Mapping[str, object],
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    rows: list[dict],
-    taught: Tensor,
-) -> dict[str, Any]:
-    return {
-        "settings": json.dumps(settings, sort_keys=True),
-        "parameters": {n: p.detach() for n, p in _trainable(model).items()},
-        "optimizer": optimizer.state_dict(),
-        "rows": rows,
-        "labels": taught[: len(rows)].int(),
-    }
-
-
 def _resume(
     checkpoint: Checkpoint,
     settings: Mapping[str, object],
@@ -367,7 +356,7 @@ def _resume(
     optimizer: torch.optim.Optimizer,
     taught: Tensor,
 ) -> list[dict]:
-    """The log so far, after putting model, optimiser and labels where it ends."""
+    """Restore model, optimiser and labels from the checkpoint; return its log."""
     content = checkpoint.load()
     if content is None:
         return []

@@ -1,4 +1,4 @@
-"""TransCLIP: Gaussians, neighbours and the text's opinion settle a set's labels.
+"""TransCLIP: labels of a set from Gaussians, neighbours and zero-shot probabilities.
 
 Boosting Vision-Language Models with Transduction, Zanella et al. 2024, arXiv
 2406.01837; code MaxZanella/transduction-for-vlms. The zero-shot form. Labels z_i of
@@ -27,7 +27,7 @@ from helpers.methods.registry import method
 
 ROUNDS = 10
 INNER = 5
-SOFTNESS = 50.0  # divides all but the text's opinion
+SOFTNESS = 50.0  # divides all terms but the zero-shot one
 MIN_VARIANCE = 1e-6
 
 

@@ -7,7 +7,7 @@ Unsupervised Prompt Learning for Vision-Language Models, Huang, Chu and Wei 2022
     of each class keep the 16 most confident images that bear it as their label
     learn a context on them as CoOp does on labelled ones (see `helpers.methods.coop`)
 
-There is no threshold, and classes that nobody is taken for get no image. The recipe is
+There is no threshold, and a class that is never predicted gets no image. The recipe is
 CoOp's: 16 tokens from N(0, 0.02^2), SGD, 50 epochs, batches of 32.
 
 Deviations: as CoOp's here, float32 and views drawn once. The paper's best numbers
@@ -48,7 +48,7 @@ class Prompted(nn.Module):
 
 
 def confident_images(logits: Tensor, per_class: int = 16) -> Tensor:
-    """Positions int64 [M], ascending, of the images that teach, of logits [N, C].
+    """Positions int64 [M], ascending, of the images to train on, from logits [N, C].
 
     Images of equal confidence keep their order.
     """
@@ -82,12 +82,12 @@ def upl(
 ) -> Trained:
     """A `Prompted` context, learned from unlabelled images' features.
 
-    `image_features`: unit, any float type, [N, D], or [N, V, D] for V views an image;
-    of a bank, give `views[:, 1:]`: the authors never train on the plain image.
-    `zero_shot_logits`: [N, C] of the plain images.
-    `text_features`, `start`: as in `coop.train`. `loop`: as in `lafter.lafter`.
+    The model takes unit features. `labels` of the result are -1 for images not kept.
 
-    The model it gives takes unit features. Its `labels` are -1 for images not kept.
+    Args:
+        image_features, text_features, start: as in `coop.train`.
+        zero_shot_logits: [N, C] of the original images.
+        loop: as in `lafter.lafter`.
     """
     if len(image_features) != len(zero_shot_logits):
         raise ValueError(

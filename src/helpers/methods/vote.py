@@ -46,8 +46,7 @@ def confident_vote(
         positions = selection.confident(logits, keep)
         return selection.log_marginal(selection.take(logits, positions))
 
-    numbers = views.shape[1] * len(class_features)
-    return selection.in_chunks(vote, views, class_features, numbers)
+    return selection.in_chunks(vote, views, class_features)
 
 
 def reference_vote(
@@ -64,8 +63,7 @@ def reference_vote(
         positions = selection.lowest(entropies, keep)
         return selection.log_marginal(selection.take(logits, positions))
 
-    numbers = views.shape[1] * len(class_features)
-    return selection.in_chunks(vote, views, class_features, numbers)
+    return selection.in_chunks(vote, views, class_features)
 
 
 def mean_vote(views: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
@@ -75,8 +73,7 @@ def mean_vote(views: Tensor, class_features: Tensor, logit_scale: float) -> Tens
     def vote(views: Tensor, class_features: Tensor) -> Tensor:
         return selection.log_marginal(logit_scale * views @ class_features.T)
 
-    numbers = views.shape[1] * len(class_features)
-    return selection.in_chunks(vote, views, class_features, numbers)
+    return selection.in_chunks(vote, views, class_features)
 
 
 def reference_keep_count(views: int, rho: float) -> int:

@@ -62,7 +62,7 @@ def zero(
         share = votes / votes.sum(dim=1, keepdim=True)
         return share.clamp(min=torch.finfo(share.dtype).tiny).log()
 
-    return selection.in_chunks(vote, views, class_features, count * len(class_features))
+    return selection.in_chunks(vote, views, class_features)
 
 
 def _winner(tied: Tensor, choices: Tensor, logits: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""ZLaP: labels flow from the class names through a graph of all images.
+"""ZLaP: label propagation from the class names through a graph of all images.
 
 Label Propagation for Zero-shot Classification with Vision-Language Models, Stojnic et
 al. 2024, arXiv 2404.04072; code vladan-stojnic/ZLaP. Class names and images are the

@@ -1,10 +1,10 @@
-"""What is computed once is kept on disk.
+"""Results that are computed once and kept on disk.
 
-Encoders are the expensive part of every chapter and their output depends on nothing
-but weights, precision and input. So it is found by a key of all that made it: a second
-run reads it, a changed model or picture misses it, and a killed run goes on where it
-stood. `helpers.store.folders` tells what each key is made of. There are two payloads:
-chunks of tensors (`chunks`), read whole, and rows of one shape (`rows`), mapped.
+Encoders are the expensive part of every chapter, and their output depends only on
+weights, precision and input. A key of these inputs names its folder: a second run reads
+the folder, a changed model or image gets a new one, and a killed run resumes.
+`helpers.store.folders` lists what each key is made of. There are two payloads: chunks
+of tensors (`chunks`), read whole, and rows of one shape (`rows`), memory-mapped.
 """
 
 from helpers.store.captioning import captions

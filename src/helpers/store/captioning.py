@@ -1,8 +1,8 @@
-"""Captions, each kept under the key of its picture.
+"""Captions, each stored under the key of its image.
 
-A picture is captioned once, however many data sets and samples hold it. Captions are
-lines, each a checksum and JSON, that are only ever appended: a killed run loses one
-batch.
+An image is captioned once, even if several data sets or samples contain it. A caption
+is a line of a file, a checksum and JSON. Lines are only appended, so a killed run loses
+one batch.
 """
 
 import json
@@ -29,10 +29,11 @@ READERS = 4  # threads that decode pictures
 
 
 def captions(captioner: "Captioner", dataset: Dataset) -> pd.DataFrame:
-    """A caption for every picture, from disk where it was captioned before.
+    """A caption for every image; only images without a stored caption are captioned.
 
-    Columns, a row per id: `image_id`, `caption`, and `seconds`, what captioning the
-    picture took when that was done.
+    Returns:
+        A row per image: `image_id`, `caption`, and `seconds`, the time that captioning
+        the image took when its caption was made.
     """
     store = folder("captions", captioner.key) / "captions.jsonl"
     (known, damaged), keys = _read(store), _known_keys(dataset)
@@ -71,7 +72,7 @@ def _key_file(dataset: Dataset) -> Path:
 
 
 def _known_keys(dataset: Dataset) -> list[str]:
-    """The pictures' keys, empty where the data set is new: no picture is opened."""
+    """The images' keys, "" for each if the data set is new; opens no image."""
     new = [""] * len(dataset)
     try:
         found = json.loads(_key_file(dataset).read_text(encoding="utf-8"))
@@ -95,7 +96,7 @@ def _read(store: Path) -> tuple[dict[str, tuple[str, float]], int]:
 
 
 def _append(store: Path, rows: dict[str, tuple[str, float]]) -> None:
-    """One write, begun on a line of its own whatever an earlier run left."""
+    """Append in one write that starts a new line, after a possibly unfinished one."""
     store.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps([name, *row]).encode() for name, row in rows.items()]
     lines = [_checksum(line) + b" " + line for line in lines]
@@ -112,10 +113,10 @@ def _checksum(line: bytes) -> bytes:
 def _batches(
     dataset: Dataset, positions: Sequence[int], size: int
 ) -> Iterator[tuple[Sequence[int], list[Image]]]:
-    """Positions and pictures, so many at once.
+    """Positions and images of each batch.
 
-    They are not read while the captioner works: both are Python, thousands of small
-    steps, and in turns they are several times faster than side by side.
+    Images are not read while the captioner works: both are thousands of small Python
+    steps, which run several times faster in turns than side by side.
     """
     with ThreadPoolExecutor(READERS) as readers:
         for start in range(0, len(positions), size):

@@ -1,4 +1,4 @@
-"""States of a training on disk: whole, or not there."""
+"""Training states on disk: a state is either complete or absent."""
 
 import zipfile
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ from helpers.files import replacing
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a state of tensors and plain values over the one before.
+    """Replace the state at `path` by a new one of tensors and plain values.
 
-    Raises `files.DiskFull` where the disk is full.
+    Raises:
+        files.DiskFull: the disk is full.
     """
     # Given a path, torch would not say why it cannot write.
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -22,9 +23,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The state on the CPU, or None where there is none, or a damaged one.
+    """The state on the CPU, or None if it is missing or damaged.
 
-    torch.load looks at no checksum, though torch.save writes them: the file is a zip.
+    torch.load does not verify the checksums of the zip file that torch.save writes.
     """
     if not path.is_file():
         return None
@@ -32,7 +33,7 @@ def load(path: Path) -> dict[str, Any] | None:
         with zipfile.ZipFile(path) as file:
             if file.testzip() is None:
                 return torch.load(path, weights_only=True, map_location="cpu")
-    except Exception:  # as many kinds as there are ways to be damaged
+    except Exception:  # damaged files raise exceptions of many types
         pass
     print(f"{path.parent.name}/{path.name} is damaged: training begins anew")
     return None
@@ -40,8 +41,8 @@ def load(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What `helpers.methods.training.train` goes on from: a folder with its last state,
-    `checkpoint.pt`, and for people its log, `log.csv`."""
+    """A folder from which `helpers.methods.training.train` resumes: its last state,
+    `checkpoint.pt`, and its log for people, `log.csv`."""
 
     folder: Path
 
@@ -50,7 +51,7 @@ class Checkpoint:
         return load(self.folder / "checkpoint.pt")
 
     def save(self, state: dict[str, Any]) -> None:
-        """Take the place of the state before; `state["rows"]` is the log."""
+        """Replace the last state; `state["rows"]` is the log."""
         with replacing(self.folder / "log.csv") as temporary:
             pd.DataFrame(state["rows"]).to_csv(temporary, index=False)
         save(self.folder / "checkpoint.pt", state)

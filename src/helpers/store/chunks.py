@@ -1,9 +1,12 @@
-"""Results of work on many rows, kept in chunks: a killed run loses the one it was at.
+"""Rows of tensors in chunk files; a killed run loses only the chunk at work.
 
 A chunk is a file of `helpers.store.tensors` with the rows of a span and the seconds
-they took. A damaged one is made again. What the rows are stands nowhere but in the
-folder's name, which is a key of all that made them. Two processes that fill one folder
-leave the same rows.
+they took. Damaged chunks are made again. The folder's name, a key of all inputs,
+identifies the rows. Two processes that fill one folder write the same rows.
+
+Why no library: caches such as joblib's store the result of a whole call, which a killed
+run loses. Zarr would write and check such chunks, but the loop that finds, makes and
+times the missing ones would still be ours.
 """
 
 import time
@@ -19,17 +22,21 @@ from helpers.progress import track
 from helpers.store import tensors
 
 Work = Callable[[range], Iterator[tuple[Sequence[int], Tensor]]]
-"""A span -> its rows, some at a time: their numbers, and what they hold.
-
-Plain enough for other processes to do.
-"""
+"""A span -> batches of its rows, numbers and values; workers may run it."""
 
 
 def in_chunks(folder: Path, rows: int, work: Work, label: str, size: int) -> Tensor:
-    """All rows [rows, ...] on the CPU: from `folder`, and from `work` what is missing.
+    """All rows [rows, ...] on the CPU, read from `folder`, or else made by `work`.
 
-    `size` rows go into a file. `label` says beside the progress what is at work. Raises
-    `files.DiskFull` where the disk is full.
+    Args:
+        folder: holds the chunk files; made if needed.
+        rows: number of rows.
+        work: makes the rows of a span.
+        label: describes the work beside its progress.
+        size: rows per file.
+
+    Raises:
+        files.DiskFull: the disk is full.
     """
     files = _files(folder, rows, size)
     found: dict[range, tuple[Tensor, float]] = {}
@@ -43,7 +50,7 @@ def in_chunks(folder: Path, rows: int, work: Work, label: str, size: int) -> Ten
 
     def alone() -> Iterator[int]:
         for span in missing:
-            chunk = _read(files[span], span)  # another process's, meanwhile?
+            chunk = _read(files[span], span)  # another process may have made it
             if chunk is None:
                 chunk = yield from _gather(work, span)
                 _write(files[span], *chunk)
@@ -60,9 +67,10 @@ def in_chunks(folder: Path, rows: int, work: Work, label: str, size: int) -> Ten
 
 
 def seconds(folder: Path, rows: int, size: int) -> float:
-    """What the work on all rows took when it was done.
+    """The seconds that all rows took when they were made.
 
-    Raises FileNotFoundError where some of it is not there.
+    Raises:
+        FileNotFoundError: a chunk is missing or damaged.
     """
     total = 0.0
     for span, path in _files(folder, rows, size).items():
@@ -74,13 +82,13 @@ def seconds(folder: Path, rows: int, size: int) -> float:
 
 
 def _files(folder: Path, rows: int, size: int) -> dict[range, Path]:
-    """The files that hold so many rows, written or not."""
+    """The chunk file of each span, whether or not it exists."""
     spans = [range(i, min(i + size, rows)) for i in range(0, rows, size)]
     return {s: folder / f"{s.start:07d}-{s.stop:07d}.safetensors" for s in spans}
 
 
 def _gather(work: Work, span: range) -> Generator[int, None, tuple[Tensor, float]]:
-    """Yield the rows' numbers as they are done; returns the rows and their seconds."""
+    """Yield each row's number when it is done; return the rows and their seconds."""
     began = time.perf_counter()
     whole = torch.empty(0)
     for numbers, rows in work(span):
@@ -102,7 +110,7 @@ def _gathered(work: Work, span: range) -> tuple[Tensor, float]:
 
 
 def _read(path: Path, span: range) -> tuple[Tensor, float] | None:
-    """A chunk, or None where it is missing or damaged and so must be made again."""
+    """The rows and seconds of a chunk, or None if it is missing or damaged."""
     try:
         found, facts = tensors.load(path)
     except (FileNotFoundError, ValueError):

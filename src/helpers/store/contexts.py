@@ -1,10 +1,10 @@
 """Learned contexts on disk: our own files, and the checkpoints of CoOp and CoCoOp.
 
-Ours are safetensors whose metadata tell which backbone, data set and recipe made them.
-Those of the authors' code (github.com/KaiyangZhou/CoOp, `model.pth.tar-EPOCH`) are
-read as tensors only: of their state dict, `ctx` and `meta_net.*` are what was learned;
-`token_prefix` and `token_suffix` spell the training classes and are dropped, since a
-context goes to other data sets with their own class names.
+Ours are safetensors whose metadata name the backbone, data set and recipe. Checkpoints
+of the authors' code (github.com/KaiyangZhou/CoOp, `model.pth.tar-EPOCH`) are read as
+tensors only: `ctx` and `meta_net.*` of their state dict were learned; `token_prefix`
+and `token_suffix` hold the training classes and are dropped, since a context serves
+other data sets with other class names.
 """
 
 import json
@@ -35,10 +35,16 @@ def save(
     dataset: str,
     recipe: Mapping[str, object],
 ) -> None:
-    """Write what was learned, whole or not at all.
+    """Write learned tensors, completely or not at all.
 
-    `path` ends in .safetensors; `tensors` is `{"context": context}` of CoOp or
-    `model._asdict()` of CoCoOp; `recipe` holds what JSON can tell.
+    Args:
+        path: ends in .safetensors.
+        tensors: `{"context": context}` of CoOp, or `model._asdict()` of CoCoOp.
+        dataset: name of the training data.
+        recipe: training settings that JSON can represent.
+
+    Raises:
+        ValueError: another suffix, or no context among the tensors.
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: learned contexts are saved as .safetensors files")
@@ -55,7 +61,7 @@ def save(
 
 
 def sound(path: Path) -> bool:
-    """Whether a file of ours is there and whole."""
+    """Whether one of our files exists and is undamaged."""
     try:
         _ours(path)
     except (FileNotFoundError, ValueError):
@@ -64,9 +70,9 @@ def sound(path: Path) -> bool:
 
 
 def facts(path: Path) -> dict:
-    """What a file of ours tells: backbone (its key), fingerprint, dataset, recipe."""
-    told = _ours(path)[1]
-    return {**told, "recipe": json.loads(told["recipe"])}
+    """One of our files' metadata: backbone (its key), fingerprint, dataset, recipe."""
+    metadata = _ours(path)[1]
+    return {**metadata, "recipe": json.loads(metadata["recipe"])}
 
 
 def load(path: Path, backbone: Backbone, classes: int | None = None) -> Tensor:
@@ -119,11 +125,11 @@ def _read(path: Path, backbone: Backbone) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no learned context at {path}")
     if path.suffix == ".safetensors":
-        tensors, told = _ours(path)
-        if told["fingerprint"] != backbone.fingerprint:
+        tensors, metadata = _ours(path)
+        if metadata["fingerprint"] != backbone.fingerprint:
             raise ValueError(
-                f"{path} was learned with {told['backbone']}; {backbone.name} has the "
-                f"weights {backbone.fingerprint}: train one for them"
+                f"{path} was learned with {metadata['backbone']}; {backbone.name} has "
+                f"the weights {backbone.fingerprint}: train one for them"
             )
     else:
         tensors = _official(path)
@@ -139,17 +145,23 @@ def _read(path: Path, backbone: Backbone) -> dict[str, Tensor]:
 
 
 def _ours(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors, told = files.load(path)
-    if "context" not in tensors or "fingerprint" not in told:
+    tensors, metadata = files.load(path)
+    if "context" not in tensors or "fingerprint" not in metadata:
         raise ValueError(f"{path} holds {sorted(tensors)}: no learned context of ours")
-    return tensors, told
+    return tensors, metadata
 
 
 def _official(path: Path) -> dict[str, Tensor]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # as many kinds as there are ways to be damaged
-        raise ValueError(_unreadable(path)) from error
+    except Exception as error:  # damaged files raise exceptions of many types
+        raise ValueError(
+            f"{path} cannot be read as tensors only. Full CoOp checkpoints also carry "
+            "optimizer and scheduler objects, which can run any code when they are "
+            "loaded; if you trust the file, keep its tensors in a new one, in Python:\n"
+            f"  c = torch.load({str(path)!r}, map_location='cpu', weights_only=False)\n"
+            f"  torch.save({{'state_dict': c['state_dict']}}, {f'{path}.pt'!r})"
+        ) from error
     state = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
     state = state if isinstance(state, dict) else {}
     if "ctx" not in state:
@@ -161,16 +173,6 @@ def _official(path: Path) -> dict[str, Tensor]:
     if not all(isinstance(tensor, Tensor) for tensor in learned.values()):
         raise ValueError(f"{path} holds something else than tensors: fetch it again")
     return {name: tensor.float() for name, tensor in learned.items()}
-
-
-def _unreadable(path: Path) -> str:
-    return (
-        f"{path} cannot be read as tensors only. Full CoOp checkpoints also carry "
-        "optimizer and scheduler objects, which can run any code when they are loaded; "
-        "if you trust the file, keep its tensors in a new one, in Python:\n"
-        f"  c = torch.load({str(path)!r}, map_location='cpu', weights_only=False)\n"
-        f"  torch.save({{'state_dict': c['state_dict']}}, {f'{path}.pt'!r})"
-    )
 
 
 def _width(backbone: Backbone) -> int:

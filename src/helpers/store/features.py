@@ -1,11 +1,11 @@
-"""Features of pictures as they are and of prompts, in chunks.
+"""Features of images and prompts, in chunks."""
 
-A killed run loses at most the chunk it was at.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,16 +13,18 @@ from torch import Tensor
 from helpers.data.dataset import Dataset
 from helpers.models import template_prompts
 from helpers.models.clip import Backbone
-from helpers.store.ahead import ahead
 from helpers.store.chunks import in_chunks, seconds
 from helpers.store.folders import folder
 
-SHARD = 512  # rows per file: what a killed run can lose
+SHARD = 512  # rows per file: the most that a killed run loses
 BATCH = 64
+THREADS = 4
+
+Result = TypeVar("Result")
 
 
 def image_features(backbone: Backbone, dataset: Dataset) -> Tensor:
-    """Unit features of the data set's images as they are, float32 [N, D] on the CPU."""
+    """Unit features of all images, unaugmented: float32 [N, D] on the CPU."""
 
     def read(n: int) -> Tensor:
         return backbone.preprocess(dataset.image(n))
@@ -39,7 +41,7 @@ def image_features(backbone: Backbone, dataset: Dataset) -> Tensor:
 
 
 def seconds_per_image(backbone: Backbone, dataset: Dataset) -> float:
-    """What reading, preprocessing and encoding cost when the features were made."""
+    """Seconds to read, preprocess and encode an image when the features were made."""
     where = _image_folder(backbone, dataset)
     return seconds(where, len(dataset), SHARD) / len(dataset)
 
@@ -67,9 +69,15 @@ def prompt_cosines(
 ) -> Tensor:
     """Cosines float32 [N, C] of each image with the classes in its own template.
 
-    There are N x C prompts, too many to keep the features of. Templates are those of
-    `helpers.models.template_prompts`; images that share one share its encoding.
-    `characters` cuts every prompt there.
+    The features of N x C prompts would be too large to store. Images that share a
+    template share its encoding.
+
+    Args:
+        templates: one for each image, as in `helpers.models.template_prompts`.
+        characters: cuts every prompt to this length, if given.
+
+    Raises:
+        ValueError: not one template for each image.
     """
     if len(templates) != len(dataset):
         raise ValueError(
@@ -77,21 +85,23 @@ def prompt_cosines(
             "each image needs its own"
         )
     images = image_features(backbone, dataset)
-    order = sorted(range(len(dataset)), key=templates.__getitem__)  # equal ones meet
+    order = sorted(
+        range(len(dataset)), key=templates.__getitem__
+    )  # equal ones together
 
     def encode(span: range) -> Iterator[tuple[list[int], Tensor]]:
-        of: dict[str, list[int]] = {}  # template -> places in the order
-        for place in span:
-            of.setdefault(templates[order[place]], []).append(place)
-        distinct = list(of)
+        rows_of: dict[str, list[int]] = {}  # template -> positions in the order
+        for row in span:
+            rows_of.setdefault(templates[order[row]], []).append(row)
+        distinct = list(rows_of)
         for chosen, features in template_prompts.features(
             backbone, distinct, dataset.class_names, characters
         ):
             for position, texts in zip(chosen, features.cpu(), strict=True):
-                places = of[distinct[position]]
-                own = images[[order[place] for place in places]]
+                rows = rows_of[distinct[position]]
+                own = images[[order[row] for row in rows]]
                 # In float64, so that equal features give equal cosines.
-                yield places, (own.double() @ texts.double().T).float()
+                yield rows, (own.double() @ texts.double().T).float()
 
     label = f"encoding {dataset.name}'s prompts with {backbone.name}"
     where = _prompt_folder(backbone, dataset, templates, characters)
@@ -107,9 +117,27 @@ def prompt_seconds_per_image(
     templates: Sequence[str],
     characters: int | None = None,
 ) -> float:
-    """What encoding an image's prompts cost when the cosines were made."""
+    """Seconds to encode an image's prompts when the cosines were made."""
     where = _prompt_folder(backbone, dataset, templates, characters)
     return seconds(where, len(dataset), SHARD) / len(dataset)
+
+
+def ahead(
+    work: Callable[[int], Result], positions: Iterable[int], most: int
+) -> Iterator[tuple[int, Result]]:
+    """Yield (n, work(n)) in order, made by threads while the encoder works.
+
+    At most `most` results wait to be taken.
+    """
+    with ThreadPoolExecutor(THREADS) as threads:
+        pending: deque = deque()
+        for n in positions:
+            pending.append((n, threads.submit(work, n)))
+            if len(pending) > most:
+                first, result = pending.popleft()
+                yield first, result.result()
+        for n, result in pending:
+            yield n, result.result()
 
 
 def _image_folder(backbone: Backbone, dataset: Dataset) -> Path:

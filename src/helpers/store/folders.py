@@ -1,6 +1,6 @@
-"""Where the store keeps what: `CACHE/store/KIND/KEY`, the key of all that made it.
+"""The store's folders: `CACHE/store/KIND/KEY`, with a key of all inputs.
 
-    kind        payload             its key is made of
+    kind        payload             inputs in its key
     images      features, chunks    backbone, data set
     texts       features, chunks    backbone, prompts
     prompts     cosines, chunks     backbone, data set, templates, characters
@@ -15,9 +15,9 @@
     trained     checkpoint and log  backbone, pixels of the pool, tensors, settings
     picto       chunks              the world's hash, split and span, the tokenizer
 
-A backbone is its weights, architecture, preprocessing, precision and kind of device. A
-data set is its name, ids, labels and class names, and of each picture file the name,
-size and time of change: a picture that was edited in place is another one.
+A backbone counts with its weights, architecture, preprocessing, precision and kind of
+device. A data set counts with its name, ids, labels and class names, and with the name,
+size and modification time of each image file, so that an edited image gets a new key.
 """
 
 from pathlib import Path
@@ -27,5 +27,5 @@ from helpers.paths import CACHE
 
 
 def folder(kind: str, *made_by: object) -> Path:
-    """The folder of what these parts made, see `keys.key`; it need not be there."""
+    """The folder of what these inputs made, see `keys.key`; it may not exist."""
     return CACHE / "store" / kind / key(*made_by)

@@ -1,8 +1,8 @@
 """Features of generated views: a diffusion model's variations of every image.
 
-One costs as much as many crops, so their price is told before they are made, a cap in
-minutes takes a fixed part of the images instead of all, and whatever was made stays:
-a row of `helpers.store.rows` for each image.
+A variation costs as much as many crops. So the cost is printed after the first images,
+a limit in minutes restricts the work to a fixed subset of the images, and each image's
+features are stored as a row of `helpers.store.rows`.
 """
 
 import math
@@ -42,15 +42,18 @@ def generated_features(
     seed: int = 0,
     max_minutes: float = 0.0,
 ) -> Generated:
-    """Features of `count` variations of each image; the original is not among them.
+    """Features of `count` variations of each image, without the original.
 
-    View v of an image is drawn from a seed that depends on `seed`, the image's id and
-    v, and then cropped as the backbone crops images. `max_minutes` bounds what making
-    all that is returned took, in this run or before: images come in an order that
-    depends on `seed` and their ids alone, and the first that fit are taken, at least
-    one; 0 is no bound. Says what it will take before it starts, and which part fits.
+    Args:
+        count: variations of each image, drawn from seeds that depend on `seed`, the
+            image's id and the variation's number, and cropped by the backbone's crop.
+        max_minutes: bounds the total time, in this and earlier runs, of what is
+            returned: the first images that fit, at least one, in an order that depends
+            on `seed` and their ids alone. 0 is no bound.
 
-    Raises ValueError for a count below 1 and OSError where the disk has no room.
+    Raises:
+        ValueError: a count below 1 or a negative bound.
+        OSError: the disk has no room.
     """
     if count < 1 or max_minutes < 0:
         raise ValueError(
@@ -62,7 +65,7 @@ def generated_features(
     budget = 60 * max_minutes or math.inf
     missing = rows.missing()
     spent = rows.seconds().astype(float)
-    spent[missing] = 0  # by row; what is damaged counts for nothing
+    spent[missing] = 0  # by row; damaged rows count 0
     if missing and spent.sum() < budget:
         rows.check_room(len(missing))
         made = _make(backbone, dataset, variator, rows, order, spent, budget, seed)
@@ -98,7 +101,7 @@ def _make(
     budget: float,
     seed: int,
 ) -> Iterator[int]:
-    """Make rows in their order until the budget is spent; fills `spent` on the way."""
+    """Make rows in `order` until the budget of seconds is spent; updates `spent`."""
     _, count, _ = rows.shape
     together = max(1, variator.batch // count)  # images
     todo, redrawn, given_up = [n for n in order if not spent[n]], 0, 0
@@ -134,7 +137,7 @@ def _make(
 def _print_cost(
     variator: Variator, images: int, count: int, seconds: float, budget: float
 ) -> None:
-    """The price: images x views x seconds, from what the first images took."""
+    """Print images x views x seconds, estimated from the first images."""
     whole = images * seconds
     bound = "" if whole <= budget else f"; the cap is {budget / 60:g} minutes"
     print(

@@ -1,4 +1,4 @@
-"""Safetensors files that know whether they are whole, by a checksum of their own."""
+"""Safetensors files with a checksum of their content."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +12,10 @@ from helpers.keys import key
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], **facts: str) -> None:
-    """Write tensors by name, and facts beside them, whole or not at all.
+    """Write named tensors and `facts`, the file's metadata, completely or not at all.
 
-    Raises `files.DiskFull` where the disk is full.
+    Raises:
+        files.DiskFull: the disk is full.
     """
     tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     content = safetensors.save(tensors, {**facts, "checksum": key(tensors, facts)})
@@ -23,9 +24,11 @@ def save(path: Path, tensors: Mapping[str, Tensor], **facts: str) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors, on the CPU, and the facts of a file.
+    """A file's tensors, on the CPU, and its metadata.
 
-    Raises FileNotFoundError, and ValueError for a damaged file.
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
     """
     try:
         with safe_open(path, "pt") as file:

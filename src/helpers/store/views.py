@@ -1,10 +1,10 @@
-"""Features of all views of all images: drawn and encoded once, mapped when read.
+"""Features of all views of all images, encoded once and memory-mapped when read.
 
-An image's views come from a generator of its own and are batched with each other only.
-So its features depend, to the bit, on no other image, no order and no number of
-drawing threads. Two processes take the missing images in orders of their own and pass
-over those that the other has made. Workers (`helpers.parallel`) make spans of images,
-and the process that asked writes the rows; a killed run loses the spans at work.
+An image's views come from the image's own generator and are batched only with each
+other. So its features do not depend, to the bit, on other images, their order or the
+number of threads. Two processes take the missing images in different orders and skip
+those that the other has made. Workers (`helpers.parallel`) make spans of images, and
+the calling process writes the rows; a killed run loses the spans at work.
 """
 
 import random
@@ -21,7 +21,7 @@ from helpers import views as recipes
 from helpers.data.dataset import Dataset
 from helpers.models.clip import Backbone
 from helpers.progress import track
-from helpers.store.ahead import ahead
+from helpers.store.features import ahead
 from helpers.store.folders import folder
 from helpers.store.rows import Rows
 
@@ -39,11 +39,15 @@ def view_features(
 ) -> Tensor:
     """Unit features of `count` views of every image, float16 [N, V, D] on the CPU.
 
-    Rows are in the order of `dataset.ids`, view 0 is the image as it is, `views` names
-    a recipe of `helpers.views.VIEWS`. The tensor is a map of the file: only what is
-    touched is read, and what is written into it never reaches the disk. Raises
-    ValueError for unknown views or a count below 1, and OSError, before any image is
-    encoded, where the disk has no room for what is missing.
+    Rows are in the order of `dataset.ids`; view 0 is the original image. The tensor is
+    a memory map: only accessed parts are read, and changes are not written to disk.
+
+    Args:
+        views: a recipe of `helpers.views.VIEWS`.
+
+    Raises:
+        ValueError: unknown views, or a count below 1.
+        OSError: the disk has no room for the missing rows; raised before encoding.
     """
     rows = _rows(backbone, dataset, views, count, seed)
     if missing := rows.missing():
@@ -68,10 +72,12 @@ def view_seconds_per_image(
     count: int = 64,
     seed: int = 0,
 ) -> float:
-    """What all views of an image cost, read, drawn and encoded, when they were made.
+    """Mean seconds per image, wall clock, to read, draw and encode all its views.
 
-    Seconds on the clock, the mean of all images; views are drawn while the encoder is
-    at work on others. Raises FileNotFoundError where nothing has been made yet.
+    Views are drawn while the encoder works on other images.
+
+    Raises:
+        FileNotFoundError: no views have been made yet.
     """
     rows = _rows(backbone, dataset, views, count, seed)
     seconds = rows.seconds()
@@ -95,7 +101,7 @@ def encode(backbone: Backbone, drawn: Tensor) -> Tensor:
 def _rows(
     backbone: Backbone, dataset: Dataset, views: str, count: int, seed: int
 ) -> Rows:
-    """The rows that these arguments name; looks at no picture, writes nothing."""
+    """The rows of these arguments; reads no image and writes nothing."""
     if views not in recipes.VIEWS:
         choices = ", ".join(recipes.VIEWS)
         raise ValueError(f"unknown views {views!r}: choose one of {choices}")
@@ -107,12 +113,12 @@ def _rows(
 
 
 Made = tuple[int, Tensor | None, float]
-"""An image's position, its features float16 [V, D] unless needless, its seconds."""
+"""An image's position, its features float16 [V, D] unless skipped, its seconds."""
 
 
 @dataclass(frozen=True)
 class _Maker:
-    """Makes the features of images, here or on a worker; writes nothing."""
+    """Makes features of images, in this process or a worker; writes nothing."""
 
     backbone: Backbone
     dataset: Dataset
@@ -131,12 +137,12 @@ class _Maker:
         return recipes.make(self.views, image, self.count, size, generator, crop)
 
     def made(
-        self, positions: Sequence[int], needless: Callable[[int], bool]
+        self, positions: Sequence[int], skip: Callable[[int], bool]
     ) -> Iterator[Made]:
-        """Images in their order; without features where `needless(n)` says so."""
+        """Images in their order, without features where `skip(n)` is true."""
 
         def draw(n: int) -> Tensor | None:
-            return None if needless(n) else self.draw(n)
+            return None if skip(n) else self.draw(n)
 
         began = time.perf_counter()
         for n, drawn in ahead(draw, positions, AHEAD):
@@ -148,15 +154,15 @@ class _Maker:
 def _made(
     maker: _Maker, missing: Sequence[int], rows: Rows, label: str
 ) -> Iterator[Made]:
-    """The missing images, made here or by workers."""
+    """The missing images, made in this process or by workers."""
     if not parallel.active():
-        # What another process has made meanwhile is needless.
+        # Skip what another process has made in the meantime.
         yield from track(maker.made(missing, rows.made), len(missing), label)
         return
 
     def work(span: range) -> list[Made]:
         positions = missing[span.start : span.stop]
-        return list(maker.made(positions, needless=lambda n: False))
+        return list(maker.made(positions, skip=lambda n: False))
 
     starts = range(0, len(missing), SPAN)
     spans = [range(start, min(start + SPAN, len(missing))) for start in starts]
