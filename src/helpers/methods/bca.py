@@ -1,4 +1,4 @@
-"""BCA: class embeddings and class priors, both updated by the model's predictions.
+"""BCA: what a class looks like and how it is confused, both learnt from predictions.
 
 Bayesian Test-Time Adaptation for Vision-Language Models, Zhou et al. 2025, arXiv
 2503.09248. Class c has an embedding m_c, at first its text feature, and a prior row

@@ -1,4 +1,4 @@
-"""BoostAdapter: TDA with an image's own views added to its private copy of the cache.
+"""BoostAdapter: TDA whose cache an image may fill with its own views, for itself only.
 
 BoostAdapter: Improving Vision-Language Test-Time Adaptation via Regional Bootstrapping,
 Zhang et al. 2024, arXiv 2410.15430; code taolinzhang/BoostAdapter. An image, which is

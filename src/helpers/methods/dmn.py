@@ -1,4 +1,4 @@
-"""DMN: class features as means of remembered images, weighted by similarity.
+"""DMN: a class is what its remembered images look like from where the image stands.
 
 Dual Memory Networks: A Versatile Adaptation Approach for Vision-Language Models, Zhang
 et al. 2024, arXiv 2403.17589; code YBZh/DMN. The training-free form for test images,

@@ -1,4 +1,4 @@
-"""DOTA: a Gaussian of each class, updated by every image with CLIP's probabilities.
+"""DOTA: a Gaussian of each class, moved by every image as far as CLIP believes in it.
 
 DOTA: Distributional Test-Time Adaptation of Vision-Language Models, Han et al. 2024,
 arXiv 2409.19375; code skylineeeeen/DOTA. Class c starts with mean m_c = t_c, covariance

@@ -50,7 +50,7 @@ def sparse(weights: Tensor, positions: Tensor, columns: int) -> Tensor:
 
 
 def matrix(where: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
-    """The sparse matrix of `values` [E] at positions int64 [2, E]; duplicates add up."""
+    """The sparse matrix of `values` [E] at int64 [2, E]; duplicates add up."""
     made = torch.sparse_coo_tensor(where, values, shape, check_invariants=False)
     return made.coalesce()
 

@@ -1,4 +1,4 @@
-"""OnZeta: labels balanced online, and image-side classifiers learnt from them.
+"""OnZeta: labels balanced as they come, and image-side classifiers learnt from them.
 
 Online Zero-Shot Classification with CLIP, Qian and Hu 2024, arXiv 2408.13320; code
 idstcv/OnZeta. Image number i = 1, 2, ... of a stream of n, with feature x and class

@@ -1,4 +1,4 @@
-"""TDA: caches of confident images vote for classes, of uncertain ones against them.
+"""TDA: sure images vote for their class, unsure ones against classes they exclude.
 
 Efficient Test-Time Adaptation of Vision-Language Models, Karmanov et al. 2024, arXiv
 2403.18293; code kdiAAA/TDA. For the image f with logits z, p = softmax(z), entropy H

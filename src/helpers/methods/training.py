@@ -175,10 +175,14 @@ def train(
             row |= {name: float(value) for name, value in evaluate(model).items()}
         rows.append(row)
         if checkpoint is not None:
-            parameters = {n: p.detach() for n, p in _trainable(model).items()}
-            state = {"parameters": parameters, "optimizer": optimizer.state_dict()}
-            state |= {"rows": rows, "labels": taught[: len(rows)].int()}
-            checkpoint.save({"settings": json.dumps(settings, sort_keys=True), **state})
+            state = {
+                "settings": json.dumps(settings, sort_keys=True),
+                "parameters": {n: p.detach() for n, p in _trainable(model).items()},
+                "optimizer": optimizer.state_dict(),
+                "rows": rows,
+                "labels": taught[: len(rows)].int(),
+            }
+            checkpoint.save(state)
     return Trained(model, pd.DataFrame(rows), taught)
 
 
