@@ -91,9 +91,8 @@ def _piece(state: State, views: Tensor) -> tuple[State, Tensor]:
         caches,
     )
     keep = selection.keep_count(views.shape[2], state.rho)
-    chosen = selection.lowest(all_entropies.flatten(0, 1), keep).unflatten(
-        0, classes.shape
-    )
+    chosen = selection.lowest(all_entropies.flatten(0, 1), keep)
+    chosen = chosen.unflatten(0, classes.shape)
     votes = _boosted(
         state,
         sure,

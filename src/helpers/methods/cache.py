@@ -73,7 +73,8 @@ def push(
 
     both = Cache(*(torch.cat(pair, dim=2) for pair in zip(old, new, strict=True)))
     place = torch.arange(filled, device=classes.device).expand_as(old.entropies)
-    rank = torch.cat([place, _not_above(old.entropies, new.entropies)], dim=2)
+    not_above = (old.entropies[:, :, None] <= new.entropies[..., None]).sum(dim=3)
+    rank = torch.cat([place, not_above], dim=2)
     images = classes.shape[1]
     since = torch.where(old.entropies.isfinite(), -1, images)  # an empty slot: never
     joins = torch.cat([since, arrivals], dim=2)
@@ -133,11 +134,6 @@ def _by_class(
     arrivals = sort(torch.arange(images, device=slot.device).expand_as(slot), images)
     parts = [sort(part, 0) for part in payload]
     return Cache(sort(entropies, torch.inf), *parts), arrivals
-
-
-def _not_above(old: Tensor, new: Tensor) -> Tensor:
-    """How many old entropies [O, C, F] do not exceed each new one: [O, C, W]."""
-    return (old[:, :, None] <= new[..., None]).sum(dim=3)
 
 
 def _preceding(old: Tensor, new: Tensor) -> Tensor:

@@ -68,7 +68,13 @@ def _piece(state: State, features: Tensor) -> tuple[State, Tensor]:
     nothing = features.new_zeros(*classes.shape, 0)
     shown, memory = cache.push(state.memory, classes, entropies, features, nothing)
 
-    rows = _with_text(shown, state.class_features)
+    # The text feature of each class stands before its images and is always present.
+    text = state.class_features[:, None].expand(len(features), -1, -1, -1)
+    always = shown.present.new_ones(*text.shape[:3], features.shape[1])
+    rows = shown._replace(
+        keys=torch.cat([text, shown.keys], dim=2),
+        present=torch.cat([always, shown.present], dim=2),
+    )
     close, cosines = cache.affinity(rows, features, state.sharpness)
     centre = close.mT @ rows.keys  # [O, C, T, D]
     along = (close * cosines).sum(dim=2) / torch.linalg.vector_norm(centre, dim=3)
@@ -76,14 +82,3 @@ def _piece(state: State, features: Tensor) -> tuple[State, Tensor]:
     share = state.weight / (1 + state.weight)
     made = online.mixture(logits.log_softmax(dim=2), seen.log_softmax(dim=2), share)
     return state._replace(memory=memory), made
-
-
-def _with_text(shown: cache.Shown, class_features: Tensor) -> cache.Shown:
-    """The text feature of each class before its images, never absent."""
-    orders, count, _, images = shown.present.shape
-    text = class_features[:, None].expand(orders, -1, -1, -1)
-    always = shown.present.new_ones(orders, count, 1, images)
-    return shown._replace(
-        keys=torch.cat([text, shown.keys], dim=2),
-        present=torch.cat([always, shown.present], dim=2),
-    )

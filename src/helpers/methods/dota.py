@@ -99,7 +99,7 @@ def step(state: State, features: Tensor) -> tuple[State, Tensor]:
 
 
 def _order(state: State, order: int) -> State:
-    """The state of one of the orders, with scatters of its own."""
+    """The state of one order, with its own copy of the scatters."""
     own = {name: getattr(state, name)[order : order + 1] for name in PER_ORDER}
     own["scatters"] = own["scatters"].clone(memory_format=torch.contiguous_format)
     return state._replace(**own)

@@ -28,7 +28,7 @@ from helpers.methods.training import order
 
 
 class Transfer(NamedTuple):
-    """A classifier of texts, and how an image gets to it."""
+    """A classifier of texts, and the transformation of image features for it."""
 
     weight: Tensor  # [C, D]
     bias: Tensor  # [C]
@@ -54,7 +54,7 @@ def gap(image_features: Tensor, text_features: Tensor) -> Tensor:
     chapter="05",
 )
 def centred(features: Tensor, mean: Tensor, renormalise: bool = True) -> Tensor:
-    """Features [N, D] minus a mean [D], float32, of unit length if so wished."""
+    """Features [N, D] minus a mean [D], float32, of unit length if `renormalise`."""
     moved = features.float() - mean
     return F.normalize(moved, dim=-1) if renormalise else moved
 

@@ -102,9 +102,9 @@ def fixmatch(
         "weight_decay": weight_decay,
     }
     optimizer = torch.optim.AdamW(decay_groups(student, weight_decay), learning_rate)
-    how = {"additive": True, **loop}
+    loop = {"additive": True, **loop}
     return train(
-        student, optimizer, step, len(pool), epochs, batch, seed, settings, **how
+        student, optimizer, step, len(pool), epochs, batch, seed, settings, **loop
     )
 
 

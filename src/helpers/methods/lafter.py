@@ -189,9 +189,9 @@ def lafter(
         "smoothing": smoothing,
     }
     optimizer = torch.optim.AdamW(parameters, learning_rate)
-    how = {"additive": True, **loop}
+    loop = {"additive": True, **loop}
     return train(
-        student, optimizer, step, len(pool), epochs, batch, seed, settings, **how
+        student, optimizer, step, len(pool), epochs, batch, seed, settings, **loop
     )
 
 

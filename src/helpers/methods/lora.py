@@ -51,9 +51,8 @@ def lora(
     """
     if len(pool) != len(labels):
         raise ValueError(f"{len(pool)} images, but {len(labels)} labels")
-    student = Student(
-        make_tower(lora_rank=rank, seed=seed), class_features, logit_scale
-    )
+    tower = make_tower(lora_rank=rank, seed=seed)
+    student = Student(tower, class_features, logit_scale)
     labels = labels.to(student.weight.device)
 
     def step(rows: Tensor, epoch: int) -> Step:
@@ -71,7 +70,7 @@ def lora(
         "smoothing": smoothing,
     }
     optimizer = torch.optim.AdamW(decay_groups(student, weight_decay), learning_rate)
-    how = {"additive": True, **loop}
+    loop = {"additive": True, **loop}
     return train(
-        student, optimizer, step, len(pool), epochs, batch, seed, settings, **how
+        student, optimizer, step, len(pool), epochs, batch, seed, settings, **loop
     )

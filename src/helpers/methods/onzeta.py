@@ -99,14 +99,9 @@ def step(state: State, features: Tensor) -> tuple[State, Tensor]:
         rate = state.classifier_rate / root * state.logit_scale / 4
         w.baddbmm_(log_v.exp_().sub_(t)[..., None], x.mT, alpha=-rate)
         w /= torch.linalg.vector_norm(w, dim=2, keepdim=True)
-    share = _share(state, features.shape[1], features.device)
     end = state.seen + features.shape[1]
+    numbers = torch.arange(state.seen + 1, end + 1, device=features.device)
+    part = numbers / state.length if state.length else torch.ones_like(numbers)
+    b = (state.weight * part.clamp(max=1).sqrt())[:, None]  # float32 [T, 1]
     state = state._replace(classifiers=w, prices=rho, seen=end)
-    return state, online.mixture(labels, seen, share)
-
-
-def _share(state: State, images: int, device: torch.device) -> Tensor:
-    """b of the next images, float32 [T, 1]."""
-    number = state.seen + torch.arange(1, images + 1, device=device)
-    part = number / state.length if state.length else torch.ones_like(number).float()
-    return (state.weight * part.clamp(max=1).sqrt())[:, None]
+    return state, online.mixture(labels, seen, b)

@@ -62,9 +62,8 @@ def prompt(
         entropies = selection.entropy(start)
         chosen = selection.lowest(entropies, keep)
         trusted = selection.take(views.float(), chosen)
-        scores = clip_scores(
-            selection.take(reward_views, chosen), reward_class_features
-        )
+        rewarded = selection.take(reward_views, chosen)
+        scores = clip_scores(rewarded, reward_class_features)
     contexts = []
     for of_image, rewards in progress(zip(trusted, scores, strict=True)):
         at = context.float()

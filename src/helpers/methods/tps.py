@@ -56,12 +56,8 @@ def tps(
         class_features = F.normalize(class_features, dim=-1)
         logits = logit_scale * views @ class_features.T
         kept = selection.confident(logits, keep)
-        gradient = _gradient(
-            selection.take(views, kept),
-            selection.take(logits, kept),
-            class_features,
-            logit_scale,
-        )
+        trusted, z = selection.take(views, kept), selection.take(logits, kept)
+        gradient = _gradient(trusted, z, class_features, logit_scale)
         shifted = class_features - learning_rate * gradient / (gradient.abs() + EPSILON)
         dots = (shifted @ views[:, 0, :, None])[..., 0]
         return logit_scale * dots / shifted.norm(dim=-1)

@@ -50,9 +50,8 @@ def predict(
     variances = torch.full_like(means[0], 1 / means.shape[1])
     rounds = 0
     while True:
-        log_z = settle(
-            log_y, log_densities(features, means, variances), w, z, neighbours
-        )
+        g = log_densities(features, means, variances)
+        log_z = settle(log_y, g, w, z, neighbours)
         if rounds == ROUNDS:
             return log_z
         rounds += 1

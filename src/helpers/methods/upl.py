@@ -90,9 +90,8 @@ def upl(
         loop: as in `lafter.lafter`.
     """
     if len(image_features) != len(zero_shot_logits):
-        raise ValueError(
-            f"{len(image_features)} images, but logits of {len(zero_shot_logits)}"
-        )
+        count, others = len(image_features), len(zero_shot_logits)
+        raise ValueError(f"{count} images, but logits of {others}")
     kept = confident_images(zero_shot_logits, per_class)
     labels = zero_shot_logits[kept].argmax(dim=-1).to(start.device)
     views = image_features if image_features.ndim == 3 else image_features[:, None]
@@ -106,22 +105,11 @@ def upl(
 
     settings = {"method": "upl", "data": key(views, kept, labels), "epochs": epochs}
     optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=0.0,
-        momentum=coop.MOMENTUM,
-        weight_decay=coop.WEIGHT_DECAY,
+        model.parameters(), 0.0, coop.MOMENTUM, weight_decay=coop.WEIGHT_DECAY
     )
+    loop = {"rate": lambda epoch: coop.learning_rate(epoch, epochs), **loop}
     trained = train(
-        model,
-        optimizer,
-        step,
-        len(kept),
-        epochs,
-        batch,
-        seed,
-        settings,
-        rate=lambda epoch: coop.learning_rate(epoch, epochs),
-        **loop,
+        model, optimizer, step, len(kept), epochs, batch, seed, settings, **loop
     )
     taught = torch.full((epochs, len(image_features)), NO_LABEL)
     taught[:, kept] = trained.labels

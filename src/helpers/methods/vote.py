@@ -59,8 +59,7 @@ def reference_vote(
     def vote(views: Tensor, class_features: Tensor) -> Tensor:
         logits = logit_scale * views @ class_features.T
         p = logits.softmax(dim=-1)
-        entropies = -(p * (p + EPSILON).log()).sum(dim=-1)
-        positions = selection.lowest(entropies, keep)
+        positions = selection.lowest(-(p * (p + EPSILON).log()).sum(dim=-1), keep)
         return selection.log_marginal(selection.take(logits, positions))
 
     return selection.in_chunks(vote, views, class_features)
