@@ -9,6 +9,9 @@ and its content after image t needs no loop over images. With r_i(t) the number 
 images of the same class that arrived up to t and precede i in that order,
 
     image i is in the cache after image t  <=>  i <= t and r_i(t) < K
+
+Why own code: the released codes loop over images in Python, one data set order at a
+time; here an image costs a share of a few tensor operations.
 """
 
 from typing import NamedTuple

@@ -19,7 +19,8 @@ gradient does not matter. Further steps keep S, as the released code does.
 Images that start from one context share the first class features and their graph. So
 the gradient of an image is a vector-Jacobian product, g = J^T dL/dt, and only the
 prediction needs a pass of its own through the text tower. J itself, where it is
-at hand, turns the gradients of many images into one matrix product.
+at hand, turns the gradients of many images into one matrix product. That is why this is
+own code: the release runs the text tower forward and back for each image.
 
 Deviations: the release computes in float16 with a loss scaler, this in float32, where
 no step is skipped; it does nothing where int(rho V) is 0, this refuses.
