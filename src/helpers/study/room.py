@@ -1,14 +1,13 @@
-"""What a study takes of memory and disk, told before it runs.
+"""The memory and disk that a study takes, estimated before it runs.
 
 `estimate` adds up what models and tunings say of themselves, see `models.sizes`, for
 the work that a chapter's parameters ask for; no weights are loaded. It errs, to either
-side: what tests/benchmarks/memory.csv has, peaks of models of true size, is told within
+side: it meets the peaks in tests/benchmarks/memory.csv, of models of true size, within
 a quarter. So a run is refused only where `SURE` of the estimate will not fit, and
 `study.watch` watches it in any case.
 """
 
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ ACTIVATIONS = 200_000_000  # of a batch on its way through an image tower
 TEMPLATES = 80  # of the largest shared set
 KEPT_BACK = 0.6  # of a training's memory that the allocator does not hand back
 CONTEXTS = 8  # that are tuned at once, at most
-LARGE = 3  # parts that are told
+LARGE = 3  # parts that are named
 # What chapters declare that do the like: a notebook of one's own may.
 TUNING = {"augmentations", "focus", "view_count", "memory", "jacobian"}
 TUNING |= {"dev_images", "view_counts", "few_shot", "few_shot_views"}
@@ -208,7 +207,7 @@ def check(jobs: Sequence[Job], outputs: Path) -> str:
 
 
 def check_room(report: Report, jobs: Sequence[Job], outputs: Path) -> None:
-    """Tell a doctor's report what each chapter takes, against what there is."""
+    """Report what each chapter takes, and what the machine lacks for it."""
     lines, problems = survey(jobs, outputs)
     report.add("room", GOOD, "\n".join(lines[::-1]))
     for problem in problems:
@@ -226,7 +225,8 @@ def survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
     ]
     kept = sum(sum(need.cache.values()) for need in needs)
     ledgers = sum(need.ledgers for need in needs)
-    room, held = _free_disk(CACHE), _size(CACHE / "bank")
+    room = _free_disk(CACHE)
+    held = sum(_size(CACHE / "store" / kind) for kind in ("images", "views"))
     left = max(0.0, SURE * kept - held)
     if left > room:
         problems.append(
@@ -267,12 +267,11 @@ def _largest(need: Need) -> str:
     return ", ".join(f"{part} {gigabytes(size)}" for part, size in parts)
 
 
-def _free_disk(place: Path) -> int:
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+def _free_disk(folder: Path) -> int:
+    there = next(f for f in (folder, *folder.parents) if f.exists())
+    return shutil.disk_usage(there).free
 
 
 def _size(folder: Path) -> int:
-    files = (Path(place, f) for place, _, fs in os.walk(folder) for f in fs)
-    return sum(file.stat().st_blocks * 512 for file in files if file.is_file())
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sum(file.stat().st_blocks * 512 for file in files)
