@@ -178,9 +178,9 @@ def beside_published(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def read(
     name: str, data_root: str = "", class_names: Sequence[str] = ()
 ) -> tuple[Dataset, bool]:
-    """A data set by its name or the path of a folder, and whether its labels are open.
+    """A data set by its name or a folder's path, and whether its labels may be read.
 
-    Those of test sets are not. With `class_names`, the pictures anywhere below the
+    Labels of test sets may not. With `class_names`, the pictures anywhere below the
     folder are taken, and no labels.
     """
     if class_names:
@@ -205,7 +205,10 @@ def _unlabelled(folder: Path, class_names: Sequence[str]) -> Dataset:
 
 
 def _part(dataset: Dataset, name: str, images: int, seed: int) -> Dataset | None:
-    """At most `images` of a part; of all where there are no parts, but no sketches."""
+    """At most `images` of a part, or of all images where the data set has no parts.
+
+    None for sketches of a data set without parts.
+    """
     if dataset.facts is not None and "part" in dataset.facts:
         chosen = np.flatnonzero(dataset.facts["part"] == name)
         return dataset.subset(chosen).sample(images, seed)
@@ -287,7 +290,7 @@ def _right_word(
 
 
 def _step(rows: _Rows, backbone: Backbone, dataset: Dataset, count: int, seed) -> None:
-    """TPT's published first step: what it moves, whatever that is good for."""
+    """What TPT's published first step moves, without asking whether it helps."""
     common, changed = "TPT's step: movement in common", "TPT's step: predictions moved"
     n = len(dataset)
     try:
@@ -338,7 +341,7 @@ def _changes(
 def _unknown_tokens(
     rows: _Rows, backbone: Backbone, pixels: Tensor, classes, labels, seed
 ) -> None:
-    """Random tokens among the patches, drawn as LaFTer's prompts start."""
+    """Add random tokens to the patches, drawn as LaFTer's prompts start."""
     for count in UNKNOWN_TOKENS:
         name = f"{count} unknown tokens"
         try:
@@ -380,6 +383,6 @@ def _shown(row: pd.Series) -> str:
 
 
 def _sized(cards: dict[str, pd.DataFrame], measure: str) -> str:
-    """How many of what were measured, in the first card that could."""
+    """The sample's size and unit, from the first card that has the measure."""
     rows = pd.concat(cards.values()).query("measure == @measure and n > 0")
     return f"{rows['n'].iloc[0]:,} {rows['of'].iloc[0]}" if len(rows) else ""

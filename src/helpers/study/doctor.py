@@ -43,7 +43,7 @@ Findings = Iterator[tuple[str, str]]  # (mark, text)
 
 
 def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Report:
-    """Check a study from its merged parameters; tell what each of its `jobs` takes.
+    """Check a study by its merged parameters; estimate the time of its `jobs`.
 
     Reads study, dataset, shifts, data_root, images, seed, backbone, weights and the
     names of optional models; all but study, dataset, backbone and weights may be
@@ -134,7 +134,7 @@ def _counts(dataset: Dataset, official: int) -> Findings:
 
 
 def _names(dataset: Dataset) -> Findings:
-    """Five labels with their folder and name, and names that CLIP cannot use."""
+    """Five labels with their folder and name, and class names that CLIP cannot use."""
     _, first = np.unique(dataset.labels, return_index=True)
     chosen = first[np.linspace(0, len(first) - 1, min(5, len(first))).astype(int)]
     triples = (
@@ -173,7 +173,7 @@ def _respelt(dataset: Dataset) -> Findings:
 
 
 def _write_names(report: Report, name: str, error: CodedNames, table: Path) -> None:
-    """Write class names without codes, for the user to look at and to put in place."""
+    """Write class names without codes, for the user to check and put in place."""
     known = dict(zip(imagenet.wnids(), imagenet.class_names("imagenet"), strict=True))
     rows = [(f, text or known.get(f, "")) for f, text in error.names.items()]
     with (
@@ -299,7 +299,7 @@ def _find_weights(report: Report, topic: str, backbone: str, weights: str) -> bo
 
 
 def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
-    """Whether the models that chapters need besides CLIP are on this machine."""
+    """Report whether this machine has the models besides CLIP that chapters need."""
     from huggingface_hub import constants
 
     needed_for = dict.fromkeys(optional.PARTS, "what needs it")
@@ -323,7 +323,7 @@ def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
 
 
 def check_world(report: Report) -> None:
-    """Whether the embedded world is drawn here as it was when its CLIPs were trained.
+    """Report whether the embedded world is drawn as it was when its CLIPs were trained.
 
     Pillow's rasteriser decides the last pixels, and its versions differ.
     """
@@ -381,7 +381,7 @@ def check_published(
     folder: Path,
     parameters: Mapping[str, Any],
 ) -> None:
-    """Hold the study's own zero-shot accuracy, once it has one, against the papers'."""
+    """Compare the study's zero-shot accuracy, if there is one, with the published."""
     from helpers.models import clip
     from helpers.results import predictions, published
 

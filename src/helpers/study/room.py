@@ -9,6 +9,7 @@ a quarter. So a run is refused only where `SURE` of the estimate will not fit, a
 
 import math
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,7 +30,7 @@ TEMPLATES = 80  # of the largest shared set
 KEPT_BACK = 0.6  # of a training's memory that the allocator does not hand back
 CONTEXTS = 8  # that are tuned at once, at most
 LARGE = 3  # parts that are named
-# What chapters declare that do the like: a notebook of one's own may.
+# Parameters by which a chapter, or a user's own notebook, declares such work.
 TUNING = {"augmentations", "focus", "view_count", "memory", "jacobian"}
 TUNING |= {"dev_images", "view_counts", "few_shot", "few_shot_views"}
 TRAINING = {"visual_prompts", "pool_images", "batch", "seeds"}
@@ -64,7 +65,7 @@ class Need:
 
 @dataclass(frozen=True)
 class _Images:
-    """What is known of a data set without opening it: official counts at least."""
+    """Size and classes of a data set; the official ones where it is not in place."""
 
     count: int
     classes: tuple[str, ...]
@@ -164,7 +165,7 @@ def estimate(job: Job) -> Need:
 
 
 def _training_bytes(model: Size, p: Mapping[str, Any]) -> float:
-    """What graphs of images take at once, and RLCF's copy of the whole image tower."""
+    """Bytes of the graphs of images at once, or of RLCF's copy of the image tower."""
     from helpers.methods.training import GRAPHS, HEADROOM
 
     each = HEADROOM * model.graph_bytes(p["visual_prompts"] if model.patches else 0)
@@ -247,24 +248,26 @@ def survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
         f"{gigabytes(free)} free; "
         f"disk: about {gigabytes(kept + ledgers)}, {gigabytes(min(room, there))} free"
     )
-    lines = [f"{n.chapter}: about {gigabytes(n.peak)} ({_largest(n)})" for n in needs]
+    lines = [f"{n.chapter}: about {gigabytes(n.peak)} ({_parts(n)})" for n in needs]
     return [*lines, total], problems
 
 
 def _too_much(need: Need, job: Job, free: float) -> str:
-    parts = sorted(need.memory, key=need.memory.__getitem__, reverse=True)[:LARGE]
-    cures = [CURES[part] for part in parts if part in CURES]
+    cures = [CURES[part] for part, _ in _largest(need) if part in CURES]
     cures = [f"-p {cure}" for cure in cures if cure.split()[0] in job.parameters]
     ways = [*cures, "other chapters alone (--only)", "a machine with more memory"]
     return (
         f"{need.chapter} needs about {gigabytes(need.peak)} of memory and "
-        f"{gigabytes(free)} are free ({_largest(need)}): try {', or '.join(ways)}"
+        f"{gigabytes(free)} are free ({_parts(need)}): try {', or '.join(ways)}"
     )
 
 
-def _largest(need: Need) -> str:
-    parts = sorted(need.memory.items(), key=lambda part: -part[1])[:LARGE]
-    return ", ".join(f"{part} {gigabytes(size)}" for part, size in parts)
+def _largest(need: Need) -> list[tuple[str, float]]:
+    return Counter(need.memory).most_common(LARGE)
+
+
+def _parts(need: Need) -> str:
+    return ", ".join(f"{part} {gigabytes(size)}" for part, size in _largest(need))
 
 
 def _free_disk(folder: Path) -> int:

@@ -37,7 +37,7 @@ class NotebookFailed(Exception):
 
 
 class KernelMissing(Exception):
-    """No kernel came to answer; the message names the notebook, the cause, the cure."""
+    """The kernel did not start; the message names the notebook, the cause, the cure."""
 
 
 def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
@@ -111,7 +111,7 @@ def _refuse_to_replace(jobs: Sequence[Job], folder: Path) -> None:
 
 
 def _refuse_without_ledgers(job: Job, folder: Path) -> None:
-    """A chapter that reads what others left has nothing to say where none has."""
+    """Raise NotebookFailed for a chapter that reads results where there are none."""
     later = number_of(job.notebook.stem) >= fingerprints.LATER
     if later and not any(folder.glob("predictions/*/*/*.parquet")):
         raise NotebookFailed(
@@ -202,7 +202,7 @@ def _cause(error: Exception) -> str:
 
 
 def _code_cells(notebook: Path) -> int:
-    """Cells that will run: those with code, and the one papermill puts in."""
+    """The number of cells that will run: those with code, and papermill's own."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = ("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     return sum(bool(text.strip()) for text in code) + 1
@@ -222,7 +222,7 @@ def _annotate(notebook: Path, facts: dict[str, Any]) -> None:
 
 @contextmanager
 def _progress(name: str, cells: int) -> Iterator[tqdm]:
-    """On terminals, a line: the running cell, the time, the cell's own progress."""
+    """Show the running cell, the time and the cell's progress, on terminals alone."""
     line = tqdm(
         total=cells,
         desc=name,

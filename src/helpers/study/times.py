@@ -76,8 +76,8 @@ def check_time(
         spent = {k: pace[k] * n for k, n in work(job, datasets).items()}
         seconds = START + sum(spent.values())
         whole += seconds
-        parts = sorted(spent, key=spent.__getitem__, reverse=True)[:NAMED]
-        parts = [f"{NAMES[k]} {duration(spent[k])}" for k in parts if spent[k] > START]
+        largest = Counter(spent).most_common(NAMED)
+        parts = [f"{NAMES[k]} {duration(n)}" for k, n in largest if n > START]
         dearest = f" ({', '.join(parts)})" if parts else ""
         lines.append(f"{job.notebook.stem}: about {duration(seconds)}{dearest}")
     random = "" if weights_are_here else ", with random weights as the study's are away"
@@ -189,7 +189,7 @@ def _tuned(
 
 
 def _prompt_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
-    """One class in the prompts of one caption."""
+    """Seconds of one class in the prompts of one caption."""
     captions = [
         f"a field with {{a}} standing in front of {i} trees" for i in range(MOST)
     ]
@@ -198,7 +198,7 @@ def _prompt_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
 
 
 def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
-    """One class in one step of prompt tuning: there, back, and there again."""
+    """One class in one step of prompt tuning: forward, back, and forward again."""
     try:
         tower = PromptTower(model, names)
     except ValueError:  # no text tower of CLIP's kind: chapter 02 will say so
@@ -214,7 +214,7 @@ def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
 
 
 def _training_seconds(model: clip.Backbone, images: Sequence) -> float:
-    """One picture there and back through the image tower, its norms being tuned."""
+    """One picture forward and back through the image tower, whose norms are tuned."""
     pixels = torch.stack([model.crop(image) for image in images])
     tower = ImageTower(model, norms=True)
     student = Student(tower, torch.zeros(2, model.embed_dim, device=model.device))
