@@ -51,6 +51,19 @@ def test_the_embedded_study_needs_a_small_machine(monkeypatch, tmp_path):
         assert "memory: at most about" in room.check(jobs_of(study), tmp_path)
 
 
+def test_what_the_store_holds_needs_no_more_disk(monkeypatch, tmp_path):
+    jobs = jobs_of("smoke", "01", "02")
+    kept = sum(sum(room.estimate(job).cache.values()) for job in jobs)
+    with_free(monkeypatch, disk=room.SURE * kept - 1e6)
+    monkeypatch.setattr(room, "CACHE", tmp_path)
+    with pytest.raises(ValueError, match="STUDY_CACHE"):
+        room.check(jobs, tmp_path)
+    rows = tmp_path / "store" / "views" / "key" / "rows"
+    rows.parent.mkdir(parents=True)
+    rows.write_bytes(bytes(2_000_000))
+    room.check(jobs, tmp_path)
+
+
 def test_large_studies_are_told_part_by_part():
     needs = {
         need.chapter[:2]: need

@@ -181,7 +181,7 @@ def test_weights_that_do_not_load_stop_the_study(monkeypatch):
 
 
 def test_durations_are_told_in_fitting_units():
-    assert times.told(0.2) == "1 s"
-    assert times.told(89) == "89 s"
-    assert times.told(91) == "1.5 min"
-    assert times.told(5400) == "1.5 h"
+    assert times.duration(0.2) == "1 s"
+    assert times.duration(89) == "89 s"
+    assert times.duration(91) == "1.5 min"
+    assert times.duration(5400) == "1.5 h"

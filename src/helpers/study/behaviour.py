@@ -99,15 +99,21 @@ class _Rows:
     def share(self, measure: str, hits: Tensor | np.ndarray | None) -> None:
         """A share of images with its interval; `hits` bool [N], None without labels."""
         if hits is None:
-            self.left_out(measure, "share", NO_LABELS)
-            return
+            return self.left_out("share", NO_LABELS, measure)
         hits = metrics.as_array(hits)
         low, high = metrics.bootstrap_interval(hits)
         interval = {"ci_low": low, "ci_high": high}
         self.add(measure, hits.mean(), "share", len(hits), "images", **interval)
 
-    def left_out(self, measure: str, unit: str, why: str) -> None:
-        self.add(measure, math.nan, unit, 0, "", note=why)
+    def compared(self, change: str, logits: Tensor, whole: Tensor, labels) -> None:
+        """Shares of changed pictures [N, C] that agree with the whole and are right."""
+        choices = logits.argmax(dim=1)
+        self.share(f"agreement, {change}", choices == whole)
+        self.share(f"accuracy, {change}", None if labels is None else choices == labels)
+
+    def left_out(self, unit: str, why: str, *measures: str) -> None:
+        for measure in measures:
+            self.add(measure, math.nan, unit, 0, "", note=why)
 
 
 def card(
@@ -172,9 +178,9 @@ def beside_published(cards: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def read(
     name: str, data_root: str = "", class_names: Sequence[str] = ()
 ) -> tuple[Dataset, bool]:
-    """A data set by its name or the path of a folder, and whether its labels are open.
+    """A data set by its name or a folder's path, and whether its labels may be read.
 
-    Those of test sets are not. With `class_names`, the pictures anywhere below the
+    Labels of test sets may not. With `class_names`, the pictures anywhere below the
     folder are taken, and no labels.
     """
     if class_names:
@@ -199,7 +205,10 @@ def _unlabelled(folder: Path, class_names: Sequence[str]) -> Dataset:
 
 
 def _part(dataset: Dataset, name: str, images: int, seed: int) -> Dataset | None:
-    """At most `images` of a part; of all where there are no parts, but no sketches."""
+    """At most `images` of a part, or of all images where the data set has no parts.
+
+    None for sketches of a data set without parts.
+    """
     if dataset.facts is not None and "part" in dataset.facts:
         chosen = np.flatnonzero(dataset.facts["part"] == name)
         return dataset.subset(chosen).sample(images, seed)
@@ -231,7 +240,7 @@ def _geometry(rows: _Rows, features: Tensor, classes: Tensor, labels) -> None:
     rows.add("modality gap: distance of means", distance, "distance", *size)
     rows.add("modality gap: cosine of means", cosine, "cosine", *size)
     if labels is None:
-        rows.left_out("cosine of matching pairs", "cosine", NO_LABELS)
+        rows.left_out("cosine", NO_LABELS, "cosine of matching pairs")
     else:
         matching = (features * classes[labels]).sum(dim=1).mean()
         rows.add("cosine of matching pairs", matching, "cosine", *size)
@@ -249,7 +258,7 @@ def _confidence(rows: _Rows, logits: Tensor, labels: Tensor | None) -> None:
     hits = None if labels is None else logits.argmax(dim=1) == labels
     rows.share("accuracy, whole picture", hits)
     if labels is None:
-        rows.left_out("calibration error (ECE)", "share", NO_LABELS)
+        rows.left_out("share", NO_LABELS, "calibration error (ECE)")
     else:
         ece = metrics.expected_calibration_error(logits, labels)
         rows.add("calibration error (ECE)", ece, "share", len(logits), "images")
@@ -257,14 +266,15 @@ def _confidence(rows: _Rows, logits: Tensor, labels: Tensor | None) -> None:
 
 def _wordings(rows: _Rows, features: Tensor, wordings: Tensor, labels) -> None:
     """Accuracies of single templates, `wordings` [K, C, D]."""
-    for measure in ("lowest", "median", "highest"):
+    found = []
+    if labels is not None:
+        found = [_hits(features, w, labels).float().mean().item() for w in wordings]
+    for measure, of in (("lowest", min), ("median", np.median), ("highest", max)):
         name = f"accuracy over {len(wordings)} wordings, {measure}"
         if labels is None:
-            rows.left_out(name, "share", NO_LABELS)
-            continue
-        found = [_hits(features, w, labels).float().mean().item() for w in wordings]
-        value = {"lowest": min, "median": np.median, "highest": max}[measure](found)
-        rows.add(name, value, "share", len(features), "images")
+            rows.left_out("share", NO_LABELS, name)
+        else:
+            rows.add(name, of(found), "share", len(features), "images")
 
 
 def _right_word(
@@ -272,8 +282,7 @@ def _right_word(
 ) -> None:
     measure = 'gain from "sketch" on sketches'
     if sketches is None or not labelled:
-        rows.left_out(measure, "points", "left out: needs labelled sketches")
-        return
+        return rows.left_out("points", "left out: needs labelled sketches", measure)
     pixels = _stacked(backbone.crop(image) for image in _pictures(sketches))
     features, labels = _encode(backbone, pixels), torch.from_numpy(sketches.labels)
     photo, sketch = (_hits(features, w, labels).float().mean() for w in wordings[:2])
@@ -281,15 +290,13 @@ def _right_word(
 
 
 def _step(rows: _Rows, backbone: Backbone, dataset: Dataset, count: int, seed) -> None:
-    """TPT's published first step: what it moves, whatever that is good for."""
+    """What TPT's published first step moves, without asking whether it helps."""
     common, changed = "TPT's step: movement in common", "TPT's step: predictions moved"
     n = len(dataset)
     try:
         tower = PromptTower(backbone, dataset.class_names, CONTEXT)
     except ValueError as refusal:  # a text tower of another kind
-        rows.left_out(common, "share", f"left out: {refusal}")
-        rows.left_out(changed, "share", f"left out: {refusal}")
-        return
+        return rows.left_out("share", f"left out: {refusal}", common, changed)
     seen = torch.stack(
         [_encode(backbone, _views(backbone, dataset, i, count, seed)) for i in range(n)]
     ).to(backbone.device)
@@ -328,50 +335,43 @@ def _changes(
             change(backbone, image, np.random.default_rng(number))
             for image, number in zip(_pictures(dataset), seeds, strict=True)
         )
-        found = _encode(backbone, pixels)
-        rows.share(f"agreement, {name}", _hits(found, classes, whole))
-        rows.share(f"accuracy, {name}", _hits(found, classes, labels))
+        rows.compared(name, _encode(backbone, pixels) @ classes.T, whole, labels)
 
 
 def _unknown_tokens(
     rows: _Rows, backbone: Backbone, pixels: Tensor, classes, labels, seed
 ) -> None:
-    """Random tokens among the patches, drawn as LaFTer's prompts start."""
+    """Add random tokens to the patches, drawn as LaFTer's prompts start."""
     for count in UNKNOWN_TOKENS:
         name = f"{count} unknown tokens"
         try:
             tower = ImageTower(backbone, prompts=count, seed=seed)
         except ValueError:
             why = "left out: no ViT of CLIP's kind"
-            rows.left_out(f"agreement, {name}", "share", why)
-            rows.left_out(f"accuracy, {name}", "share", why)
+            rows.left_out("share", why, f"agreement, {name}", f"accuracy, {name}")
             continue
         with torch.no_grad():
             found = torch.cat([tower(part).cpu() for part in pixels.split(BATCH)])
+        logits = found @ classes.T
         if not count:
-            whole = (found @ classes.T).argmax(dim=1)
-        rows.share(f"agreement, {name}", _hits(found, classes, whole))
-        rows.share(f"accuracy, {name}", _hits(found, classes, labels))
+            whole = logits.argmax(dim=1)
+        rows.compared(name, logits, whole, labels)
 
 
 def _attention(rows: _Rows, backbone: Backbone, class_names: Sequence[str]) -> None:
     """The end token's attention to context and class name."""
+    measures = {
+        part: f"end token's attention to {part}" for part in ("context", "name")
+    }
     try:
         found = behaviour.end_attention(backbone, class_names)
     except ValueError as refusal:
-        for part in ("context", "name"):
-            why = f"left out: {refusal}"
-            rows.left_out(f"end token's attention to {part}", "share", why)
-        return
-    for part in ("context", "name"):
-        measure, column = (
-            f"end token's attention to {part}",
-            behaviour.PARTS.index(part),
-        )
-        size = len(class_names), "classes"
-        rows.add(measure, found[:, column].mean(), "share", *size)
-        for layer, value in enumerate(found[:, column].tolist(), start=1):
-            rows.add(f"{measure}, layer {layer}", value, "share", *size)
+        return rows.left_out("share", f"left out: {refusal}", *measures.values())
+    for part, measure in measures.items():
+        shares, size = found[:, behaviour.PARTS.index(part)], len(class_names)
+        rows.add(measure, shares.mean(), "share", size, "classes")
+        for layer, value in enumerate(shares.tolist(), start=1):
+            rows.add(f"{measure}, layer {layer}", value, "share", size, "classes")
 
 
 def _shown(row: pd.Series) -> str:
@@ -383,6 +383,6 @@ def _shown(row: pd.Series) -> str:
 
 
 def _sized(cards: dict[str, pd.DataFrame], measure: str) -> str:
-    """How many of what were measured, in the first card that could."""
+    """The sample's size and unit, from the first card that has the measure."""
     rows = pd.concat(cards.values()).query("measure == @measure and n > 0")
     return f"{rows['n'].iloc[0]:,} {rows['of'].iloc[0]}" if len(rows) else ""

@@ -234,10 +234,10 @@ def _align(table: Tag) -> None:
             tag["class"] = "text"
     rows = [row.find_all(["th", "td"])[::-1] for row in table.select("tbody > tr")]
     heads = [row.find_all(["th", "td"])[::-1] for row in table.select("thead > tr")]
-    for place in range(max(map(len, rows), default=0)):
-        column = [row[place] for row in rows if len(row) > place]
+    for index in range(max(map(len, rows), default=0)):
+        column = [row[index] for row in rows if len(row) > index]
         if all(c.name == "td" and NUMBER.fullmatch(_text(c)) for c in column):
-            over = [row[place] for row in heads if len(row) > place]
+            over = [row[index] for row in heads if len(row) > index]
             for cell in column + [head for head in over if "colspan" not in head.attrs]:
                 cell["class"] = "number"
 
@@ -251,9 +251,9 @@ def _mend_links(page: BeautifulSoup, pages: Collection[str]) -> None:
     known = {tag["id"] for tag in page.select("[id]")}
     for link in page.select("a"):
         target = link.get("href", "")
-        file, _, place = target.partition("#")
+        file, _, anchor = target.partition("#")
         name = Path(file).name.removesuffix(".ipynb")
         if file.endswith(".ipynb") and name in pages:
             link["href"] = f"{name}.html"
-        elif (file or place not in known) and not ABROAD.match(target):
+        elif (file or anchor not in known) and not ABROAD.match(target):
             link.unwrap()

@@ -102,6 +102,29 @@ def _anything(value: Any, parameters: Mapping[str, Any]) -> str:
     return ""
 
 
+def _passing(test: Callable[[Any], Any], accepted: str) -> Rule:
+    """The rule that the value alone passes a test."""
+    return lambda value, _: "" if test(value) else f"accepted: {accepted}"
+
+
+def _list_of(test: Callable[[Any], Any], accepted: str) -> Rule:
+    """The rule that a list has members, and that all of them pass a test."""
+    return _passing(lambda v: v and all(map(test, v)), f"a list of {accepted}")
+
+
+def _number_from(low: float, high: float = LARGEST) -> Callable[[Any], bool]:
+    return lambda x: type(x) in (int, float) and low <= x <= high
+
+
+def _whole_from(low: int) -> Callable[[Any], bool]:
+    return lambda x: type(x) is int and low <= x <= LARGEST
+
+
+def _between(low: int, high: float) -> Rule:
+    bounds = f"at least {low}" if high == math.inf else f"{low} to {high}"
+    return _passing(lambda value: low <= value <= high, bounds)
+
+
 def _one_of(value: str, names: Iterable[str]) -> str:
     names = list(names)
     if value in names:
@@ -112,37 +135,31 @@ def _one_of(value: str, names: Iterable[str]) -> str:
     return f"accepted: {', '.join(near)} and {len(names) - len(near)} others"
 
 
-def _several(value: list, known: Iterable[str]) -> bool:
-    """Whether these are some of the known names, none twice."""
-    texts = [str(name) for name in value]  # YAML's lists may hold lists
-    return len(set(texts)) == len(texts) and set(texts) <= set(known)
-
-
-def _are_numbers(value: list, low: float, high: float = LARGEST) -> bool:
-    return all(type(x) in (int, float) and low <= x <= high for x in value)
-
-
-def _are_whole(value: list, low: int) -> bool:
-    return all(type(x) is int and low <= x <= LARGEST for x in value)
-
-
-def _between(low: int, high: float) -> Rule:
-    bounds = f"at least {low}" if high == math.inf else f"{low} to {high}"
-
-    def rule(value: float, parameters: Mapping[str, Any]) -> str:
-        return "" if low <= value <= high else f"accepted: {bounds}"
-
-    return rule
-
-
-def _images(value: int, parameters: Mapping[str, Any]) -> str:
-    return "" if value == 0 or value > 1 else "accepted: 0 for all, or at least 2"
-
-
-def _study(value: str, parameters: Mapping[str, Any]) -> str:
-    if re.fullmatch(r"\w[\w.-]*", value, re.ASCII):
+def _some_of(value: list, names: Iterable[str], hint: str = "") -> str:
+    names = list(names)
+    if value and _are_distinct(value, names):
         return ""
-    return "accepted: a folder's name of letters, digits, '_', '-' and '.'"
+    return f"accepted: a list without repetition from {', '.join(names)}{hint}"
+
+
+def _are_distinct(value: list, names: Iterable[str]) -> bool:
+    """Whether these are some of the names, none of them twice."""
+    texts = [str(name) for name in value]  # YAML's lists may hold lists
+    return len(set(texts)) == len(texts) and set(texts) <= set(names)
+
+
+def _refusal(function: Callable, *arguments: Any) -> str:
+    """What a function says of values that it does not take."""
+    try:
+        function(*arguments)
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    return ""
+
+
+def _sets(parameters: Mapping[str, Any]) -> list[str]:
+    """The study's data sets."""
+    return [str(parameters.get("dataset")), *map(str, parameters.get("shifts", []))]
 
 
 def _dataset(value: str, parameters: Mapping[str, Any]) -> str:
@@ -155,10 +172,9 @@ def _shifts(value: list, parameters: Mapping[str, Any]) -> str:
     from helpers import data
 
     others = [name for name in data.names() if name != parameters.get("dataset")]
-    if not _several(value, others):
-        return f"accepted: a list without repetition from {', '.join(others)}"
-    faults = [_classes(name, parameters) for name in value]
-    return next(filter(None, faults), "")
+    if value and (fault := _some_of(value, others)):
+        return fault
+    return next(filter(None, (_classes(name, parameters) for name in value)), "")
 
 
 def _classes(value: str, parameters: Mapping[str, Any]) -> str:
@@ -170,6 +186,15 @@ def _classes(value: str, parameters: Mapping[str, Any]) -> str:
         return ""
     fault = data.other_classes(value, dataset, parameters.get("data_root", ""))
     return f"{fault}; accepted: sets of the same classes" if fault else ""
+
+
+def _dataset_or_none(value: str, parameters: Mapping[str, Any]) -> str:
+    fault = _dataset(value, parameters) if value else ""
+    return f'{fault}, or "" for none' if fault else ""
+
+
+def _same_classes_or_none(value: str, parameters: Mapping[str, Any]) -> str:
+    return _dataset_or_none(value, parameters) or _classes(value, parameters)
 
 
 def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
@@ -229,11 +254,9 @@ def _precision(value: str, parameters: Mapping[str, Any]) -> str:
 def _prompt_sets(value: list, parameters: Mapping[str, Any]) -> str:
     from helpers.prompts.templates import TEMPLATES
 
-    known = [*TEMPLATES, "waffle", *(["pooled"] if parameters.get("texts") else [])]
-    if value and _several(value, known):
-        return ""
-    hint = "" if "pooled" in known else "; pooled needs texts"
-    return f"accepted: a list without repetition from {', '.join(known)}{hint}"
+    pooled = bool(parameters.get("texts"))
+    known = [*TEMPLATES, "waffle", *["pooled"] * pooled]
+    return _some_of(value, known, "" if pooled else "; pooled needs texts")
 
 
 def _closer(value: str, parameters: Mapping[str, Any]) -> str:
@@ -248,21 +271,14 @@ def _closer(value: str, parameters: Mapping[str, Any]) -> str:
 def _texts(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.prompts import descriptions
 
-    try:
-        if value:
-            descriptions.read(value)
-    except (ValueError, FileNotFoundError) as error:
-        return f'{error}; or "" for none'
-    return ""
+    fault = _refusal(descriptions.read, value) if value else ""
+    return f'{fault}; or "" for none' if fault else ""
 
 
-def _shares(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = value and _are_numbers(value, 0, 1) and 0 not in value
-    return "" if fine else "accepted: a list of numbers in (0, 1]"
+def _template_set(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers.prompts.templates import TEMPLATES
 
-
-def _share(value: float, parameters: Mapping[str, Any]) -> str:
-    return "" if 0 < value <= 1 else "accepted: a number in (0, 1]"
+    return _one_of(value, TEMPLATES)
 
 
 def _view_share(value: float, parameters: Mapping[str, Any]) -> str:
@@ -278,11 +294,6 @@ def _aggregation(value: str, parameters: Mapping[str, Any]) -> str:
     return _one_of(value, AGGREGATIONS)
 
 
-def _counts(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = value and _are_whole(value, 2)
-    return "" if fine else "accepted: a list of whole numbers of at least 2"
-
-
 def _views(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.views import VIEWS
 
@@ -292,9 +303,7 @@ def _views(value: str, parameters: Mapping[str, Any]) -> str:
 def _augmentations(value: list, parameters: Mapping[str, Any]) -> str:
     from helpers.views import VIEWS
 
-    if value and _several(value, VIEWS):
-        return ""
-    return f"accepted: a list without repetition from {', '.join(VIEWS)}"
+    return _some_of(value, VIEWS)
 
 
 def _view_count(value: int, parameters: Mapping[str, Any]) -> str:
@@ -303,103 +312,78 @@ def _view_count(value: int, parameters: Mapping[str, Any]) -> str:
     return _between(2, math.inf)(value, parameters)
 
 
-def _view_counts(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = value and _are_whole(value, 10)
-    return "" if fine else "accepted: a list of whole numbers from 10 on"
-
-
 def _fractions(value: list, parameters: Mapping[str, Any]) -> str:
     counts = parameters.get("view_counts", [])
     views = max(counts) if counts and not _view_counts(counts, parameters) else 10
-    if value and _are_numbers(value, 1 / views, 1):
-        return ""
-    return f"accepted: a list of numbers from 1/{views}, one view of {views}, to 1"
-
-
-def _step_counts(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = value and _are_whole(value, 1)
-    return "" if fine else "accepted: a list of whole numbers from 1 on"
-
-
-def _whole_numbers(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = value and _are_whole(value, 0)
-    return "" if fine else "accepted: a list of whole numbers from 0 on"
-
-
-def _rates(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = value and _are_numbers(value, 0) and 0 not in value
-    return "" if fine else "accepted: a list of numbers above 0"
-
-
-def _ratios(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = value and _are_numbers(value, 1)
-    return "" if fine else "accepted: a list of numbers from 1 on"
+    accepted = f"numbers from 1/{views}, one view of {views}, to 1"
+    return _list_of(_number_from(1 / views, 1), accepted)(value, parameters)
 
 
 def _remembering(value: list, parameters: Mapping[str, Any]) -> str:
     from helpers.methods import memory
 
-    known = [name for name in memory.ONLINE if name not in memory.OF_VIEWS]
-    if value and _several(value, known):
-        return ""
-    return f"accepted: a list without repetition from {', '.join(known)}"
+    return _some_of(value, [m for m in memory.ONLINE if m not in memory.OF_VIEWS])
 
 
 def _focus(value: str, parameters: Mapping[str, Any]) -> str:
-    known = [parameters.get("dataset"), *parameters.get("shifts", [])]
-    return _one_of(value, map(str, known))
-
-
-def _dataset_or_none(value: str, parameters: Mapping[str, Any]) -> str:
-    fault = _dataset(value, parameters) if value else ""
-    return f'{fault}, or "" for none' if fault else ""
-
-
-def _kin_or_none(value: str, parameters: Mapping[str, Any]) -> str:
-    return _dataset_or_none(value, parameters) or _classes(value, parameters)
-
-
-def _file_or_none(value: str, parameters: Mapping[str, Any]) -> str:
-    if not value or os.path.isfile(from_root(value)):
-        return ""
-    return 'accepted: the path of a file that is there, or "" for none'
-
-
-def _positive(value: float, parameters: Mapping[str, Any]) -> str:
-    return "" if value > 0 else "accepted: a number above 0"
+    return _one_of(value, _sets(parameters))
 
 
 def _view_sets(value: list, parameters: Mapping[str, Any]) -> str:
-    known = [parameters.get("dataset"), *parameters.get("shifts", [])]
-    if set(map(str, value)) <= set(map(str, known)):
+    known = _sets(parameters)
+    fine = set(map(str, value)) <= set(known)
+    return "" if fine else f"accepted: a list from {', '.join(known)}"
+
+
+def _close_sets(value: list, parameters: Mapping[str, Any]) -> str:
+    return _view_sets(value or [""], parameters)  # one at least
+
+
+def _truth(value: bool, parameters: Mapping[str, Any]) -> str:
+    if not value or all(name.startswith("picto") for name in _sets(parameters)):
         return ""
-    return f"accepted: a list from {', '.join(map(str, known))}"
+    return "accepted: false, where the scenes are not drawn by the study itself"
 
 
-def _templates(value: list, parameters: Mapping[str, Any]) -> str:
-    if value and all(isinstance(t, str) and _is_template(t) for t in value):
-        return ""
-    return 'accepted: a list of texts with one "{}" each, where the class name goes'
-
-
-def _is_template(text: str) -> bool:
-    bare = text.replace("{}", "", 1)
-    return bare != text and not set(bare) & set("{}")
+def _is_template(text: Any) -> bool:
+    bare = str(text).replace("{}", "", 1)
+    return isinstance(text, str) and bare != text and not set(bare) & set("{}")
 
 
 def _pretrained(embedded: str, file: str, what: str) -> Rule:
-    """The embedded model, a page of the hub, or a folder with a file that all have."""
+    """The embedded model, a page of the hub, or a folder that holds such a file."""
+    return _passing(
+        lambda value: (
+            value == embedded
+            or re.fullmatch(r"[\w.-]+/[\w.-]+", value)
+            or os.path.isfile(from_root(value) / file)
+        ),
+        f"{embedded}, {what}, or a folder that holds one",
+    )
 
-    def rule(value: str, parameters: Mapping[str, Any]) -> str:
-        if value == embedded or re.fullmatch(r"[\w.-]+/[\w.-]+", value):
-            return ""
-        if os.path.isfile(from_root(value) / file):
-            return ""
-        return f"accepted: {embedded}, {what}, or a folder that holds one"
 
-    return rule
-
-
+_study = _passing(
+    lambda value: re.fullmatch(r"\w[\w.-]*", value, re.ASCII),
+    "a folder's name of letters, digits, '_', '-' and '.'",
+)
+_images = _passing(lambda value: value == 0 or value > 1, "0 for all, or at least 2")
+_positive = _passing(lambda value: value > 0, "a number above 0")
+_share = _passing(lambda value: 0 < value <= 1, "a number in (0, 1]")
+_shares = _list_of(lambda x: _number_from(0, 1)(x) and x > 0, "numbers in (0, 1]")
+_noise_shares = _list_of(_number_from(0, 1), "numbers from 0 to 1")
+_rates = _list_of(lambda x: _number_from(0)(x) and x > 0, "numbers above 0")
+_ratios = _list_of(_number_from(1), "numbers from 1 on")
+_counts = _list_of(_whole_from(2), "whole numbers of at least 2")
+_view_counts = _list_of(_whole_from(10), "whole numbers from 10 on")
+_step_counts = _list_of(_whole_from(1), "whole numbers from 1 on")
+_whole_numbers = _list_of(_whole_from(0), "whole numbers from 0 on")
+_templates = _list_of(
+    _is_template, 'texts with one "{}" each, where the class name goes'
+)
+_file_or_none = _passing(
+    lambda value: not value or os.path.isfile(from_root(value)),
+    'the path of a file that is there, or "" for none',
+)
 _captioner = _pretrained(
     "picto-captioner",
     "config.json",
@@ -410,37 +394,6 @@ _diffusion = _pretrained(
     "model_index.json",
     "a pipeline of the hub such as stabilityai/sd-turbo",
 )
-
-
-def _truth(value: bool, parameters: Mapping[str, Any]) -> str:
-    sets = [parameters.get("dataset", ""), *parameters.get("shifts", [])]
-    if not value or all(str(name).startswith("picto") for name in sets):
-        return ""
-    return "accepted: false, where the scenes are not drawn by the study itself"
-
-
-def _template_set(value: str, parameters: Mapping[str, Any]) -> str:
-    from helpers.prompts.templates import TEMPLATES
-
-    return _one_of(value, TEMPLATES)
-
-
-def _close_sets(value: list, parameters: Mapping[str, Any]) -> str:
-    return _view_sets(value or [""], parameters)  # one at least
-
-
-def _noise_shares(value: list, parameters: Mapping[str, Any]) -> str:
-    fine = value and _are_numbers(value, 0, 1)
-    return "" if fine else "accepted: a list of numbers from 0 to 1"
-
-
-def _refusal(function: Callable, *arguments: Any) -> str:
-    try:
-        function(*arguments)
-    except (ValueError, FileNotFoundError) as error:
-        return str(error)
-    return ""
-
 
 RULES: dict[str, tuple[type, Rule]] = {
     "study": (str, _study),
@@ -476,7 +429,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "other_images": (int, _images),
     "memory": (float, _positive),
     "jacobian": (bool, _anything),
-    "dev": (str, _kin_or_none),
+    "dev": (str, _same_classes_or_none),
     "dev_images": (int, _images),
     "view_counts": (list, _view_counts),
     "fractions": (list, _fractions),
@@ -508,7 +461,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "shares": (list, _noise_shares),
     "text_templates": (str, _template_set),
     "tap_templates": (str, _template_set),
-    "unlabelled": (str, _kin_or_none),
+    "unlabelled": (str, _same_classes_or_none),
     "pool_images": (int, _images),
     "test_images": (int, _images),
     "transductive": (bool, _anything),

@@ -58,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
         help="set a parameter, say -p images 200",
     )
 
+    outputs = argparse.ArgumentParser(add_help=False)
+    outputs.add_argument(
+        "--outputs",
+        type=_outputs,
+        default=paths.OUTPUTS,
+        metavar="DIR",
+        help="the results' folder is DIR/STUDY (default: outputs)",
+    )
+
     one = commands.add_parser("list", help="the studies and what each one needs")
     one.set_defaults(command=_list)
 
@@ -66,20 +75,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(command=_doctor, only=[])
 
-    one = commands.add_parser("run", parents=[study], help="run a study's notebooks")
+    one = commands.add_parser(
+        "run", parents=[study, outputs], help="run a study's notebooks"
+    )
     one.add_argument(
         "--only",
         nargs="+",
         default=[],
         metavar="NN",
         help="run these notebooks, say 01 04",
-    )
-    one.add_argument(
-        "--outputs",
-        type=_outputs,
-        default=paths.OUTPUTS,
-        metavar="DIR",
-        help="write to DIR/STUDY (default: outputs)",
     )
     one.add_argument(
         "--again",
@@ -100,16 +104,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(command=_run)
 
-    one = commands.add_parser("site", help="make a study's outputs into web pages")
-    one.add_argument(
-        "name", metavar="NAME", help="a study that has run, or the path of its .yaml"
+    one = commands.add_parser(
+        "site", parents=[outputs], help="make a study's outputs into web pages"
     )
     one.add_argument(
-        "--outputs",
-        type=_outputs,
-        default=paths.OUTPUTS,
-        metavar="DIR",
-        help="read and write DIR/STUDY (default: outputs)",
+        "name", metavar="NAME", help="a study that has run, or the path of its .yaml"
     )
     one.set_defaults(command=_site)
 
@@ -194,18 +193,15 @@ def _run(arguments: argparse.Namespace) -> int:
     from helpers import parallel
     from helpers.study import room, runner
 
-    told = room.check(jobs, arguments.outputs)
+    summary = room.check(jobs, arguments.outputs)
     _check_folders(jobs, arguments.outputs)
-    print(told, flush=True)
+    print(summary, flush=True)
     try:
         with parallel.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)
-    except runner.NotebookFailed as failure:
+    except (runner.NotebookFailed, runner.KernelMissing) as failure:
         environment.complain(str(failure))
-        return 1
-    except runner.KernelMissing as failure:
-        environment.complain(str(failure))
-        return 3
+        return 1 if isinstance(failure, runner.NotebookFailed) else 3
     print(f"Notebooks, figures, tables and results.csv: {parameters.shown(folder)}")
     return 0
 

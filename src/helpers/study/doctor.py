@@ -1,7 +1,7 @@
-"""`study doctor NAME`: is all there that a study needs, and are the labels right?
+"""`study doctor NAME`: does a study have all that it needs, and are its labels right?
 
 Every finding is a line: ✓ fine, ! worth knowing, ○ what the study will leave out unless
-its model can be fetched, ✗ the study cannot run like this.
+its model can be fetched, ✗ the study cannot run.
 Nothing is downloaded. For each data set a contact sheet, pictures with their class
 names, goes to outputs/STUDY/doctor/: the quickest check of labels is to look.
 """
@@ -13,7 +13,8 @@ import re
 import shlex
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +39,11 @@ if TYPE_CHECKING:
 LEDGER = "zero_shot_photo"  # the method whose accuracy papers report
 TOLERANCE = 0.005
 LISTED = 20  # files listed by name before the rest is counted
+Findings = Iterator[tuple[str, str]]  # (mark, text)
 
 
 def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Report:
-    """Check a study from its merged parameters; tell what each of its `jobs` takes.
+    """Check a study by its merged parameters; estimate the time of its `jobs`.
 
     Reads study, dataset, shifts, data_root, images, seed, backbone, weights and the
     names of optional models; all but study, dataset, backbone and weights may be
@@ -79,10 +81,10 @@ def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Repor
 def check_dataset(
     report: Report, name: str, data_root: str, images: int, seed: int, table: Path
 ) -> Dataset | None:
-    """Check files, counts, names and pictures; gives the sample that a run would use.
+    """Check files, counts, names and pictures; returns the sample that a run would use.
 
-    None if there is nothing to run on. Where folders are named by codes, a table of
-    class names without them is written to `table`.
+    Returns None if there is nothing to run on. Where folders are named by codes, a
+    table of class names without them is written to `table`.
     """
     info = data.describe(name)
     try:
@@ -91,48 +93,48 @@ def check_dataset(
             whole = data.read(name, data_root)
         sample = readable(whole.sample(images, seed))
     except (ValueError, OSError) as error:
-        told = info.layout in str(error) or not info.layout.startswith("<data_root>")
-        told |= isinstance(error, CodedNames)
-        layout = "" if told else f"\nexpected layout: {info.layout}"
-        report.add(name, BAD, f"{error}{layout}")
+        helps = info.layout.startswith("<data_root>") and info.layout not in str(error)
         if isinstance(error, CodedNames):
+            report.add(name, BAD, str(error))
             _write_names(report, name, error, table)
+        else:
+            layout = f"\nexpected layout: {info.layout}" if helps else ""
+            report.add(name, BAD, f"{error}{layout}")
         return None
     for warning in caught:
         report.add(name, NOTE, str(warning.message))
-    _check_counts(report, name, whole)
-    _check_names(report, name, whole)
-    if name in class_folders.INFO:
-        _check_respelt(report, name, whole)
-    _check_skipped(report, name, whole, sample)
-    _check_remarks(report, name, sample)
+    respelt = _respelt(whole) if name in class_folders.INFO else ()
+    official = data.describe(name).images
+    for mark, text in chain(
+        _counts(whole, official),
+        _names(whole),
+        respelt,
+        _skipped(whole, sample),
+        _remarks(sample),
+    ):
+        report.add(name, mark, text)
     if len(sample) < len(whole):
         report.add(name, GOOD, f"this study uses {len(sample):,} of the images")
     return sample
 
 
-def _check_counts(report: Report, name: str, dataset: Dataset) -> None:
-    info = data.describe(name)
+def _counts(dataset: Dataset, official: int) -> Findings:
     counts = f"{len(dataset):,} images of {len(dataset.class_names):,} classes"
     if dataset.files:
         counts += f" in {os.path.commonpath([path.parent for path in dataset.files])}"
-    if info.images in (0, len(dataset)):
-        report.add(name, GOOD, counts)
+    if official in (0, len(dataset)):
+        yield GOOD, counts
     else:
-        report.add(name, NOTE, f"{counts}; the official set has {info.images:,}")
+        yield NOTE, f"{counts}; the official set has {official:,}"
     present = np.bincount(dataset.labels, minlength=len(dataset.class_names))
     missing = [dataset.class_names[label] for label in np.flatnonzero(present == 0)]
     if missing:
-        report.add(
-            name,
-            NOTE,
-            f"{len(missing)} classes have no image and only serve as wrong answers: "
-            f"{_some(missing, 5)}",
-        )
+        text = f"{len(missing)} classes have no image and only serve as wrong answers"
+        yield NOTE, f"{text}: {_some(missing, 5)}"
 
 
-def _check_names(report: Report, name: str, dataset: Dataset) -> None:
-    """Five labels with their folder and name, and names that CLIP cannot use."""
+def _names(dataset: Dataset) -> Findings:
+    """Five labels with their folder and name, and class names that CLIP cannot use."""
     _, first = np.unique(dataset.labels, return_index=True)
     chosen = first[np.linspace(0, len(first) - 1, min(5, len(first))).astype(int)]
     triples = (
@@ -140,30 +142,22 @@ def _check_names(report: Report, name: str, dataset: Dataset) -> None:
         f"{dataset.class_names[dataset.labels[i]]!r}"
         for i in chosen
     )
-    report.add(name, GOOD, "\n".join(["labels, images and class names", *triples]))
+    yield GOOD, "\n".join(["labels, images and class names", *triples])
     twice = [text for text, k in Counter(dataset.class_names).items() if k > 1]
     if twice:
-        report.add(
-            name,
-            NOTE,
-            f"class names that occur twice ({', '.join(twice)}): their logits tie and "
-            "the second class of each pair can never win",
-        )
+        text = f"class names that occur twice ({', '.join(twice)}): their logits tie"
+        yield NOTE, f"{text} and the second class of each pair can never win"
     codes = [t for t in dataset.class_names if WNID.fullmatch(t) or t.isdigit()]
     numbered = [t for t in dataset.class_names if re.match(r"\d+ ", t)]
     if len(numbered) > len(dataset.class_names) / 2:
         codes += numbered
     if codes:
-        report.add(
-            name,
-            NOTE,
-            f"class names that are numbers or codes ({_some(codes, 3)}) say little to "
-            "CLIP: give names in classes.csv (columns folder,name)",
-        )
+        text = f"class names that are numbers or codes ({_some(codes, 3)}) say little"
+        yield NOTE, f"{text} to CLIP: give names in classes.csv (columns folder,name)"
 
 
-def _check_respelt(report: Report, name: str, dataset: Dataset) -> None:
-    """Folders whose classes are called otherwise, where no table says how."""
+def _respelt(dataset: Dataset) -> Findings:
+    """Classes whose names differ from their folders', where no table gives names."""
     root = dataset.files[0].parents[dataset.ids[0].count("/")]
     if (root / CLASSES_CSV).exists():
         return
@@ -175,11 +169,11 @@ def _check_respelt(report: Report, name: str, dataset: Dataset) -> None:
             some = _some([f"{f} is {called[f]!r}" for f in sorted(folders)], 5)
             text = f"classes called otherwise than their folders: {some}"
             cure = f"; other names go into {root / CLASSES_CSV} (columns folder,name)"
-            report.add(name, mark, text + cure)
+            yield mark, text + cure
 
 
 def _write_names(report: Report, name: str, error: CodedNames, table: Path) -> None:
-    """Write class names without codes, for the user to look at and to put in place."""
+    """Write class names without codes, for the user to check and put in place."""
     known = dict(zip(imagenet.wnids(), imagenet.class_names("imagenet"), strict=True))
     rows = [(f, text or known.get(f, "")) for f, text in error.names.items()]
     with (
@@ -187,43 +181,39 @@ def _write_names(report: Report, name: str, error: CodedNames, table: Path) -> N
         temporary.open("w", newline="", encoding="utf-8-sig") as file,
     ):
         csv.writer(file).writerows([("folder", "name"), *rows])
-    shown = "\n".join(f"{folder} = {text!r}" for folder, text in rows[:5])
+    shown = [f"{folder} = {text!r}" for folder, text in rows[:5]]
     todo = "look through it" if all(dict(rows).values()) else "fill in what is missing"
-    report.add(
-        name,
-        NOTE,
-        f"a table of names without codes is ready, {todo} and put it there:\n"
-        f"cp {shlex.quote(str(table))} {shlex.quote(str(error.root / CLASSES_CSV))}\n"
-        f"{shown}",
-    )
+    text = f"a table of names without codes is ready, {todo} and put it there:"
+    copy = shlex.join(["cp", str(table), str(error.root / CLASSES_CSV)])
+    report.add(name, NOTE, "\n".join([text, copy, *shown]))
 
 
-def _check_remarks(report: Report, name: str, sample: Dataset) -> None:
-    """Pictures that can be read, but for something; by what that is."""
-    files: dict[str, list[str]] = {}
-    for file, remark in remarks(sample):
-        files.setdefault(remark, []).append(file)
-    for remark, of_it in files.items():
-        report.add(name, NOTE, f"read, but {remark}: {_some(of_it, LISTED)}")
+def _remarks(sample: Dataset) -> Findings:
+    """Pictures that can be read but have a flaw, by the flaw."""
+    for remark, files in _by_reason(remarks(sample)).items():
+        yield NOTE, f"read, but {remark}: {_some(files, LISTED)}"
 
 
-def _check_skipped(report: Report, name: str, whole: Dataset, sample: Dataset) -> None:
-    reasons: dict[str, list[str]] = {}
-    for file, reason in whole.skipped:
-        reasons.setdefault(reason, []).append(file)
-    for reason, files in reasons.items():
+def _by_reason(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Files by their reason, of pairs (file, reason)."""
+    found: dict[str, list[str]] = {}
+    for file, reason in pairs:
+        found.setdefault(reason, []).append(file)
+    return found
+
+
+def _skipped(whole: Dataset, sample: Dataset) -> Findings:
+    for reason, files in _by_reason(whole.skipped).items():
         mark = GOOD if reason == BESIDE else NOTE
-        report.add(name, mark, f"left out, {reason}: {_some(files, LISTED)}")
+        yield mark, f"left out, {reason}: {_some(files, LISTED)}"
     damaged = sample.skipped[len(whole.skipped) :]
     if damaged:
         shown = "\n".join(f"{file}: {reason}" for file, reason in damaged[:LISTED])
         rest = len(damaged) - LISTED
         more = f"\nand {rest} more" if rest > 0 else ""
-        report.add(
-            name, NOTE, f"left out, {len(damaged)} damaged files:\n{shown}{more}"
-        )
+        yield NOTE, f"left out, {len(damaged)} damaged files:\n{shown}{more}"
     elif whole.files:
-        report.add(name, GOOD, f"all {len(sample):,} pictures can be decoded")
+        yield GOOD, f"all {len(sample):,} pictures can be decoded"
 
 
 def contact_sheet(dataset: Dataset, path: Path, count: int = 40) -> Path:
@@ -259,30 +249,32 @@ def contact_sheet(dataset: Dataset, path: Path, count: int = 40) -> Path:
 
 
 def check_weights(report: Report, backbone: str, weights: str) -> bool:
-    """Say where the weights come from; gives whether they are on this machine."""
+    """Report where the weights come from; returns whether this machine has them."""
+    topic = f"{backbone}, {weights}"
+    try:
+        return _find_weights(report, topic, backbone, weights)
+    except (ValueError, FileNotFoundError) as error:
+        report.add(topic, BAD, str(error))
+        return False
+
+
+def _find_weights(report: Report, topic: str, backbone: str, weights: str) -> bool:
     import open_clip
 
     from helpers.models import clip, embedded
     from helpers.models import weights as files
 
-    topic = f"{backbone}, {weights}"
     if backbone not in clip.names():
-        report.add(topic, BAD, f"open_clip knows no model {backbone!r}")
-        return False
+        raise ValueError(f"open_clip knows no model {backbone!r}")
     name = clip.with_quick_gelu(backbone, weights)
     if name != backbone:
-        report.add(
-            topic, NOTE, f"these weights need QuickGELU: {name} is used (write that)"
-        )
+        text = f"these weights need QuickGELU: {name} is used (write that)"
+        report.add(topic, NOTE, text)
     if weights == "random":
         report.add(topic, NOTE, "untrained: every accuracy will be chance")
         return True
     if weights == embedded.TAG:
-        try:
-            report.add(topic, GOOD, f"embedded: {embedded.weights_file(name).name}")
-        except (ValueError, FileNotFoundError) as error:
-            report.add(topic, BAD, str(error))
-            return False
+        report.add(topic, GOOD, f"embedded: {embedded.weights_file(name).name}")
         return True
     config = open_clip.get_pretrained_cfg(name, weights)
     if config:
@@ -292,27 +284,22 @@ def check_weights(report: Report, backbone: str, weights: str) -> bool:
             report.add(topic, NOTE, near)
         return there
     if not files.is_on_disk(weights):
-        report.add(topic, BAD, files.accepted(clip.weight_choices(name), weights))
-        return False
-    try:
-        found = files.check(weights, name)
-    except (ValueError, FileNotFoundError) as error:
-        report.add(topic, BAD, str(error))
-        return False
+        raise ValueError(files.accepted(clip.weight_choices(name), weights))
+    found = files.check(weights, name)
     if found is None:
         size = _gigabytes(weight_bytes(name))
         report.add(topic, NOTE, f"not on this machine: the run downloads about {size}")
         return False
     size = sum(part.stat().st_size for part in found.files)
     report.add(topic, GOOD, f"{found.kind}: {found.path}, {size / 1e6:,.0f} MB")
-    if files.variant(name, found.quick_gelu) != name:
-        used = files.variant(name, found.quick_gelu)
+    used = files.variant(name, found.quick_gelu)
+    if used != name:
         report.add(topic, NOTE, f"these weights are those of {used}, which is used")
     return True
 
 
 def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
-    """Whether the models that chapters need besides CLIP are on this machine."""
+    """Report whether this machine has the models besides CLIP that chapters need."""
     from huggingface_hub import constants
 
     needed_for = dict.fromkeys(optional.PARTS, "what needs it")
@@ -336,28 +323,27 @@ def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
 
 
 def check_world(report: Report) -> None:
-    """Whether the embedded world is drawn here as it was when its CLIPs were trained.
+    """Report whether the embedded world is drawn as it was when its CLIPs were trained.
 
     Pillow's rasteriser decides the last pixels, and its versions differ.
     """
     import PIL
 
-    from helpers.models.embedded import card as card_of
-    from helpers.models.embedded import names
+    from helpers.models.embedded import card, names
 
     here = embedded.world_hash()
     for name in names():
-        card = card_of(name)
-        if card["world"] == here:
+        then = card(name)
+        if then["world"] == here:
             report.add("picto", GOOD, f"drawn as {name} saw it in training ({here})")
             continue
         report.add(
             "picto",
             NOTE,
             f"drawn differently than when {name} was trained: probe sheet {here}, then "
-            f"{card['world']}; Pillow {PIL.__version__}, then {card['pillow']}. "
+            f"{then['world']}; Pillow {PIL.__version__}, then {then['pillow']}. "
             "Accuracies may differ a little from the card's; "
-            f"`pip install pillow=={card['pillow']}` restores the pictures",
+            f"`pip install pillow=={then['pillow']}` restores the pictures",
         )
 
 
@@ -383,11 +369,8 @@ def _check_download(
     elif config.get("hf_hub") and constants.HF_HUB_OFFLINE:
         report.add(topic, BAD, f"not on this machine and HF_HUB_OFFLINE is set: {page}")
     else:
-        report.add(
-            topic,
-            NOTE,
-            f"not on this machine: the run downloads about {_gigabytes(size)}, {page}",
-        )
+        text = f"not on this machine: the run downloads about {_gigabytes(size)}"
+        report.add(topic, NOTE, f"{text}, {page}")
     return bool(found)
 
 
@@ -398,7 +381,7 @@ def check_published(
     folder: Path,
     parameters: Mapping[str, Any],
 ) -> None:
-    """Hold the study's own zero-shot accuracy, once it has one, against the papers'."""
+    """Compare the study's zero-shot accuracy, if there is one, with the published."""
     from helpers.models import clip
     from helpers.results import predictions, published
 

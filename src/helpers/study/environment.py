@@ -40,7 +40,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """For the block: streams that take any text, a home, signals that end it well."""
+    """Give the block streams that take any text, a home and handlers of signals."""
     _open_streams()
     _find_home()
     os.environ["MATPLOTLIBRC"] = _plain_matplotlib()
@@ -49,7 +49,7 @@ def prepared() -> Iterator[None]:
 
 
 def silence() -> None:
-    """Print nowhere: whoever read the output has gone."""
+    """Send all output to nowhere, as nobody reads it any more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -91,7 +91,7 @@ def of_kernel(outputs: Path, private: Path) -> dict[str, str]:
 def private_folder() -> Iterator[Path]:
     """A folder for a kernel's own files, which nobody else may read.
 
-    It lies in the cache where no folder for temporary files can be written.
+    The folder lies in the cache where no folder for temporary files can be written.
     """
     try:
         tempfile.gettempdir()
@@ -134,8 +134,8 @@ def _may_write(folder: Path) -> bool:
 def _find_home() -> None:
     """Name a home and a user where neither a variable nor the system does."""
     for name in ("HOME", "TMPDIR"):
-        if not os.environ.get(name):
-            os.environ.pop(name, None)  # empty is as good as unset
+        if os.environ.get(name) == "":
+            del os.environ[name]  # empty is as good as unset
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = str(paths.CACHE / "home")
     if not any(os.environ.get(name) for name in ("LOGNAME", "USER")):
@@ -160,7 +160,7 @@ def _open_streams() -> None:
 
 
 def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
-    """What stands for characters that the stream's encoding lacks."""
+    """Replace the characters that the stream's encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     wanted = error.object[error.start : error.end]
@@ -200,6 +200,6 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def complain(text: str) -> None:
-    """Say it on stderr, if anybody is there to read."""
+    """Print the text on stderr, if stderr is open."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""What a chapter was made from: told in its provenance, and asked before it runs again.
+"""What a chapter was made from: noted after a run, compared before the next one.
 
 A finished chapter carries in its notebook's metadata, under `run`, and in the study's
 `provenance.json`, under `made_from`, which every start of the chapter removes:
@@ -44,13 +44,12 @@ def made_from(job: Job, folder: Path) -> dict[str, Any]:
 
 
 def cells(notebook: Path) -> str:
-    """Hash of what the cells say, whatever they have put out."""
+    """Hash of the cells' sources, types and tags, without their outputs."""
     found = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    said = [
+    return keys.key(
         [c["cell_type"], "".join(c["source"]), c["metadata"].get("tags", [])]
         for c in found
-    ]
-    return keys.key(said)
+    )
 
 
 @cache
@@ -109,9 +108,9 @@ def kept(executed: Path) -> dict[str, Any]:
 
 
 def whole(executed: Path, made: dict[str, Any]) -> bool:
-    """Whether the notebook was made from just this, and all that it left is there.
+    """Whether the notebook was made from exactly this, and all its files are there.
 
-    Not so where it left out what needs a model that is here by now.
+    A notebook that left out what needs a model, which is here by now, is not whole.
     """
     before = dict(kept(executed))
     files = before.pop("files", [])
@@ -124,7 +123,7 @@ def whole(executed: Path, made: dict[str, Any]) -> bool:
 
 
 def left_out(executed: Path) -> dict[str, str]:
-    """Parameter -> how to get its optional model, of those a chapter did without."""
+    """Parameter -> how to get its model, of each optional model that was missing."""
     return _notes(executed.parent).get(executed.stem, {}).get("left_out", {})
 
 
@@ -134,8 +133,10 @@ def hashes(made: dict[str, Any]) -> dict[str, str]:
 
 
 def states(folder: Path, number: str) -> dict[str, tuple]:
-    """What tells the files that a chapter may write from later ones of their names:
-    figures, tables and ledgers. No times are compared: clocks differ, and are set."""
+    """The state of each figure, table and ledger that a chapter may write.
+
+    States are compared for equality, not by time: clocks differ, and are set.
+    """
     patterns = f"figures/{number}_*", f"tables/{number}_*", "predictions/**/*.parquet"
     files = [file for pattern in patterns for file in folder.glob(pattern)]
     return {
@@ -145,13 +146,13 @@ def states(folder: Path, number: str) -> dict[str, tuple]:
 
 
 def left(folder: Path, number: str, before: dict[str, tuple]) -> list[str]:
-    """Files that a chapter has written since their states were those."""
+    """Files that a chapter has written since their states were `before`."""
     now = states(folder, number)
     return sorted(name for name, state in now.items() if before.get(name) != state)
 
 
 def other_parameters(executed: Path, job: Job) -> list[str]:
-    """The parameters of a finished notebook that are not this job's, told in words."""
+    """Say which parameters of a finished notebook differ from this job's."""
     before = kept(executed).get("parameters")
     if before is None:
         return []

@@ -1,10 +1,10 @@
-"""One run of a study at a time in its folder, whatever becomes of the others.
+"""One run at a time in a study's folder, even after another run was killed.
 
 filelock holds `.lock`: with `flock`, so that it ends with the process that took it,
 however that ends, or by the file's mere existence where the file system has no `flock`.
-The file `.running` tells who has the folder and is removed at the end. Where it was
-left behind, the run was killed; its notebook's kernel notices within a second or so and
-ends, too, and until then nobody else may write.
+The file `.running` names the process that has the folder and is removed at the end. A
+file that is left behind means that the run was killed. Its notebook's kernel notices
+that within a second or so and ends, too; until then no other run may write.
 """
 
 import errno
@@ -29,7 +29,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 @contextmanager
 def locked(folder: Path) -> Iterator[Callable[[int], None]]:
-    """Hold the folder for the block; yields what is to be told each kernel's pid.
+    """Hold the folder for the block; yields the function that notes a kernel's pid.
 
     Raises RuntimeError where another run has it.
     """
@@ -51,7 +51,7 @@ def locked(folder: Path) -> Iterator[Callable[[int], None]]:
 
 @contextmanager
 def _taken(folder: Path, running: Path) -> Iterator[None]:
-    """The lock for the block; its file is removed while it is still held."""
+    """Hold the lock for the block; its file is removed before the lock is released."""
     path, native = folder / ".lock", _has_locks(folder)
     lock: BaseFileLock = FileLock(path) if native else SoftFileLock(path)
     try:
@@ -68,7 +68,7 @@ def _taken(folder: Path, running: Path) -> Iterator[None]:
 
 
 def _has_locks(folder: Path) -> bool:
-    """Whether `flock` works on the folder's file system; said where it does not.
+    """Whether `flock` works on the folder's file system; prints a warning if not.
 
     filelock notices the error ENOSYS alone.
     """
@@ -99,7 +99,7 @@ def _held(folder: Path, owner: dict) -> str:
 
 
 def _owner(running: Path) -> dict:
-    """What the file tells of who has, or had, the folder; empty where it is silent."""
+    """What the file says of the process that has, or had, the folder; empty if none."""
     try:
         found = json.loads(running.read_text())
     except (OSError, ValueError):
@@ -112,7 +112,7 @@ def _note_kernel(running: Path, about: dict, pid: int) -> None:
 
 
 def _identity(pid: int) -> list[float]:
-    """What tells a process from a later one of the same number.
+    """The process's number and start, which no later process shares.
 
     Linux counts the start from the machine's own, which a clock that is set does not
     move. Raises psutil.NoSuchProcess.
@@ -125,7 +125,7 @@ def _identity(pid: int) -> list[float]:
 
 
 def _end_kernel(owner: dict) -> None:
-    """Wait for the kernel that a killed run has left; end it where it does not."""
+    """Wait for the kernel that a killed run has left; kill it if it does not end."""
     if "kernel" not in owner or owner.get("host") != socket.gethostname():
         return
     pid, began = owner["kernel"]

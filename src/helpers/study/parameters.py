@@ -1,4 +1,4 @@
-"""From a study's files and the command line to what each notebook is given.
+"""The parameters of each notebook, from a study's files and the command line.
 
 Later wins: the notebook's own defaults, `params/STUDY.yaml`, `params/STUDY/NN.yaml`,
 `-p key value`. The notebooks' parameters cells say which keys exist and of which type.
@@ -110,7 +110,7 @@ def merged(found: Iterable[Layer], number: str = "") -> dict[str, Any]:
 def fill(
     namespace: dict[str, Any], number: str, keys: Collection[str], params: Path
 ) -> None:
-    """Do in a notebook what `plan` does before a run: heed its parameter `include`.
+    """Fill in the values of the file that the notebook's parameter `include` names.
 
     Plain papermill hands the key over as it stands in a study's file. Of the declared
     `keys`, those that papermill has not set get the values of the included files.
@@ -234,12 +234,12 @@ def shown(path: Path) -> str:
 
 
 def _given(notebook: Path) -> dict[str, tuple[type, Any]]:
-    """What the notebook declares, but for `include`, which `plan` heeds itself."""
+    """The parameters that a notebook declares, without `include`."""
     return {k: found for k, found in declared(notebook).items() if k != INCLUDE}
 
 
 def _included(name: Any, origin: Path, params: Path) -> Path:
-    """The file that another one includes by this name."""
+    """The path of the file that another file includes by this name."""
     is_yaml = isinstance(name, str) and name.endswith((".yaml", ".yml"))
     choices = [located(name, f) for f in (origin.parent, params)] if is_yaml else []
     for path in choices:
@@ -252,7 +252,7 @@ def _included(name: Any, origin: Path, params: Path) -> Path:
 
 
 def _injected(cells: Iterable[str]) -> set[str]:
-    """The names that the cell assigns which papermill has put in."""
+    """The names that papermill's injected cell assigns."""
     bodies = [ast.parse(c).body for c in cells if c.startswith("# Parameters\n")]
     return {
         target.id
@@ -327,7 +327,7 @@ def _unknown(
     chosen: Iterable[str],
     chapters: Mapping[str, Iterable[str]],
 ) -> list[str]:
-    """Of keys that stand somewhere for chosen chapters, those that none of them takes.
+    """Report the keys that none of the chosen chapters takes, a line each.
 
     `chapters`: number -> the keys it declares.
     """
@@ -355,7 +355,7 @@ def _chapters(numbers: Sequence[str]) -> str:
 
 
 def _parse(text: str, wanted: type) -> Any:
-    """A command line's text as the wanted type, or as it is where it cannot be read."""
+    """A command line's text as the wanted type; unchanged where it cannot be read."""
     try:
         if wanted in (str, int, float):
             return wanted(text)

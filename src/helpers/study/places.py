@@ -1,9 +1,9 @@
 """Which parameters name files and folders, and what a relative one counts from.
 
-A path on the command line counts from the folder one stands in; one in a parameter file
+A path on the command line counts from the current folder; one in a parameter file
 from the repository that holds the file, or else from the file's own folder. Kernels
-stand elsewhere, and get absolute paths: but for those that count from this repository,
-which stay as they are written, so that results tell nothing of the machine.
+run in another folder and get absolute paths. Paths that count from this repository stay
+as they are written, so that results say nothing about the machine.
 """
 
 import os
@@ -49,7 +49,7 @@ def base_of(file: Path) -> Path:
 
 
 def _looks_like_a_path(value: str) -> bool:
-    """Whether nothing else is written so: names of the hub are `owner/model`."""
+    """Whether the text can only be a path: names of the hub are `owner/model`."""
     if value in (".", "..") or value.startswith(("/", "./", "../", "~")):
         return True
     return value.endswith(ENDINGS) or value.endswith("/") or value.count("/") > 1
@@ -71,7 +71,7 @@ def _texts() -> Collection[str]:
     return descriptions.embedded()
 
 
-# Names that win over a file that is called so. Asked for only where there is one.
+# Names that win over a file of the same name. Listed only where there is such a file.
 NAMES: dict[str, Callable[[], Collection[str]]] = {
     "weights": _tags,
     "texts": _texts,

@@ -1,15 +1,15 @@
-"""What a study takes of memory and disk, told before it runs.
+"""The memory and disk that a study takes, estimated before it runs.
 
 `estimate` adds up what models and tunings say of themselves, see `models.sizes`, for
 the work that a chapter's parameters ask for; no weights are loaded. It errs, to either
-side: what tests/benchmarks/memory.csv has, peaks of models of true size, is told within
+side: it meets the peaks in tests/benchmarks/memory.csv, of models of true size, within
 a quarter. So a run is refused only where `SURE` of the estimate will not fit, and
 `study.watch` watches it in any case.
 """
 
 import math
-import os
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,8 +29,8 @@ ACTIVATIONS = 200_000_000  # of a batch on its way through an image tower
 TEMPLATES = 80  # of the largest shared set
 KEPT_BACK = 0.6  # of a training's memory that the allocator does not hand back
 CONTEXTS = 8  # that are tuned at once, at most
-LARGE = 3  # parts that are told
-# What chapters declare that do the like: a notebook of one's own may.
+LARGE = 3  # parts that are named
+# Parameters by which a chapter, or a user's own notebook, declares such work.
 TUNING = {"augmentations", "focus", "view_count", "memory", "jacobian"}
 TUNING |= {"dev_images", "view_counts", "few_shot", "few_shot_views"}
 TRAINING = {"visual_prompts", "pool_images", "batch", "seeds"}
@@ -65,7 +65,7 @@ class Need:
 
 @dataclass(frozen=True)
 class _Images:
-    """What is known of a data set without opening it: official counts at least."""
+    """Size and classes of a data set; the official ones where it is not in place."""
 
     count: int
     classes: tuple[str, ...]
@@ -165,7 +165,7 @@ def estimate(job: Job) -> Need:
 
 
 def _training_bytes(model: Size, p: Mapping[str, Any]) -> float:
-    """What graphs of images take at once, and RLCF's copy of the whole image tower."""
+    """Bytes of the graphs of images at once, or of RLCF's copy of the image tower."""
     from helpers.methods.training import GRAPHS, HEADROOM
 
     each = HEADROOM * model.graph_bytes(p["visual_prompts"] if model.patches else 0)
@@ -208,7 +208,7 @@ def check(jobs: Sequence[Job], outputs: Path) -> str:
 
 
 def check_room(report: Report, jobs: Sequence[Job], outputs: Path) -> None:
-    """Tell a doctor's report what each chapter takes, against what there is."""
+    """Report what each chapter takes, and what the machine lacks for it."""
     lines, problems = survey(jobs, outputs)
     report.add("room", GOOD, "\n".join(lines[::-1]))
     for problem in problems:
@@ -226,7 +226,8 @@ def survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
     ]
     kept = sum(sum(need.cache.values()) for need in needs)
     ledgers = sum(need.ledgers for need in needs)
-    room, held = _free_disk(CACHE), _size(CACHE / "bank")
+    room = _free_disk(CACHE)
+    held = sum(_size(CACHE / "store" / kind) for kind in ("images", "views"))
     left = max(0.0, SURE * kept - held)
     if left > room:
         problems.append(
@@ -247,32 +248,33 @@ def survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
         f"{gigabytes(free)} free; "
         f"disk: about {gigabytes(kept + ledgers)}, {gigabytes(min(room, there))} free"
     )
-    lines = [f"{n.chapter}: about {gigabytes(n.peak)} ({_largest(n)})" for n in needs]
+    lines = [f"{n.chapter}: about {gigabytes(n.peak)} ({_parts(n)})" for n in needs]
     return [*lines, total], problems
 
 
 def _too_much(need: Need, job: Job, free: float) -> str:
-    parts = sorted(need.memory, key=need.memory.__getitem__, reverse=True)[:LARGE]
-    cures = [CURES[part] for part in parts if part in CURES]
+    cures = [CURES[part] for part, _ in _largest(need) if part in CURES]
     cures = [f"-p {cure}" for cure in cures if cure.split()[0] in job.parameters]
     ways = [*cures, "other chapters alone (--only)", "a machine with more memory"]
     return (
         f"{need.chapter} needs about {gigabytes(need.peak)} of memory and "
-        f"{gigabytes(free)} are free ({_largest(need)}): try {', or '.join(ways)}"
+        f"{gigabytes(free)} are free ({_parts(need)}): try {', or '.join(ways)}"
     )
 
 
-def _largest(need: Need) -> str:
-    parts = sorted(need.memory.items(), key=lambda part: -part[1])[:LARGE]
-    return ", ".join(f"{part} {gigabytes(size)}" for part, size in parts)
+def _largest(need: Need) -> list[tuple[str, float]]:
+    return Counter(need.memory).most_common(LARGE)
 
 
-def _free_disk(place: Path) -> int:
-    while not place.exists():
-        place = place.parent
-    return shutil.disk_usage(place).free
+def _parts(need: Need) -> str:
+    return ", ".join(f"{part} {gigabytes(size)}" for part, size in _largest(need))
+
+
+def _free_disk(folder: Path) -> int:
+    there = next(f for f in (folder, *folder.parents) if f.exists())
+    return shutil.disk_usage(there).free
 
 
 def _size(folder: Path) -> int:
-    files = (Path(place, f) for place, _, fs in os.walk(folder) for f in fs)
-    return sum(file.stat().st_blocks * 512 for file in files if file.is_file())
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return sum(file.stat().st_blocks * 512 for file in files)

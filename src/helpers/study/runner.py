@@ -1,4 +1,9 @@
-"""Run notebooks through papermill, each in a fresh kernel of this very interpreter."""
+"""Run notebooks through papermill, each in a fresh kernel of this very interpreter.
+
+Papermill's own runner starts whichever kernel the user has installed as "python3", and
+marks a cell that Ctrl-C or a kernel's death has stopped as completed. So client, engine
+and kernel manager are our own, derived from those of papermill and Jupyter.
+"""
 
 import json
 import sys
@@ -32,7 +37,7 @@ class NotebookFailed(Exception):
 
 
 class KernelMissing(Exception):
-    """No kernel came to answer; the message names the notebook, the cause, the cure."""
+    """The kernel did not start; the message names the notebook, the cause, the cure."""
 
 
 def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
@@ -53,7 +58,7 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
     run and why.
     """
     folder = outputs / jobs[0].parameters["study"]
-    with locked(folder) as tell:
+    with locked(folder) as note_kernel:
         if not again:
             _refuse_to_replace(jobs, folder)
         made_from = [fingerprints.made_from(job, folder) for job in jobs]
@@ -66,7 +71,7 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
                 continue
             try:
                 _refuse_without_ledgers(job, folder)
-                seen = _run(job, made, folder, outputs, tell)
+                seen = _run(job, made, folder, outputs, note_kernel)
             except NotebookFailed as failure:
                 failures.append(str(failure))
                 print(f"{name:<40}did not run", flush=True)
@@ -74,7 +79,7 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
             _say(name, time.monotonic() - started, f"{seen.peak / 1e9:6.1f} GB")
         _say("all", time.monotonic() - began)
         _collect(folder)
-        _tell_left_out(jobs, folder)
+        _print_left_out(jobs, folder)
     if failures:
         count = f"{len(failures)} of {len(jobs)} chapters did not run"
         raise NotebookFailed("\n".join([f"{count}:", *failures]))
@@ -106,7 +111,7 @@ def _refuse_to_replace(jobs: Sequence[Job], folder: Path) -> None:
 
 
 def _refuse_without_ledgers(job: Job, folder: Path) -> None:
-    """A chapter that reads what others left has nothing to say where none has."""
+    """Raise NotebookFailed for a chapter that reads results where there are none."""
     later = number_of(job.notebook.stem) >= fingerprints.LATER
     if later and not any(folder.glob("predictions/*/*/*.parquet")):
         raise NotebookFailed(
@@ -115,13 +120,12 @@ def _refuse_without_ledgers(job: Job, folder: Path) -> None:
         )
 
 
-def _tell_left_out(jobs: Sequence[Job], folder: Path) -> None:
-    """The sections that chapters left out for want of a model, and the cure."""
+def _print_left_out(jobs: Sequence[Job], folder: Path) -> None:
+    """Print which sections lacked a model, and the command that fetches it."""
     for job in jobs:
-        for told in fingerprints.left_out(folder / job.notebook.name).values():
-            print(
-                f"{job.notebook.stem} left out what needs a model: {told}", flush=True
-            )
+        for cure in fingerprints.left_out(folder / job.notebook.name).values():
+            chapter = job.notebook.stem
+            print(f"{chapter} left out what needs a model: {cure}", flush=True)
 
 
 def _say(what: str, seconds: float, memory: str = "") -> None:
@@ -133,7 +137,7 @@ def _run(
     made: dict[str, Any],
     folder: Path,
     outputs: Path,
-    tell: Callable[[int], None],
+    note_kernel: Callable[[int], None],
 ) -> watch.Watch:
     name = job.notebook.stem
     before = fingerprints.states(folder, number_of(name))
@@ -145,6 +149,13 @@ def _run(
         watch.watched() as seen,
     ):
         facts = {}
+
+        def failure(cause: str) -> str:
+            return (
+                f"{job.notebook.name}, cell {line.n}: {cause}\n"
+                f"The cells up to there and the traceback are in {shown(partial)}"
+            )
+
         try:
             execute_notebook(
                 str(job.notebook),
@@ -155,7 +166,7 @@ def _run(
                 language="python",
                 progress_bar=False,
                 line=line,
-                tell=tell,
+                note_kernel=note_kernel,
                 private=private,
                 start={
                     "cwd": str(job.notebook.parent),
@@ -164,16 +175,10 @@ def _run(
             )
             files = fingerprints.left(folder, number_of(name), before)
             facts = {"run": {**made, "files": files}}
-        except PapermillExecutionError as error:
-            cause = f"{error.ename}: {error.evalue}".rstrip(": ")
-            if error.ename == DiskFull.__name__:
-                cause = error.evalue
-                raise DiskFull(_failure(job, line.n, cause, partial)) from error
-            cause = seen.cause or cause
-            raise NotebookFailed(_failure(job, line.n, cause, partial)) from error
-        except DeadKernelError as error:
-            cause = seen.cause or "the kernel died (killed, or out of memory?)"
-            raise NotebookFailed(_failure(job, line.n, cause, partial)) from error
+        except (PapermillExecutionError, DeadKernelError) as error:
+            if getattr(error, "ename", "") == DiskFull.__name__:
+                raise DiskFull(failure(error.evalue)) from error
+            raise NotebookFailed(failure(seen.cause or _cause(error))) from error
         except KernelMissing as error:
             raise KernelMissing(
                 f"{job.notebook.name}: its kernel did not start ({error}): see what it "
@@ -181,8 +186,7 @@ def _run(
                 "environment anew (make clean, make study)"
             ) from error
         except KeyboardInterrupt as stop:
-            cause = str(stop) or "interrupted"
-            stop.args = (_failure(job, line.n, cause, partial),)
+            stop.args = (failure(str(stop) or "interrupted"),)
             raise
         finally:
             _annotate(partial, facts)
@@ -191,15 +195,14 @@ def _run(
     return seen
 
 
-def _failure(job: Job, cell: int, cause: str, partial: Path) -> str:
-    return (
-        f"{job.notebook.name}, cell {cell}: {cause}\n"
-        f"The cells up to there and the traceback are in {shown(partial)}"
-    )
+def _cause(error: Exception) -> str:
+    if isinstance(error, DeadKernelError):
+        return "the kernel died (killed, or out of memory?)"
+    return f"{error.ename}: {error.evalue}".rstrip(": ")
 
 
 def _code_cells(notebook: Path) -> int:
-    """Cells that will run: those with code, and the one papermill puts in."""
+    """The number of cells that will run: those with code, and papermill's own."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     code = ("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     return sum(bool(text.strip()) for text in code) + 1
@@ -209,7 +212,7 @@ def _annotate(notebook: Path, facts: dict[str, Any]) -> None:
     """Add to the notebook's metadata."""
     try:
         content = json.loads(notebook.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # papermill did not come to write it
+    except (FileNotFoundError, ValueError):  # papermill has not written the notebook
         return
     content["metadata"] |= facts
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
@@ -219,7 +222,7 @@ def _annotate(notebook: Path, facts: dict[str, Any]) -> None:
 
 @contextmanager
 def _progress(name: str, cells: int) -> Iterator[tqdm]:
-    """On terminals, a line: the running cell, the time, the cell's own progress."""
+    """Show the running cell, the time and the cell's progress, on terminals alone."""
     line = tqdm(
         total=cells,
         desc=name,
@@ -278,11 +281,11 @@ class _Client(PapermillNotebookClient):
             self.nb_man.cell_exception(cell, cell_index=cell_index)
             raise
 
-    def process_message(self, msg: dict, *place: Any) -> Any:
+    def process_message(self, msg: dict, *cell: Any) -> Any:
         content = msg["content"]
         if MARK in content.get("metadata", {}):
             self.line.set_postfix_str(content["data"]["text/plain"])
-        return super().process_message(msg, *place)
+        return super().process_message(msg, *cell)
 
 
 class _Engine(NBClientEngine):
@@ -298,14 +301,14 @@ class _Engine(NBClientEngine):
         nb_man: Any,
         kernel_name: str,
         line: tqdm,
-        tell: Callable[[int], None],
+        note_kernel: Callable[[int], None],
         private: Path,
         start: dict,
         **_: Any,
     ) -> None:
         def next_cell(cell: Any, cell_index: int) -> None:
             if line.n == 0:
-                tell(client.km.provisioner.pid)
+                note_kernel(client.km.provisioner.pid)
             line.n += 1
             line.set_postfix_str("")
 

@@ -84,16 +84,43 @@ def build(folder: Path) -> Path:
     partial = [_unfinished(path) for path in found if path not in done]
     results = _read(folder / "results.csv", RESULTS)
     provenance = _provenance(folder / "provenance.json")
-    pages = _Pages(study, chapters, partial, provenance)
-    files = {f"{chapter.name}.html": pages.chapter(chapter) for chapter in chapters}
+    common: dict[str, Any] = {
+        "study": study,
+        "chapters": chapters,
+        "partial": {one.name: one for one in partial},
+        "style": Markup((ASSETS / "site.css").read_text(encoding="utf-8")),
+    }
+    page = TEMPLATES.get_template("site_chapter.html")
+    files = {
+        f"{chapter.name}.html": page.render(
+            common,
+            here=chapter.name,
+            chapter=chapter,
+            before=before,
+            after=after,
+            origin=provenance.get(chapter.name, {}),
+        )
+        for before, chapter, after in zip(
+            [None, *chapters], chapters, [*chapters[1:], None], strict=False
+        )
+    }
     given = next((f for n, f in provenance.items() if number_of(n) == SYNTHESIS), {})
     given = given.get("parameters", {})
     backbones = [
         given[key] for key in ("backbone", "second_backbone") if given.get(key)
     ]
-    evidence = _evidence(folder, chapters, results, backbones)
-    answers = _answers(folder / "tables" / f"{SYNTHESIS}_findings.csv")
-    files["index.html"] = pages.index(evidence, answers, _facts(results))
+    finished = {chapter.name: chapter for chapter in chapters}
+    entries = sorted({*finished, *common["partial"]})
+    files["index.html"] = TEMPLATES.get_template("site_index.html").render(
+        common,
+        here="",
+        entries=[(name, finished.get(name)) for name in entries],
+        evidence=_evidence(folder, chapters, results, backbones),
+        answers=_answers(folder / "tables" / f"{SYNTHESIS}_findings.csv"),
+        whole=SYNTHESIS,
+        facts=_facts(results),
+        provenance=provenance,
+    )
     _publish(folder / "site", files)
     return folder / "site" / "index.html"
 
@@ -117,55 +144,6 @@ def _settle(site: Path, old: Path, new: Path) -> None:
         old.rename(site)
     shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(new, ignore_errors=True)
-
-
-class _Pages:
-    """The two templates, and what every page shows."""
-
-    def __init__(
-        self,
-        study: str,
-        chapters: Sequence[Chapter],
-        partial: Sequence[Unfinished],
-        provenance: dict[str, Any],
-    ) -> None:
-        self.chapters, self.provenance = list(chapters), provenance
-        self.common = {
-            "study": study,
-            "chapters": self.chapters,
-            "partial": {one.name: one for one in partial},
-            "style": Markup((ASSETS / "site.css").read_text(encoding="utf-8")),
-        }
-
-    def chapter(self, chapter: Chapter) -> str:
-        place = self.chapters.index(chapter)
-        return self._render(
-            "site_chapter.html",
-            here=chapter.name,
-            chapter=chapter,
-            before=self.chapters[place - 1] if place else None,
-            after=next(iter(self.chapters[place + 1 :]), None),
-            origin=self.provenance.get(chapter.name, {}),
-        )
-
-    def index(
-        self, evidence: Evidence, answers: dict[str, str], facts: dict[str, str]
-    ) -> str:
-        finished = {chapter.name: chapter for chapter in self.chapters}
-        names = sorted({*finished, *self.common["partial"]})
-        return self._render(
-            "site_index.html",
-            here="",
-            entries=[(name, finished.get(name)) for name in names],
-            evidence=evidence,
-            answers=answers,
-            whole=SYNTHESIS,
-            facts=facts,
-            provenance=self.provenance,
-        )
-
-    def _render(self, template: str, **values: Any) -> str:
-        return TEMPLATES.get_template(template).render(self.common, **values)
 
 
 def _unfinished(path: Path) -> Unfinished:
@@ -291,7 +269,7 @@ def _gains(board: pd.DataFrame, backbones: Sequence[str]) -> tuple[Markup, str]:
         return Markup(), ""
     first = synthesis.in_order(rows["backbone"], backbones)[0]
     sets = list(dict.fromkeys(rows["dataset"]))
-    ranks = {panel: place for place, panel in enumerate(synthesis.PANELS)}
+    ranks = {panel: rank for rank, panel in enumerate(synthesis.PANELS)}
     lines = []
     for (panel, name, backbone), part in rows.groupby(["panel", "name", "backbone"]):
         found = part.set_index("dataset").reindex(sets)

@@ -3,9 +3,9 @@
 `work` counts, chapter by chapter and from its parameters alone, the pictures that are
 read, encoded, captioned or trained on, the texts that are encoded, and the steps of
 prompt tuning. `paces` times each of these on a few pictures and classes of the study,
-with random weights where its own are not on this machine: they take as long. What a
-chapter's figures and statistics take is not counted, so that an estimate is rather low;
-what it has in its cache from an earlier run is, so that it may be high.
+with random weights where its own are not on this machine: they take as long. Figures
+and statistics are not counted, so an estimate may be low. What an earlier run has left
+in the cache is counted, so an estimate may be high.
 """
 
 import logging
@@ -13,6 +13,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -33,13 +34,13 @@ from helpers.study.room import TRAINING, TUNING
 
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, MOST = 2, 32  # pictures or texts that are timed together
-ENOUGH = 0.3  # seconds that tell a pace
+ENOUGH = 0.3  # seconds that suffice to time something
 CLASSES, CONTEXTS = 32, 8  # of a step of prompt tuning
 RECIPES = ("preaugment", "augmix", "autoaugment")
 LISTS = {**{name: len(texts) for name, texts in TEMPLATES.items()}, "pooled": 80}
 LISTS |= {"waffle": 40}
 METHODS = 5  # that tune prompts in chapter 02: TPT in three forms, C-TPT and A-TPT
-TOLD = 2  # the dearest parts of a chapter that are named
+NAMED = 2  # the most expensive parts of a chapter, which are named
 NAMES = {
     "read": "reading pictures",
     "drawn": "drawing views",
@@ -61,7 +62,7 @@ def check_time(
     datasets: Mapping[str, Dataset],
     weights_are_here: bool,
 ) -> None:
-    """Tell a doctor's report what each chapter takes, and all of them."""
+    """Report how long each chapter and the whole study take."""
     parameters = {k: v for job in jobs for k, v in job.parameters.items()}
     if not weights_are_here:
         parameters["weights"] = "random"
@@ -75,17 +76,19 @@ def check_time(
         spent = {k: pace[k] * n for k, n in work(job, datasets).items()}
         seconds = START + sum(spent.values())
         whole += seconds
-        parts = sorted(spent, key=spent.__getitem__, reverse=True)[:TOLD]
-        parts = [f"{NAMES[k]} {told(spent[k])}" for k in parts if spent[k] > START]
+        largest = Counter(spent).most_common(NAMED)
+        parts = [f"{NAMES[k]} {duration(n)}" for k, n in largest if n > START]
         dearest = f" ({', '.join(parts)})" if parts else ""
-        lines.append(f"{job.notebook.stem}: about {told(seconds)}{dearest}")
+        lines.append(f"{job.notebook.stem}: about {duration(seconds)}{dearest}")
     random = "" if weights_are_here else ", with random weights as the study's are away"
-    lines.insert(0, f"about {told(whole)}, timed on a few pictures, {where}{random}:")
+    lines.insert(
+        0, f"about {duration(whole)}, timed on a few pictures, {where}{random}:"
+    )
     report.add("time", GOOD, "\n".join(lines))
 
 
-def told(seconds: float) -> str:
-    """A duration to two figures or so."""
+def duration(seconds: float) -> str:
+    """Seconds as text, to about two digits."""
     for unit, length in (("h", 3600), ("min", 60)):
         if seconds >= 1.5 * length:
             return f"{seconds / length:.1f} {unit}"
@@ -109,12 +112,11 @@ def work(job: Job, datasets: Mapping[str, Dataset]) -> Work:
         ("remembering" in p, _remembering),
     ]
     found: Work = Counter()
-    for count in (count for fits, count in kinds if fits):
-        try:
-            more = count(p, counts, classes, 1 + bool(p.get("second_backbone")))
-        except KeyError:  # a notebook of one's own, which declares some keys only
-            continue
-        found.update(more)
+    for fits, count in kinds:
+        if fits:
+            with suppress(KeyError):  # a user's own notebook may declare fewer keys
+                models = 1 + bool(p.get("second_backbone"))
+                found.update(count(p, counts, classes, models))
     return found
 
 
@@ -187,7 +189,7 @@ def _tuned(
 
 
 def _prompt_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
-    """One class in the prompts of one caption."""
+    """Seconds of one class in the prompts of one caption."""
     captions = [
         f"a field with {{a}} standing in front of {i} trees" for i in range(MOST)
     ]
@@ -196,7 +198,7 @@ def _prompt_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
 
 
 def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
-    """One class in one step of prompt tuning: there, back, and there again."""
+    """One class in one step of prompt tuning: forward, back, and forward again."""
     try:
         tower = PromptTower(model, names)
     except ValueError:  # no text tower of CLIP's kind: chapter 02 will say so
@@ -212,7 +214,7 @@ def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
 
 
 def _training_seconds(model: clip.Backbone, images: Sequence) -> float:
-    """One picture there and back through the image tower, its norms being tuned."""
+    """One picture forward and back through the image tower, whose norms are tuned."""
     pixels = torch.stack([model.crop(image) for image in images])
     tower = ImageTower(model, norms=True)
     student = Student(tower, torch.zeros(2, model.embed_dim, device=model.device))
@@ -266,12 +268,18 @@ def _is_missing(p: Mapping[str, Any], key: str) -> bool:
 
 
 def _some(count: int, few: int) -> int:
-    """Of so many images those that a parameter takes; 0 takes all."""
+    """How many of `count` images a parameter takes; 0 takes all."""
     return min(count, few) if few else count
 
 
+def _drawn(p: Mapping[str, Any], counts: Mapping[str, int]) -> int:
+    """Views of all images that a chapter takes of its `view_sets`."""
+    taken = (_some(counts[name], p["view_images"]) for name in p["view_sets"])
+    return p["view_count"] * sum(taken)
+
+
 def _size(p: Mapping[str, Any], name: str) -> int:
-    """Of a data set that is none of the study's own."""
+    """The number of images of a data set that is none of the study's own."""
     return data.describe(name).images or len(data.read(name, p.get("data_root", "")))
 
 
@@ -360,8 +368,7 @@ def _captions(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
 
 def _weighing(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
     lists = [LISTS[name] for name in p["prompt_sets"]]
-    views_of = [_some(counts[s], p["view_images"]) for s in p["view_sets"]]
-    drawn = p["view_count"] * sum(views_of)
+    drawn = _drawn(p, counts)
     closer = LISTS[p["closer"]]
     weighed = models * (2 * sum(lists) + closer * (8 + len(p["betas"])))
     weighed += 2 * p["draws"] * sum(p["template_counts"])
@@ -392,9 +399,8 @@ def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
     single = _some(test, p["episodic_images"])
     looks = single * p["view_count"]
     stepped = single * (1 + 3 * (models - 1))  # TENT's step, RLCF's three
-    tuned = 3 * single * (models - 1) + 2 * 2 * p["epochs"] * min(
-        pool / 32, classes / 2
-    )
+    tuned = 3 * single * (models - 1)
+    tuned += 2 * 2 * p["epochs"] * min(pool / 32, classes / 2)
     seen = sum(pools.values()) + sum(tests.values())
     return {
         "read": 2 * seen,
@@ -407,8 +413,6 @@ def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
 
 
 def _remembering(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
-    drawn = p["view_count"] * sum(
-        _some(counts[s], p["view_images"]) for s in p["view_sets"]
-    )
+    drawn = _drawn(p, counts)
     texts = models * classes * (LISTS["photo"] + LISTS["openai_80"])
     return {"drawn": drawn, "encoded": drawn, "texts": texts}

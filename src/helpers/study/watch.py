@@ -9,7 +9,7 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +22,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 @dataclass
 class Watch:
-    """What was seen of a kernel: the most memory it held, and why it was stopped."""
+    """The most memory that a kernel held, and why it was stopped."""
 
     peak: int = 0  # bytes
     cause: str = ""  # empty where nothing was stopped
@@ -33,7 +33,7 @@ class Watch:
         held = {p: _held(p) for p in kernels.values()}
         self.peak = max(self.peak, sum(held.values()))
         free, floor = available_memory(), _floor()
-        # Whoever holds little is not to blame, and stopping it would free nothing.
+        # Stopping a kernel that holds little would free nothing.
         if free >= floor or sum(held.values()) < floor or self.cause:
             return
         ours, left, kept = map(gigabytes, (sum(held.values()), free, floor))
@@ -43,7 +43,7 @@ class Watch:
             "close other programs; `study doctor NAME` tells what each chapter needs"
         )
         for process in held:
-            _tell(process, signal.SIGINT)
+            _send(process, signal.SIGINT)
 
 
 @contextmanager
@@ -61,7 +61,7 @@ def watched() -> Iterator[Watch]:
             if seconds == PATIENCE:  # deep in a library, where nothing interrupts it
                 for process in ours:
                     if process.pid not in before:
-                        _tell(process, signal.SIGKILL)
+                        _send(process, signal.SIGKILL)
             if watch._done.wait(1):
                 return
 
@@ -123,7 +123,7 @@ def _groups(root: Path) -> list[Path]:
 
 
 def gigabytes(size: float) -> str:
-    """A number of bytes, as users are told it."""
+    """A number of bytes as messages show it."""
     return f"{size / 1e9:,.1f} GB"
 
 
@@ -134,8 +134,6 @@ def _held(process: psutil.Process) -> int:
         return 0
 
 
-def _tell(process: psutil.Process, what: signal.Signals) -> None:
-    try:
-        process.send_signal(what)
-    except psutil.Error:  # it is gone
-        return
+def _send(process: psutil.Process, number: signal.Signals) -> None:
+    with suppress(psutil.Error):  # the process has ended
+        process.send_signal(number)
