@@ -142,6 +142,13 @@ def test_a_gpu_task_does_many_spans_since_it_is_slow_to_start():
     assert parallel.bundle(100_000, gpus) == 64
 
 
+def test_nodes_are_compared_by_the_sources_of_both_packages(monkeypatch):
+    seen = []
+    monkeypatch.setattr(parallel, "digest", lambda files: seen.extend(files) or "")
+    parallel._code.__wrapped__()
+    assert {Path(helpers.__file__), Path(picto.__file__)} <= set(seen)
+
+
 # Two workers of this machine
 
 
