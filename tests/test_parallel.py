@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+import helpers
+import picto
 from helpers import data, parallel, store
 from helpers.chapters import adaptation, self_training
 from helpers.chapters.notebook import Run
