@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+import helpers
+import picto
 from helpers import data, parallel, store
 from helpers.chapters import adaptation, self_training
 from helpers.chapters.notebook import Run
@@ -140,6 +142,13 @@ def test_a_gpu_task_does_many_spans_since_it_is_slow_to_start():
     assert parallel.bundle(800, gpus) == 50  # two tasks each
     assert parallel.bundle(5, gpus) == 1
     assert parallel.bundle(100_000, gpus) == 64
+
+
+def test_nodes_are_compared_by_the_sources_of_both_packages(monkeypatch):
+    seen = []
+    monkeypatch.setattr(parallel, "digest", lambda files: seen.extend(files) or "")
+    parallel._code.__wrapped__()
+    assert {Path(helpers.__file__), Path(picto.__file__)} <= set(seen)
 
 
 # Two workers of this machine

@@ -55,11 +55,11 @@ Work = Callable[[range], Result]
 
 
 class Placement(NamedTuple):
-    """What a task asks for, and how many of them run at once."""
+    """What a task asks for, and how many tasks run at once."""
 
     cpus: int
     gpus: float
-    slots: int
+    at_once: int  # tasks on all nodes together
 
 
 def active() -> bool:
@@ -179,7 +179,7 @@ def _in_tasks(
     try:
         while waiting or running:
             # Results are tensors: as many as may be, never all of them, are under way.
-            while waiting and len(running) < 2 * room.slots:
+            while waiting and len(running) < 2 * room.at_once:
                 some = waiting.pop()
                 running[task.remote(shipped, key, some, threads, code)] = some
             done, _ = ray.wait(list(running), timeout=STALLED)
@@ -195,12 +195,12 @@ def _in_tasks(
 
 
 def bundle(spans: int, room: Placement) -> int:
-    """How many spans one task does.
+    """How many spans one task does: one on a CPU, many on a GPU.
 
-    On a GPU each task is a new process, which takes its time to start, so that it does
-    many; `tests/benchmarks/growth.py` computes what that saves.
+    On a GPU each task is a new process, which takes seconds to start;
+    `tests/benchmarks/growth.py` computes what fewer tasks save.
     """
-    return min(MOST, math.ceil(spans / (TURNS * room.slots))) if room.gpus else 1
+    return min(MOST, math.ceil(spans / (TURNS * room.at_once))) if room.gpus else 1
 
 
 def _result(ray: Any, reference: Any, what: str) -> Any:
@@ -313,9 +313,8 @@ def placement(
         )
     gpus = sum(g for _, g in sizes)
     sharing = max(1, math.ceil(workers / gpus))  # tasks on one GPU
-    slots = workers or gpus
-    each = min(c // (slots if workers else g) for c, g in sizes)
-    return Placement(each, 1 / sharing, slots)
+    each = min(c // (workers or g) for c, g in sizes)
+    return Placement(each, 1 / sharing, workers or gpus)
 
 
 def _packed(work: Work) -> tuple[bytes, bool]:
@@ -339,8 +338,9 @@ def _packed(work: Work) -> tuple[bytes, bool]:
 
 @cache
 def _code() -> str:
-    """What a worker must have in common with the driver: our sources, and torch's."""
-    sources = digest(Path(__file__).parent.rglob("*.py"))
+    """What a worker must have in common with the driver: both packages, and torch."""
+    packages = (Path(__file__).parents[1] / name for name in ("helpers", "picto"))
+    sources = digest(file for package in packages for file in package.rglob("*.py"))
     return f"sources {sources}, torch {version('torch')}"
 
 

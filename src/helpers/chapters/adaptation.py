@@ -73,14 +73,14 @@ def prepare(
     fitting = int(1e9 * memory / tower.peak_bytes(1, gradient=True))
     batch = max(1, min(MOST, fitting))
     peak = tower.peak_bytes(batch, gradient=True) / 1e9
-    told = f"{backbone.name}: {batch} contexts at once, {peak:.2f} GB at most"
+    report = f"{backbone.name}: {batch} contexts at once, {peak:.2f} GB at most"
     found = None
     if jacobian:
         began = time.perf_counter()
         found = tower.jacobian(start)
         spent = time.perf_counter() - began
-        told += f"; Jacobian of {tower.jacobian_bytes / 1e6:,.0f} MB in {spent:.1f} s"
-    print(told)
+        report += f"; Jacobian of {tower.jacobian_bytes / 1e6:,.0f} MB in {spent:.1f} s"
+    print(report)
     with torch.no_grad():
         classes = tower.features(start)
     return Text(tower, start, classes, backbone.logit_scale, batch, found)
@@ -117,10 +117,10 @@ class Tuning:
 
     @property
     def key(self) -> str:
-        """What tells it from every other; "" where nothing on disk could.
+        """The key under which logits are kept; "" where they are not.
 
-        That is so of functions from elsewhere than `helpers.methods`, a notebook say,
-        whose names do not tell what they do, and of settings that are functions.
+        Functions from outside `helpers.methods`, a notebook's say, have no key, since
+        their names do not tell what they do, nor have settings that are functions.
         """
         name = f"{self.method.__module__}.{self.method.__qualname__}"
         if not name.startswith("helpers.methods.") or "<" in name:
@@ -155,22 +155,20 @@ def evaluate(
     """Run methods on the same views of a data set and write a ledger of each.
 
     Ledgers are named "METHOD-RECIPE", or "METHOD" without a recipe, where methods get
-    the image as it is. Their seconds are those of looking (reading, drawing, encoding,
-    when the store did it) and of the method; `attrs` tell the first of these. What a
-    `Tuning` made before is read from disk, its seconds included: a killed run goes on
-    with the images that it had not come to, and its ledgers are the same.
+    the original image alone. Their seconds are those of the views (read, drawn and
+    encoded, when the store made them) and of the method; `attrs["looking"]` has those
+    of the views. What a `Tuning` made before is read from disk, with its seconds: a
+    killed run goes on where it stood, and its ledgers are the same.
     """
     if recipe:
-        views = store.view_features(backbone, dataset, recipe, count, run.seed)
-        asked = {"views": recipe, "count": count, "seed": run.seed}
-        looking = store.view_seconds_per_image(backbone, dataset, **asked)
+        asked = recipe, count, run.seed
+        views = store.view_features(backbone, dataset, *asked)
+        looking = store.view_seconds_per_image(backbone, dataset, *asked)
     else:
         views = store.image_features(backbone, dataset)[:, None]
         looking = store.seconds_per_image(backbone, dataset)
-    used = {"views": recipe, "view_count": count}
-    return evaluate_views(
-        run, backbone, dataset, text, methods, views, looking, recipe, used
-    )
+    made = views, looking, recipe, {"views": recipe, "view_count": count}
+    return evaluate_views(run, backbone, dataset, text, methods, *made)
 
 
 def evaluate_views(
@@ -181,21 +179,21 @@ def evaluate_views(
     methods: Mapping[str, Method],
     views: Tensor,
     looking: float,
-    called: str,
-    used: Mapping[str, object],
+    suffix: str,
+    settings: Mapping[str, object],
 ) -> list[pd.DataFrame]:
     """`evaluate` on views [N, V, D] that the caller has made.
 
-    `looking` is what they cost, seconds per image, `called` what stands behind the
-    hyphen of the ledgers' names, "" for nothing, and `used` goes into their settings.
+    `looking` is what views cost, seconds per image. Ledgers are named "METHOD-SUFFIX",
+    or "METHOD" where the suffix is "", and hold `settings`.
     """
     views, ledgers = views.to(backbone.device), []
     for name, method in methods.items():
-        full = f"{name}-{called}" if called else name
+        full = f"{name}-{suffix}" if suffix else name
         label = f"{full} on {dataset.name} with {backbone.name}"
         logits, own = _logits(method, views, text, backbone.key, label)
         cost = looking + own / len(dataset)
-        path = run.predictions(full, dataset, backbone, logits, cost, dict(used))
+        path = run.predictions(full, dataset, backbone, logits, cost, dict(settings))
         ledger = predictions.read(path)
         ledger.attrs["looking"] = looking
         ledgers.append(ledger)
@@ -251,10 +249,10 @@ def look(
     surest: int = 5,
     least: int = 2,
 ) -> tuple[list[np.ndarray], pd.DataFrame]:
-    """Some views of one image, for `figures.view_rows`: pictures and what is to know.
+    """Some views of one image, pictures and a table, for `chapter_02.view_rows`.
 
-    View 0, then the `surest` of the others, then the `least` sure. Kept are those that
-    TPT keeps, a tenth of all `count`.
+    View 0, then the `surest` of the others, then the `least` sure. The table marks as
+    kept those that TPT keeps, a tenth of all `count`.
     """
     image, image_id = dataset.image(position), dataset.ids[position]
     generator = np.random.default_rng(recipes.image_seed(seed, image_id))

@@ -76,16 +76,13 @@ class Run:
         seconds_per_image: float,
         settings: dict[str, Any] | None = None,
     ) -> Path:
-        """Write a method's ledger: logits [N, C] in the order of `dataset.ids`."""
-        note(
-            self.folder,
-            self.chapter,
-            {
-                "data": {dataset.name: dataset.fingerprint},
-                "weights": {backbone.name: backbone.fingerprint},
-            },
-        )
-        return predictions.write(
+        """Write a method's ledger, and note data and weights in the provenance.
+
+        Args:
+            logits: [N, C] in the order of `dataset.ids`.
+            settings: what the method was run with, as JSON can say it.
+        """
+        path = predictions.write(
             self.folder,
             dataset=dataset.name,
             backbone=backbone.name,
@@ -103,6 +100,10 @@ class Run:
             },
             seed=self.seed,
         )
+        facts = {"data": {dataset.name: dataset.fingerprint}}
+        facts["weights"] = {backbone.name: backbone.fingerprint}
+        note(self.folder, self.chapter, facts)
+        return path
 
     def optional(self, load: Callable[..., Any], *arguments: Any) -> Any:
         """`load(*arguments)`, or None where that needs a model that is not to be had.

@@ -171,7 +171,7 @@ def record(
     run: Run,
     backbone: Backbone,
     method: str,
-    place: Halves,
+    cut: Halves,
     logits: Tensor,
     seconds: float = 0.0,
     settings: Mapping[str, object] | None = None,
@@ -182,8 +182,7 @@ def record(
     `seed` is that of training, the run's unless given. The settings tell the protocol
     and how many pictures were seen.
     """
-    told = {"protocol": place.protocol, "pool_images": len(place.seen)}
-    told |= settings or {}
+    used = {"protocol": cut.protocol, "pool_images": len(cut.seen), **(settings or {})}
     run = run if seed is None else replace(run, seed=seed)
-    path = run.predictions(method, place.test, backbone, logits, seconds, told)
+    path = run.predictions(method, cut.test, backbone, logits, seconds, used)
     return predictions.read(path, with_logits=False)

@@ -79,13 +79,13 @@ def bursts(
     if not 0 < alpha < np.inf:
         raise ValueError(f"alpha is {alpha}, but must be a finite number above 0")
     classes, member = _classes(ids, labels)
-    place, order = (_draw(ids, orders, seed, what) for what in ("slot", "order"))
-    slots = np.empty(place.shape)
+    uniform, order = (_draw(ids, orders, seed, what) for what in ("slot", "order"))
+    slots = np.empty(uniform.shape)
     for number in range(orders):
         shares = _dirichlet(alpha, _names(classes), seed, number)
         edges = np.arange(len(classes))[:, None] + shares.cumsum(axis=1)
         edges[:, -1] = np.arange(len(classes)) + 1  # whatever rounding left
-        slots[number] = np.searchsorted(edges.ravel(), member + place[number])
+        slots[number] = np.searchsorted(edges.ravel(), member + uniform[number])
         slots[number] -= len(classes) * member
     return _sorted(slots, order)
 
@@ -292,7 +292,7 @@ def gains(
     orders: np.ndarray,
     labels: ArrayLike,
 ) -> dict[str, np.ndarray]:
-    """Hits less zero-shot's, by method: [O, N] of 1, 0 and -1, NaN as in `by_image`."""
+    """Correct (1 or 0) minus zero-shot's, by method: [O, N], NaN as in `by_image`."""
     case = features, class_features, logit_scale
     plain = zero_shot(*case).argmax(dim=1).cpu().numpy() == np.asarray(labels)
     said = {name: follow(method, *case, orders) for name, method in methods.items()}

@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import ArrayLike
@@ -22,6 +21,9 @@ from helpers.figures.style import (
     as_picture,
     beside,
     intervals,
+    label_cells,
+    label_rows,
+    number_in_cell,
     require,
     short,
     styled,
@@ -84,39 +86,21 @@ def similarity_matrix(
     )
     fig, ax = plt.subplots()
     span = max(np.ptp(similarity), 1e-9)
-    ax.imshow(
-        similarity.T,
-        cmap="Blues",
-        aspect="auto",
-        vmin=similarity.min(),
-        vmax=similarity.max() + 0.1 * span,
-    )
+    limits = {"vmin": similarity.min(), "vmax": similarity.max() + 0.1 * span}
+    ax.imshow(similarity.T, cmap="Blues", aspect="auto", **limits)
     for i, j in np.ndindex(shape):
         dark = similarity[i, j] > similarity.min() + 0.65 * span
-        ax.text(
-            i,
-            j,
-            f"{similarity[i, j]:.2f}",
-            ha="center",
-            va="center",
-            fontsize=10,
-            color="white" if dark else INK,
-            fontweight="bold" if best[i] == j else "normal",
-        )
+        look = {"fontweight": "bold" if best[i] == j else "normal"}
+        number_in_cell(ax, i, j, f"{similarity[i, j]:.2f}", 10, dark, **look)
         if correct[i] == j:
-            ax.add_patch(
-                Rectangle(
-                    (i - 0.46, j - 0.46), 0.92, 0.92, fill=False, ec=VERMILION, lw=2
-                )
-            )
+            corner, look = (i - 0.46, j - 0.46), {"fill": False, "ec": VERMILION}
+            ax.add_patch(Rectangle(corner, 0.92, 0.92, lw=2, **look))
     for i, image in enumerate(images):
         thumbnail = ImageOps.fit(as_picture(image), (128, 128))
         box = (i - 0.46, i + 0.46, -0.56, -1.48)
         ax.imshow(thumbnail, extent=box, aspect="auto")
-    ax.set(xlim=(-0.5, shape[0] - 0.5), ylim=(shape[1] - 0.5, -1.5), xticks=[])
-    ax.set_yticks(range(shape[1]), [textwrap.fill(text, 30) for text in texts])
-    ax.grid(False)
-    sns.despine(ax=ax, left=True, bottom=True)
+    ax.set(xlim=(-0.5, shape[0] - 0.5), ylim=(shape[1] - 0.5, -1.5))
+    label_cells(ax, [], [textwrap.fill(text, 30) for text in texts])
     _square_cells(fig, ax, 0.62)
     return fig, data
 
@@ -183,8 +167,7 @@ def confusion_matrix(
         ax.imshow(shade, cmap=palette, vmin=0, vmax=130, aspect="auto")
     for i, j in np.argwhere((table > 0) | (diagonal & seen)).tolist():
         value = f"{share[i, j]:.0f}" if share[i, j] >= 1 or not table[i, j] else "<1"
-        tint = "white" if share[i, j] > 75 else INK
-        ax.text(j, i, value, ha="center", va="center", fontsize=9, color=tint)
+        number_in_cell(ax, j, i, value, 9, dark=share[i, j] > 75)
     ax.set_xticks(range(len(columns)), map(short, columns), rotation=45, ha="right")
     ax.set_yticks(range(len(names)), map(short, names))
     ax.set_xticks(np.arange(len(columns)) - 0.5, minor=True)
@@ -242,13 +225,9 @@ def confusion_pairs(
     intervals(ax, np.arange(len(data)), data, "share", VERMILION)
     for y, row in enumerate(data.itertuples()):
         beside(ax, y, f"{row.images} of {row.of}")
-    ax.set_yticks(
-        range(len(data)),
-        data["true"].map(short) + " → " + data["predicted"].map(short),
-    )
-    ax.set(xlabel="share of the true class (%)", ylim=(len(data) - 0.5, -0.5))
+    label_rows(ax, data["true"].map(short) + " → " + data["predicted"].map(short))
+    ax.set_xlabel("share of the true class (%)")
     ax.set_xlim(left=0)
-    ax.grid(False, axis="y")
     return fig, data
 
 
@@ -277,14 +256,8 @@ def per_class_accuracy(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     intervals(ax, y, ranked, "top1", BLUE)
     if left_out:
         ax.axhspan(19.75, 20.75, color="#f0f0f0", lw=0)
-        ax.text(
-            50,
-            20.25,
-            f"{left_out} classes between",
-            ha="center",
-            va="center",
-            fontsize=9,
-        )
+        text = f"{left_out} classes between"
+        ax.text(50, 20.25, text, ha="center", va="center", fontsize=9)
     ax.set_yticks(y, ranked["class_name"].map(short), fontsize=9)
     ax.set(xlim=(-2, 102), ylim=(y[-1] + 0.7, -0.7))
     ax.set_xlabel(f"top-1 accuracy (%), dashed: mean {mean:.1f}")

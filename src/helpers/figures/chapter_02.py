@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 from numpy.typing import ArrayLike
 from PIL import ImageOps
 
@@ -22,6 +21,8 @@ from helpers.figures.style import (
     as_picture,
     beside,
     colour,
+    label_rows,
+    logarithmic,
     require,
     short,
     styled,
@@ -46,12 +47,8 @@ def view_rows(
     if len(pictures) != len(frame) or any(len(group) != columns for group in groups):
         raise ValueError("a picture for each row, and as many rows for every recipe")
     side = 7.6 / columns
-    fig, axes = plt.subplots(
-        len(groups),
-        columns,
-        squeeze=False,
-        figsize=(side * columns + 0.4, (side + 0.42) * len(groups)),
-    )
+    size = side * columns + 0.4, (side + 0.42) * len(groups)
+    fig, axes = plt.subplots(len(groups), columns, squeeze=False, figsize=size)
     for ax, picture, row in zip(axes.flat, pictures, frame.itertuples(), strict=True):
         ax.imshow(ImageOps.pad(as_picture(picture), (128, 128), color="white"))
         name = short(row.prediction, int(13.5 * side))
@@ -83,8 +80,8 @@ def first_step(
             "gradient and step must be [tokens, width] alike, "
             f"not {list(gradient.shape)} and {list(step.shape)}"
         )
-    token, place = np.indices(gradient.shape).reshape(2, -1)
-    columns = {"token": token, "coordinate": place}
+    token, coordinate = np.indices(gradient.shape).reshape(2, -1)
+    columns = {"token": token, "coordinate": coordinate}
     data = pd.DataFrame(columns | {"gradient": gradient.ravel(), "step": step.ravel()})
     fig, ax = plt.subplots(figsize=(WIDTH, 3.0))
     for sign, name, shade in ((1, "positive", VERMILION), (-1, "negative", BLUE)):
@@ -122,15 +119,14 @@ def before_and_after(
     left.imshow(as_picture(image))
     left.axis("off")
     left.set_title(textwrap.fill(title, 18), fontsize=10, loc="center")
-    place = {name: row for row, name in enumerate(names)}
+    row = {name: number for number, name in enumerate(names)}
     for number, method in enumerate(methods):
         part = frame[frame["method"] == method]
-        y = part["class_name"].map(place) + (number - (len(methods) - 1) / 2) * height
+        y = part["class_name"].map(row) + (number - (len(methods) - 1) / 2) * height
         width = 100 * part["probability"]
         right.barh(y, width, height, color=colour(method), label=method)
-    right.set_yticks(range(len(names)), map(short, names))
-    right.set(ylim=(len(names) - 0.5, -0.5), xlabel="probability (%)")
-    right.grid(False, axis="y")
+    label_rows(right, list(map(short, names)))
+    right.set_xlabel("probability (%)")
     fig.legend(loc="outside lower center", ncols=min(4, len(methods)))
     return fig, frame.reset_index(drop=True)
 
@@ -144,22 +140,24 @@ def accuracy_and_calibration(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]
     """
     require(frame, ["method", "top1", "ci_low", "ci_high", "ece"])
     fig, ax = plt.subplots(figsize=(WIDTH, 4.2))
-    for number, row in enumerate(frame.itertuples()):
-        middle, ends = 100 * row.top1, 100 * np.array([row.ci_low, row.ci_high])
-        ax.errorbar(
-            middle,
-            100 * row.ece,
-            xerr=np.abs(ends - middle)[:, None],
-            fmt=MARKERS[number % len(MARKERS)],
-            color=colour(row.method),
-            markersize=8,
-            elinewidth=1,
-            label=row.method,
-        )
+    _method_markers(ax, frame, 100 * frame["top1"], 100 * frame["ece"], "xerr")
     ax.set(xlabel="top-1 accuracy (%)", ylabel="expected calibration error (%)")
     ax.set_ylim(bottom=0)
-    fig.legend(loc="outside right upper")
     return fig, frame.reset_index(drop=True)
+
+
+def _method_markers(
+    ax: plt.Axes, frame: pd.DataFrame, x: pd.Series, y: pd.Series, side: str
+) -> None:
+    """A marker per method, its 95 % interval as `xerr` or `yerr`, and a legend."""
+    ends = 100 * frame[["ci_low", "ci_high"]].to_numpy()
+    for number, method in enumerate(frame["method"]):
+        at = x.iloc[number], y.iloc[number]
+        reach = np.abs(ends[number] - at[side == "yerr"])[:, None]
+        look = {"markersize": 8, "elinewidth": 1, "label": method, side: reach}
+        sign = MARKERS[number % len(MARKERS)]
+        ax.errorbar(*at, fmt=sign, color=colour(method), **look)
+    ax.figure.legend(loc="outside right upper")
 
 
 @styled
@@ -173,23 +171,10 @@ def gain_by_seconds(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     require(frame, ["method", "seconds", "difference", "ci_low", "ci_high"])
     fig, ax = plt.subplots(figsize=(WIDTH, 4.4))
     ax.axhline(0, color=INK, lw=1)
-    for number, row in enumerate(frame.itertuples()):
-        middle, ends = 100 * row.difference, 100 * np.array([row.ci_low, row.ci_high])
-        ax.errorbar(
-            1000 * row.seconds,
-            middle,
-            yerr=np.abs(ends - middle)[:, None],
-            fmt=MARKERS[number % len(MARKERS)],
-            color=colour(row.method),
-            markersize=8,
-            elinewidth=1,
-            label=row.method,
-        )
+    x, y = 1000 * frame["seconds"], 100 * frame["difference"]
+    _method_markers(ax, frame, x, y, "yerr")
     ax.set(xlabel="milliseconds per image", ylabel="points gained", xscale="log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.minorticks_off()
-    fig.legend(loc="outside right upper")
+    logarithmic(ax.xaxis)
     return fig, frame.reset_index(drop=True)
 
 
@@ -212,8 +197,7 @@ def seconds_by_stage(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         left += table[stage].to_numpy()
     for y, total in enumerate(left):
         beside(ax, y, f"{total:,.1f}")
-    ax.set_yticks(range(len(methods)), methods)
-    ax.set(ylim=(len(methods) - 0.5, -0.6), xlabel="milliseconds per image")
-    ax.grid(False, axis="y")
+    label_rows(ax, methods, above=0.6)
+    ax.set_xlabel("milliseconds per image")
     fig.legend(loc="outside lower center", ncols=min(3, len(stages)))
     return fig, frame.reset_index(drop=True)

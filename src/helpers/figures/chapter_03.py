@@ -18,6 +18,7 @@ from helpers.figures.style import (
     VERMILION,
     WIDTH,
     as_picture,
+    label_rows,
     require,
     styled,
 )
@@ -56,12 +57,11 @@ def cards(
         ax = fig.add_axes((*((top - (0, side)) / size), *(side / size)))
         ax.imshow(ImageOps.pad(as_picture(image), (256, 256), color="white"))
         ax.axis("off")
-        place = np.add(top, (side + 0.12, 0))
+        corner = np.add(top, (side + 0.12, 0))
         plain = {"va": "top", "fontsize": 9.5, "parse_math": False}  # "$" is a dollar
-        fig.text(*(place / size), bold, fontweight="bold", **plain)
-        place -= (0, line * (bold.count("\n") + 1) + 0.02)
-        rest = "\n".join(rest)
-        fig.text(*(place / size), rest, linespacing=1.2, **plain)
+        fig.text(*(corner / size), bold, fontweight="bold", **plain)
+        corner -= (0, line * (bold.count("\n") + 1) + 0.02)
+        fig.text(*(corner / size), "\n".join(rest), linespacing=1.2, **plain)
     data = pd.DataFrame({"card": range(len(texts)), "text": map("\n".join, texts)})
     return fig, data
 
@@ -101,11 +101,8 @@ def waterfall(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             end = max(after, 0 if np.isnan(step) else before + max(high, 0, step))
             ax.text(end + 1.5, y, text, va="center", fontsize=10)
         ax.set_title(name)
-        ax.set_yticks(range(len(part)), part["step"])
-        ax.set_ylim(len(part) - 0.4, -0.6)
-        ax.set_xlim(0, 118)
-        ax.set_xticks([0, 50, 100])
-        ax.grid(False, axis="y")
+        label_rows(ax, part["step"], above=0.6, below=0.6)
+        ax.set(xlim=(0, 118), xticks=[0, 50, 100])
     for ax in axes[-1]:
         ax.set_xlabel("top-1 accuracy (%)")
     return fig, frame.reset_index(drop=True)

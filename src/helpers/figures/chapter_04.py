@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -17,6 +16,9 @@ from helpers.figures.style import (
     WIDTH,
     as_picture,
     colour,
+    label_cells,
+    label_rows,
+    number_in_cell,
     short,
     styled,
 )
@@ -47,11 +49,10 @@ def template_weights(
     right.barh(range(len(shown)), shown, color=colour("autoclip"), height=0.7)
     right.axvline(100 / len(ranked), color=INK, lw=1, ls="--")
     labels = [short(template, 32) for template in shown.index]
-    right.set_yticks(range(len(shown)), labels, fontsize=9)
-    right.set(ylim=(len(shown) - 0.4, -0.6), xlabel="weight (%), dashed: uniform")
+    label_rows(right, labels, above=0.6, below=0.6, fontsize=9)
+    right.set_xlabel("weight (%), dashed: uniform")
     if len(shown) < len(ranked):
         right.set_ylabel(f"heaviest {len(shown)} of {len(ranked)}")
-    right.grid(False, axis="y")
     data = ranked.rename_axis("template").rename("weight").reset_index()
     return fig, data
 
@@ -77,16 +78,13 @@ def weight_map(weights: pd.DataFrame, top: int = 24) -> tuple[Figure, pd.DataFra
     edge = max(2.0, cells.max())
     ax.imshow(cells, cmap="Greens", aspect="auto", vmin=0, vmax=edge)
     for (i, j), value in np.ndenumerate(cells):
-        tint = "white" if value > 0.65 * edge else INK
-        ax.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=8, color=tint)
+        number_in_cell(ax, j, i, f"{value:.1f}", 8, dark=value > 0.65 * edge)
     for j, i in enumerate(cells.argmax(axis=0)):
         box = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec=VERMILION, lw=2)
         ax.add_patch(box)
-    ax.set_xticks(range(shown.shape[1]), shown.columns, rotation=45, ha="right")
-    ax.set_yticks(range(len(shown)), [short(text, 34) for text in shown.index])
-    ax.tick_params(labelsize=9, length=0)
-    ax.grid(False)
-    sns.despine(ax=ax, left=True, bottom=True)
+    rows = [short(text, 34) for text in shown.index]
+    label_cells(ax, shown.columns, rows, rotation=45, ha="right")
+    ax.tick_params(labelsize=9)
     size = 1.2 + 0.42 * shown.shape[1]
     fig.set_size_inches(max(WIDTH, 2.2 + size), 1.4 + 0.24 * len(shown))
     data = weights.rename_axis("group").reset_index()

@@ -1,7 +1,6 @@
 """What chapter 07 draws: gains, prices and agreement of all methods."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -9,7 +8,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
 from scipy.optimize import isotonic_regression
 
 from helpers.figures.style import (
@@ -18,14 +16,20 @@ from helpers.figures.style import (
     INK,
     VERMILION,
     WIDTH,
+    gains_and_losses,
+    label_cells,
+    logarithmic,
     require,
     styled,
+    two_lines,
 )
 from helpers.methods import registry
 from helpers.results.synthesis import ALONE, PANELS, priced
 
 SHAPES = {need.panel: need.marker for need in registry.NEEDS.values()}
 """What a method needs is the shape of its marker."""
+LETTERS = "oDs^vP<>Xp*dH8"
+LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 0}
 
 
 def family_colours() -> dict[str, str]:
@@ -69,9 +73,7 @@ def frontier(
         right = f"one prompt is right on {100 * table['top1'].iloc[0]:.0f} %"
         ax.set_title(f"{name}: {right}")
     axes[-1, 0].set_xlabel("milliseconds per image")
-    axes[-1, 0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes[-1, 0].xaxis.set_major_formatter("{x:g}")
-    axes[-1, 0].minorticks_off()
+    logarithmic(axes[-1, 0].xaxis)
     fig.supylabel("points of accuracy gained over one prompt", fontsize=11)
     title = "What adapting CLIP at test time buys, and what it costs"
     fig.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold")
@@ -110,46 +112,34 @@ def _frontier_panel(ax: plt.Axes, table: pd.DataFrame) -> None:
     levels = np.linspace(0.02, 0.98, max(len(methods), 2))
     wanted = (100 * methods["gain"].to_numpy() - low + room) / (high - low + 2 * room)
     shades = family_colours()
-    places = spread(wanted, 0.96 / max(len(methods) - 1, 1), levels[0], levels[-1])
-    for row, place in zip(methods.itertuples(), places, strict=True):
+    gap = 0.96 / max(len(methods) - 1, 1)
+    heights = spread(wanted, gap, levels[0], levels[-1])
+    for row, height in zip(methods.itertuples(), heights, strict=True):
         shade = shades[row.family]
         x, y = 1000 * row.seconds, 100 * row.gain
         sure = row.gain_p_holm < 0.05
         ends = [100 * row.gain_low, 100 * row.gain_high]
         ax.plot([x, x], ends, color=shade, lw=1.3, alpha=0.8, zorder=2)
-        look: dict[str, Any] = {
-            "marker": SHAPES[row.panel],
-            "ms": 7,
-            "mec": shade,
-            "mew": 1.5,
-        }
-        ax.plot(x, y, mfc=shade if sure else "white", zorder=3, **look)
+        look = {"mfc": shade if sure else "white", "mec": shade, "mew": 1.5}
+        ax.plot(x, y, marker=SHAPES[row.panel], ms=7, zorder=3, **look)
         ax.plot([x, end], [y, y], color=shade, lw=0.6, alpha=0.55, zorder=1)
         other = "²" if row.backbone != start["backbone"] else ""
         ax.annotate(
             f"{row.name}{other} {y:+.1f}",
             (1, y),
-            xytext=(1.05, place),
+            xytext=(1.05, height),
             xycoords=ax.get_yaxis_transform(),
             textcoords="axes fraction",
             va="center",
             fontsize=9,
             color=INK,
             fontweight="bold" if sure else "normal",
-            arrowprops={
-                "arrowstyle": "-",
-                "relpos": (0, 0.5),
-                "shrinkA": 2,
-                "shrinkB": 0,
-                "color": shade,
-                "lw": 0.6,
-                "alpha": 0.55,
-            },
+            arrowprops=LEADER | {"color": shade, "lw": 0.6, "alpha": 0.55},
         )
 
 
 def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """Places near those wanted, in their ascending order, at least `gap` apart.
+    """Heights near those wanted, in their ascending order, at least `gap` apart.
 
     The smallest sum of squared moves between `low` and `high` (isotonic regression);
     `gap` is at most what leaves room for all.
@@ -193,27 +183,20 @@ def gains(
         ),
         height_ratios=counts,
     )
-    palette = sns.blend_palette([VERMILION, "white", BLUE], as_cmap=True)
     edge = max(1.0, 100 * rows[value].abs().max())
     for ax, (panel, part) in zip(axes[:, 0], groups, strict=True):
         names = {name: i for i, name in enumerate(dict.fromkeys(part["name"]))}
         cells = np.full((len(names), len(sets)), np.nan)
         cells[part["name"].map(names), part["dataset"].map(sets)] = 100 * part[value]
-        ax.imshow(cells, cmap=palette, aspect="auto", vmin=-1.5 * edge, vmax=1.5 * edge)
+        gains_and_losses(ax, cells, 1.5 * edge)
         for _, row in part.iterrows():
-            place, text = (sets[row["dataset"]], names[row["name"]]), {"ha": "center"}
-            weight = "bold" if row[f"{value}_p_holm"] < 0.05 else "normal"
+            cell = sets[row["dataset"]], names[row["name"]]
             points = f"{100 * row[value]:+.1f}"
             points += "²" if row["backbone"] != backbones[0] else ""
-            low, high = (100 * row[end] for end in ends)
-            ax.text(*place, points, va="bottom", size=10, fontweight=weight, **text)
-            ax.text(*place, f"[{low:.1f}, {high:.1f}]", va="top", size=8, **text)
-        ax.set_yticks(range(len(names)), names)
-        ax.set_xticks(range(len(sets)), [""] * len(sets))
+            interval = "[{:.1f}, {:.1f}]".format(*(100 * row[end] for end in ends))
+            two_lines(ax, *cell, points, interval, bold=row[f"{value}_p_holm"] < 0.05)
+        label_cells(ax, [""] * len(sets), names)
         ax.set_title(f"needs {PANELS[panel]}" if panel != "prompts" else PANELS[panel])
-        ax.tick_params(length=0)
-        ax.grid(False)
-        sns.despine(ax=ax, left=True, bottom=True)
     axes[-1, 0].set_xticks(range(len(sets)), sets)
     marks = "bold: Holm-corrected p < 0.05"
     if len(backbones) > 1 and rows["backbone"].isin(backbones[1:]).any():
@@ -245,17 +228,12 @@ def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         ax.set(xlabel="top-1 accuracy (%)", ylabel=label)
         if what == "nll" and table["nll"].max() > 5 * table["nll"].median():
             ax.set_yscale("log")
-            ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            ax.yaxis.set_major_formatter("{x:g}")
-            ax.minorticks_off()
+            logarithmic(ax.yaxis)
         else:
             ax.set_ylim(bottom=0)
     handles, names = axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
     return fig, table.reset_index(drop=True)
-
-
-LETTERS = "oDs^vP<>Xp*dH8"
 
 
 @styled
@@ -270,12 +248,8 @@ def who_agrees(
             does not, and `losses`, the reverse; the index has the names of `shares`.
     """
     names, n = list(shares), len(shares)
-    fig, (ax, bars) = plt.subplots(
-        1,
-        2,
-        figsize=(2.0 + 0.46 * n + 2.2, 1.5 + 0.36 * n),
-        width_ratios=[n, 4.4],
-    )
+    size = 2.0 + 0.46 * n + 2.2, 1.5 + 0.36 * n
+    fig, (ax, bars) = plt.subplots(1, 2, figsize=size, width_ratios=[n, 4.4])
     low = np.nanmin(shares.to_numpy())
     palette = sns.light_palette(BLUE, as_cmap=True)
     ax.imshow(shares, cmap=palette, vmin=2 * low - 1, vmax=1.25, aspect="auto")
@@ -284,8 +258,7 @@ def who_agrees(
             share = shares.iloc[y, x]
             if x != y and not np.isnan(share):
                 ax.text(x, y, f"{100 * share:.0f}", ha="center", va="center", size=9)
-    ax.set_xticks(range(n), names, rotation=50, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(n), names)
+    label_cells(ax, names, names, rotation=50, ha="right", rotation_mode="anchor")
     ax.set_title("same prediction (% of images)")
     rescued, broken = (
         100 * changed.loc[names, k].to_numpy(float) for k in ("wins", "losses")
@@ -294,17 +267,14 @@ def who_agrees(
     bars.barh(range(n), -broken, color=VERMILION, height=0.7)
     edge = max(1.0, rescued.max(), broken.max())
     for y, (won, lost) in enumerate(zip(rescued, broken, strict=True)):
-        bars.text(won + 0.04 * edge, y, f"{won:.1f}", va="center", size=9)
-        bars.text(
-            -lost - 0.04 * edge, y, f"{lost:.1f}", va="center", ha="right", size=9
-        )
+        look, gap = {"va": "center", "size": 9}, 0.04 * edge
+        bars.text(won + gap, y, f"{won:.1f}", **look)
+        bars.text(-lost - gap, y, f"{lost:.1f}", ha="right", **look)
     bars.axvline(0, color=INK, lw=1)
     bars.set(ylim=(n - 0.5, -0.5), xlim=(-1.6 * edge, 1.6 * edge), yticks=[], xticks=[])
     bars.set_title("broken | rescued (%)", loc="center")
-    for each in (ax, bars):
-        each.grid(False)
-        sns.despine(ax=each, left=True, bottom=True)
-    ax.tick_params(length=0)
+    bars.grid(False)
+    sns.despine(ax=bars, left=True, bottom=True)
     data = shares.rename_axis("method").reset_index()
     return fig, data.assign(rescued=rescued / 100, broken=broken / 100)
 
@@ -323,18 +293,11 @@ def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     cells[table["dataset"].map(at), table["other"].map(at)] = table["tau"]
     side = 1.4 + 0.75 * len(names)
     fig, ax = plt.subplots(figsize=(side + 0.6, 0.75 * side + 0.4))
-    palette = sns.blend_palette([VERMILION, "white", BLUE], as_cmap=True)
-    ax.imshow(cells, cmap=palette, vmin=-1.4, vmax=1.4, aspect="auto")
+    gains_and_losses(ax, cells, 1.4)
     for row in table.dropna(subset="tau").itertuples():
-        place = at[row.other], at[row.dataset]
-        weight = "bold" if row.p < 0.05 else "normal"
-        text: dict[str, Any] = {"ha": "center", "color": INK}
-        ax.text(*place, f"{row.tau:+.2f}", va="bottom", fontweight=weight, **text)
-        ax.text(*place, f"of {row.methods}", va="top", fontsize=8, **text)
-    ax.set_xticks(range(len(names)), names, rotation=35, ha="right")
-    ax.set_yticks(range(len(names)), names)
-    ax.tick_params(length=0)
-    ax.grid(False)
-    sns.despine(ax=ax, left=True, bottom=True)
+        texts = f"{row.tau:+.2f}", f"of {row.methods}"
+        cell = at[row.other], at[row.dataset]
+        two_lines(ax, *cell, *texts, bold=row.p < 0.05, size=11)
+    label_cells(ax, names, names, rotation=35, ha="right")
     ax.set_xlabel("Kendall's tau of gains; bold: p < 0.05\nsmall: methods compared")
     return fig, table.reset_index(drop=True)

@@ -8,14 +8,12 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import ImageOps
 
 from helpers.figures.style import (
     ACCURACY,
-    BLUE,
     FAINT,
     INK,
     MARKERS,
@@ -25,9 +23,13 @@ from helpers.figures.style import (
     beside,
     colour,
     coloured,
+    gains_and_losses,
+    label_cells,
+    label_rows,
     level_colours,
     require,
     styled,
+    two_lines,
 )
 from helpers.results import metrics
 
@@ -76,14 +78,8 @@ def image_grid(
         ax.imshow(ImageOps.pad(as_picture(image), (256, 256), color="white"))
         ax.set_title(text, fontsize=9, loc="center")
     position = np.arange(len(images))
-    data = pd.DataFrame(
-        {
-            "row": position // columns,
-            "column": position % columns,
-            "title": list(titles),
-        }
-    )
-    return fig, data
+    data = {"row": position // columns, "column": position % columns}
+    return fig, pd.DataFrame(data | {"title": list(titles)})
 
 
 @styled
@@ -116,10 +112,10 @@ def accuracy_by_dataset(
         part = frame[frame[hue] == level]
         mean = part.groupby("dataset")[["top1", "ci_low", "ci_high"]].mean() * 100
         offset = (number - (len(levels) - 1) / 2) * step
-        place = {name: row + offset for row, name in enumerate(datasets)}
+        height = {name: row + offset for row, name in enumerate(datasets)}
         ax.errorbar(
             mean["top1"],
-            mean.index.map(place),
+            mean.index.map(height),
             xerr=[mean["top1"] - mean["ci_low"], mean["ci_high"] - mean["top1"]],
             fmt=MARKERS[number % len(MARKERS)],
             color=colours[level],
@@ -128,16 +124,10 @@ def accuracy_by_dataset(
             label=level,
         )
         if part["dataset"].duplicated().any():
-            ax.plot(
-                part["top1"] * 100,
-                part["dataset"].map(place),
-                "|",
-                color=colours[level],
-                markersize=7,
-            )
-    ax.set(xlabel="top-1 accuracy (%)", ylim=(len(datasets) - 0.5, -0.5))
-    ax.set_yticks(range(len(datasets)), _sized(frame, datasets))
-    ax.grid(False, axis="y")
+            y = part["dataset"].map(height)
+            ax.plot(part["top1"] * 100, y, "|", color=colours[level], markersize=7)
+    ax.set_xlabel("top-1 accuracy (%)")
+    label_rows(ax, _sized(frame, datasets))
     if len(levels) > 1:
         fig.legend(loc="outside lower center", ncols=min(3, len(levels)))
     return fig, frame.reset_index(drop=True)
@@ -176,26 +166,17 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         ax.axvline(0, color=INK, lw=1)
         for y, row in enumerate(group.itertuples()):
             shade = colour(row.method) if coloured(row.method) else INK
-            difference = 100 * row.difference
             ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
-            ax.plot(
-                difference,
-                y,
-                "o",
-                color=shade,
-                markersize=7,
-                markeredgewidth=1.6,
-                markerfacecolor=shade if row.p_holm < 0.05 else "white",
-            )
+            look = {"color": shade, "markersize": 7, "markeredgewidth": 1.6}
+            inside = shade if row.p_holm < 0.05 else "white"
+            ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **look)
             beside(ax, y, f"{row.wins} : {row.losses}")
         labels = [
             f"{row.method}, seed {row.seed}" if row.seed else row.method
             for row in group.itertuples()
         ]
-        ax.set_yticks(range(len(group)), labels)
-        ax.set_ylim(len(group) - 0.5, -0.6)
+        label_rows(ax, labels, above=0.6)
         ax.set_title(" · ".join(names))
-        ax.grid(False, axis="y")
     axes[0, 0].annotate(
         "won : lost",
         (1.02, 1),
@@ -224,10 +205,8 @@ def reliability_diagram(
     if not tables:
         raise ValueError("nothing to draw: no table of bins")
     for table in tables.values():
-        require(
-            table,
-            ["low", "high", "count", "confidence", "accuracy", "ci_low", "ci_high"],
-        )
+        columns = ["low", "high", "count", "confidence", "accuracy"]
+        require(table, [*columns, "ci_low", "ci_high"])
     rows = math.ceil(len(tables) / 3)
     columns = math.ceil(len(tables) / rows)
     fig, axes = plt.subplots(
@@ -246,10 +225,11 @@ def reliability_diagram(
         _reliability_panel(top, bottom, table[table["count"] > 0])
         error = 100 * metrics.table_calibration_error(table)
         top.set_title(f"{textwrap.fill(label, 24)}\nECE {error:.1f} %".strip())
-    keys = [Patch(fc=ACCURACY), Patch(fill=False, ec=VERMILION, hatch="////")]
-    fig.legend(
-        keys, ["accuracy", "gap to confidence"], loc="outside lower center", ncols=2
-    )
+    keys = [
+        Patch(fc=ACCURACY, label="accuracy"),
+        Patch(fill=False, ec=VERMILION, hatch="////", label="gap to confidence"),
+    ]
+    fig.legend(handles=keys, loc="outside lower center", ncols=2)
     data = pd.concat(tables, names=["label", "bin"]).reset_index()
     return fig, data
 
@@ -257,24 +237,16 @@ def reliability_diagram(
 def _reliability_panel(top: plt.Axes, bottom: plt.Axes, table: pd.DataFrame) -> None:
     low, width = 100 * table["low"], 100 * (table["high"] - table["low"])
     accuracy, confidence = 100 * table["accuracy"], 100 * table["confidence"]
-    top.bar(low, accuracy, width, align="edge", color=ACCURACY, ec="white", lw=0.5)
-    top.bar(
-        low,
-        confidence - accuracy,
-        width,
-        bottom=accuracy,
-        align="edge",
-        fill=False,
-        ec=VERMILION,
-        hatch="////",
-        lw=0.6,
-    )
+    plain = {"align": "edge", "ec": "white", "lw": 0.5}
+    gap = {"align": "edge", "ec": VERMILION, "lw": 0.6, "hatch": "////", "fill": False}
+    top.bar(low, accuracy, width, color=ACCURACY, **plain)
+    top.bar(low, confidence - accuracy, width, bottom=accuracy, **gap)
     middle = low + width / 2
     top.vlines(middle, 100 * table["ci_low"], 100 * table["ci_high"], color=INK, lw=1)
     top.plot([0, 100], [0, 100], "--", color=INK, lw=1)
     top.set(xlim=(0, 100), ylim=(0, 100), ylabel="accuracy (%)")
     share = 100 * table["count"] / table["count"].sum()
-    bottom.bar(low, share, width, align="edge", color=FAINT, ec="white", lw=0.5)
+    bottom.bar(low, share, width, color=FAINT, **plain)
     bottom.set(ylabel="images (%)", xlabel="confidence (%)")
     for ax in (top, bottom):
         if not ax.get_subplotspec().is_first_col():
@@ -363,30 +335,22 @@ def difference_map(
     cells = np.full((len(y), len(x)), np.nan)
     cells[frame["method"].map(y), heads.map(x)] = 100 * frame["difference"]
     edge = max(1.0, np.nanmax(np.abs(cells)))
-    palette = sns.blend_palette([VERMILION, "white", BLUE], as_cmap=True)
     lines = ["\n".join(textwrap.fill(part, 11) for part in h.split("\n")) for h in x]
     margin = 0.3 + 0.09 * max(map(len, y))
     height = 0.9 + 0.16 * max(text.count("\n") for text in lines) + 0.46 * len(y)
     fig, ax = plt.subplots(figsize=(margin + max(2.4, 0.92 * len(x)), height))
-    ax.imshow(cells, cmap=palette, aspect="auto", vmin=-1.5 * edge, vmax=1.5 * edge)
+    gains_and_losses(ax, cells, 1.5 * edge)
     for head, row in zip(heads, frame.itertuples(), strict=True):
-        low, high = 100 * row.ci_low, 100 * row.ci_high
-        weight = "bold" if row.p_holm < 0.05 else "normal"
-        place = x[head], y[row.method]
-        text = {"ha": "center", "color": INK}
         points = f"{100 * row.difference:+.1f}"
-        ax.text(*place, points, va="bottom", fontsize=10, fontweight=weight, **text)
-        interval = f"[{low:.1f}, {high:.1f}]"
-        ax.text(*place, interval, va="top", fontsize=8, **text)
-    ax.set_xticks(range(len(x)), lines)
-    ax.set_yticks(range(len(y)), y)
+        interval = f"[{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]"
+        cell = x[head], y[row.method]
+        two_lines(ax, *cell, points, interval, bold=row.p_holm < 0.05)
+    label_cells(ax, lines, y)
     ax.set_xticks(np.arange(len(x) + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(y) + 1) - 0.5, minor=True)
     ax.tick_params(which="both", length=0, top=False, bottom=False)
     ax.xaxis.tick_top()
-    ax.grid(False)
     ax.grid(True, which="minor", color="white")
-    sns.despine(ax=ax, left=True, bottom=True)
     baseline = frame["baseline"].iloc[0]
     ax.set_xlabel(f"points against {baseline}\nbold: Holm-corrected p < 0.05")
     return fig, frame.reset_index(drop=True)

@@ -12,7 +12,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from PIL import Image
 
 from helpers.files import replacing
@@ -124,8 +126,65 @@ def require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
 
 def beside(ax: plt.Axes, y: float, text: str) -> None:
     """Text to the right of the axes, at the height of the row y."""
-    place = ax.get_yaxis_transform()
-    ax.text(1.02, y, text, transform=place, va="center", fontsize=10)
+    across = ax.get_yaxis_transform()
+    ax.text(1.02, y, text, transform=across, va="center", fontsize=10)
+
+
+def label_rows(
+    ax: plt.Axes,
+    labels: Sequence[str],
+    above: float = 0.5,
+    below: float = 0.5,
+    **look: Any,
+) -> None:
+    """Rows 0, 1, … from top to bottom with their labels, and some room at the ends."""
+    ax.set_yticks(range(len(labels)), labels, **look)
+    ax.set_ylim(len(labels) - 1 + below, -above)
+    ax.grid(False, axis="y")
+
+
+def label_cells(
+    ax: plt.Axes, columns: Sequence[str], rows: Sequence[str], **look: Any
+) -> None:
+    """Names of a heat map's columns and rows, without ticks, grid and frame.
+
+    `look` is that of the columns' names.
+    """
+    ax.set_xticks(range(len(columns)), columns, **look)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(length=0)
+    ax.grid(False)
+    sns.despine(ax=ax, left=True, bottom=True)
+
+
+def gains_and_losses(ax: plt.Axes, cells: np.ndarray, limit: float) -> None:
+    """A heat map of cells [rows, columns]: gains blue, losses red, zero white."""
+    palette = sns.blend_palette([VERMILION, "white", BLUE], as_cmap=True)
+    ax.imshow(cells, cmap=palette, aspect="auto", vmin=-limit, vmax=limit)
+
+
+def two_lines(
+    ax: plt.Axes, x: int, y: int, upper: str, lower: str, bold: bool, size: float = 10
+) -> None:
+    """In a heat map's cell a number, bold or not, and what belongs to it in small."""
+    weight = "bold" if bold else "normal"
+    ax.text(x, y, upper, ha="center", va="bottom", fontsize=size, fontweight=weight)
+    ax.text(x, y, lower, ha="center", va="top", fontsize=8)
+
+
+def number_in_cell(
+    ax: plt.Axes, x: int, y: int, text: str, size: float, dark: bool, **look: Any
+) -> None:
+    """A number in a heat map's cell, white where the cell is dark."""
+    look |= {"fontsize": size, "color": "white" if dark else INK}
+    ax.text(x, y, text, ha="center", va="center", **look)
+
+
+def logarithmic(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at 1, 2, 5, 10, …, as plain numbers."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def as_picture(image: Any, side: int = 256) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Is one method better than another on the same images? Paired statistics of hits.
+"""Is one method better than another on the same images? Paired statistics.
 
 Two methods see the same images, so that only the images on which they disagree carry
 evidence: the wins (only the method is right) and the losses (only the baseline is).
@@ -19,23 +19,23 @@ from statsmodels.stats.multitest import multipletests
 from helpers.results import metrics, predictions
 
 
-def _wins_and_losses(hits_a: ArrayLike, hits_b: ArrayLike) -> tuple[int, int, int]:
-    a, b = np.asarray(hits_a), np.asarray(hits_b)
+def _wins_and_losses(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int]:
+    a, b = np.asarray(a), np.asarray(b)
     if a.shape != b.shape or a.ndim != 1 or a.size == 0:
         raise ValueError(
-            "paired hits must be two sequences of one length, at least 1, not "
+            "paired images must be two sequences of one length, at least 1, not "
             f"{list(a.shape)} and {list(b.shape)}"
         )
     a, b = a.astype(bool), b.astype(bool)
     return int((a & ~b).sum()), int((b & ~a).sum()), a.size
 
 
-def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
+def mcnemar(a: ArrayLike, b: ArrayLike) -> float:
     """Two-sided p of the exact McNemar test: do wins and losses balance?
 
-    1 if the two never disagree.
+    `a` and `b` are booleans [N], correct or not; p is 1 if they never disagree.
     """
-    wins, losses, n = _wins_and_losses(hits_a, hits_b)
+    wins, losses, n = _wins_and_losses(a, b)
     if wins + losses == 0:
         return 1.0
     # The test reads only the discordant cells; the other two may hold anything.
@@ -44,7 +44,7 @@ def mcnemar(hits_a: ArrayLike, hits_b: ArrayLike) -> float:
 
 
 def paired_difference(
-    hits_a: ArrayLike, hits_b: ArrayLike, resamples: int = 10_000, seed: int = 0
+    a: ArrayLike, b: ArrayLike, resamples: int = 10_000, seed: int = 0
 ) -> dict[str, float]:
     """Accuracy of `a` minus accuracy of `b`, with a paired bootstrap interval.
 
@@ -52,10 +52,13 @@ def paired_difference(
     draws the numbers of the three from a multinomial law, which is how it is done here.
     Fewer than `metrics.FEWEST` images tell nothing: their interval is -1 to 1.
 
+    Args:
+        a, b: booleans [N], whether each prediction is correct.
+
     Returns:
         difference, ci_low, ci_high (95 %, fractions), wins, losses, and p of `mcnemar`.
     """
-    wins, losses, n = _wins_and_losses(hits_a, hits_b)
+    wins, losses, n = _wins_and_losses(a, b)
     shares = np.array([wins, losses, n - wins - losses]) / n
     draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
     low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])
@@ -67,7 +70,7 @@ def paired_difference(
         "ci_high": float(high),
         "wins": wins,
         "losses": losses,
-        "p": mcnemar(hits_a, hits_b),
+        "p": mcnemar(a, b),
     }
 
 
@@ -182,10 +185,10 @@ def paired_calibration(
 
 
 def _calibrated(ledger: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Confidence, hit and bin of each image: [N]."""
+    """Confidence of each image, whether it is correct, and its bin: [N]."""
     confidence = ledger["confidence"].to_numpy(float)
-    hits = (ledger["prediction"] == ledger["label"]).to_numpy()
-    return confidence, hits, metrics.confidence_bin(confidence)
+    correct = (ledger["prediction"] == ledger["label"]).to_numpy()
+    return confidence, correct, metrics.confidence_bin(confidence)
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
@@ -248,50 +251,50 @@ def compare(
     runs: dict[tuple[str, str], dict[tuple[str, int], pd.DataFrame]] = {}
     for frame in frames:
         about = frame.attrs
-        hits = frame.set_index("image_id")[["label"]]
-        hits["hit"] = (frame["prediction"] == frame["label"]).to_numpy()
-        place = runs.setdefault((about["dataset"], about["backbone"]), {})
-        place[about["method"], about["seed"]] = hits
+        images = frame.set_index("image_id")[["label"]]
+        images["hit"] = (frame["prediction"] == frame["label"]).to_numpy()
+        methods = runs.setdefault((about["dataset"], about["backbone"]), {})
+        methods[about["method"], about["seed"]] = images
 
     rows = []
-    for (dataset, backbone), place in sorted(runs.items()):
-        baselines = {seed: hits for (m, seed), hits in place.items() if m == baseline}
+    for (dataset, backbone), methods in sorted(runs.items()):
+        baselines = {seed: f for (m, seed), f in methods.items() if m == baseline}
         if not baselines:
             raise ValueError(
                 f"no ledger of the baseline {baseline!r} for {dataset}, {backbone}; "
-                f"there are {sorted({method for method, _ in place})}"
+                f"there are {sorted({method for method, _ in methods})}"
             )
-        for (method, seed), hits in sorted(place.items()):
+        for (method, seed), images in sorted(methods.items()):
             if method == baseline:
                 continue
             other = baselines.get(seed, baselines[min(baselines)])
-            other = _aligned(other, hits, f"{method} on {dataset}, {backbone}")
+            other = _aligned(other, images, f"{method} on {dataset}, {backbone}")
             row = {
                 "dataset": dataset,
                 "backbone": backbone,
                 "method": method,
                 "seed": seed,
                 "baseline": baseline,
-                "n": len(hits),
-                "top1": hits["hit"].mean(),
+                "n": len(images),
+                "top1": images["hit"].mean(),
                 "baseline_top1": other["hit"].mean(),
             }
-            rows.append(row | paired_difference(hits["hit"], other["hit"]))
+            rows.append(row | paired_difference(images["hit"], other["hit"]))
     if not rows:
         raise ValueError(f"nothing to compare with {baseline!r}: no other ledger")
     table = pd.DataFrame(rows)
     return table.assign(p_holm=holm(table["p"]))
 
 
-def _aligned(baseline: pd.DataFrame, hits: pd.DataFrame, what: str) -> pd.DataFrame:
-    """The baseline in the order of `hits`; both must be about the same images."""
-    differing = baseline.index.symmetric_difference(hits.index)
+def _aligned(baseline: pd.DataFrame, images: pd.DataFrame, what: str) -> pd.DataFrame:
+    """The baseline in the order of `images`; both must be about the same ones."""
+    differing = baseline.index.symmetric_difference(images.index)
     if len(differing):
         raise ValueError(
             f"{what}: {len(differing)} images are in only one of the two ledgers, "
             f"first {list(differing[:3])}; run both methods on the same images"
         )
-    baseline = baseline.loc[hits.index]
-    if not baseline["label"].equals(hits["label"]):
+    baseline = baseline.loc[images.index]
+    if not baseline["label"].equals(images["label"]):
         raise ValueError(f"{what}: labels differ from the baseline's; run both again")
     return baseline

@@ -51,10 +51,9 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for (dataset, backbone), part in board.groupby(["dataset", "backbone"], sort=False):
-        place = Key(dataset, backbone, "")
-        one, many = (
-            widest(scores, place, registry.ledgers(b)) for b in (ONE, ENSEMBLE)
-        )
+        about = Key(dataset, backbone, "")
+        names = registry.ledgers(ONE), registry.ledgers(ENSEMBLE)
+        one, many = (widest(scores, about, some) for some in names)
         if one is None:
             continue
         seen = {"dataset": dataset, "backbone": backbone}
@@ -75,10 +74,8 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
                 continue
             found = _chosen(scores, keys, many or one)
             if not found and have == "the image alone":
-                found = plain or {
-                    "use": one.method,
-                    "seconds_per_image": _cost(scores, one),
-                }
+                cheap = {"use": one.method, "seconds_per_image": _cost(scores, one)}
+                found = plain or cheap
             rows.append({**seen, "have": have, **(found or {"use": "nothing more"})})
     columns = ["dataset", "backbone", "sure", "agree", "have", "use", "over", "expect"]
     columns += ["expect_low", "expect_high", "n", "seconds_per_image"]
@@ -142,7 +139,7 @@ def pooled(
     `difference` with the columns dataset and p_holm (of the data sets), the last row
     "all" over the images of all data sets; empty where no two ledgers meet.
     """
-    rows, hits = [], []
+    rows, correct = [], []
     for key in scores:
         if (key.backbone, key.method) != (backbone, method):
             continue
@@ -151,11 +148,11 @@ def pooled(
         other = baseline(scores, key, others)
         if other is not None:
             rows.append({"dataset": key.dataset, **difference(scores[key], other)})
-            hits.append([f["hit"] for f in shared(scores[key], other)])
+            correct.append([f["hit"] for f in shared(scores[key], other)])
     table = pd.DataFrame(rows)
     if rows:
         table["p_holm"] = compare.holm(table["p"])
-        a, b = (np.concatenate(column) for column in zip(*hits, strict=True))
+        a, b = (np.concatenate(column) for column in zip(*correct, strict=True))
         whole = {"dataset": "all", "n": len(a), **compare.paired_difference(a, b)}
         table = pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
     return table
@@ -247,8 +244,8 @@ def claimed(
     return ""
 
 
-def _accuracies(scores: Scores, backbone: str) -> pd.Series:
-    """Accuracy of one prompt by data set, of the ledger with most images."""
+def _correct(scores: Scores, backbone: str) -> pd.Series:
+    """By data set, which images one prompt has right, of its largest ledger."""
     found = {}
     for dataset in dict.fromkeys(key.dataset for key in scores):
         key = widest(scores, Key(dataset, backbone, ""), registry.ledgers(ONE))
@@ -257,27 +254,28 @@ def _accuracies(scores: Scores, backbone: str) -> pd.Series:
     return pd.Series(found, dtype=object)
 
 
-def _share(hits: pd.Series) -> str:
-    low, high = metrics.bootstrap_interval(hits)
-    return f"{hits.mean():.1%} [{low:.1%}, {high:.1%}]"
+def _accuracy(correct: pd.Series) -> str:
+    low, high = metrics.bootstrap_interval(correct)
+    return f"{correct.mean():.1%} [{low:.1%}, {high:.1%}]"
 
 
 def _levels(scores: Scores, first: str, backbone: str) -> str:
-    hits = _accuracies(scores, backbone)
-    worst = hits.map(np.mean).astype(float).idxmin()
-    text = f"One prompt is right on {_share(hits[first])} of {first}"
-    return text if worst == first else f"{text}, {_share(hits[worst])} of {worst}"
+    correct = _correct(scores, backbone)
+    worst = correct.map(np.mean).astype(float).idxmin()
+    text = f"One prompt is right on {_accuracy(correct[first])} of {first}"
+    return text if worst == first else f"{text}, {_accuracy(correct[worst])} of {worst}"
 
 
 def _world(scores: Scores, backbone: str) -> str:
     """How far the embedded world's shifts go; nothing where there is none of them."""
-    hits = _accuracies(scores, backbone)
-    if len(set(hits.index) & set(COUNTERPARTS.values())) < 2:
+    correct = _correct(scores, backbone)
+    if len(set(correct.index) & set(COUNTERPARTS.values())) < 2:
         return ""
-    hits = hits.iloc[hits.map(np.mean).astype(float).argsort()[::-1]]
-    text = f"From {hits.index[0]}, of which one prompt is right on "
-    text += f"{_share(hits.iloc[0])}, to {hits.index[-1]}, {_share(hits.iloc[-1])}"
-    ranks = difficulty(hits.map(np.mean).astype(float))
+    correct = correct.iloc[correct.map(np.mean).astype(float).argsort()[::-1]]
+    best, worst = correct.iloc[0], correct.iloc[-1]
+    text = f"From {correct.index[0]}, of which one prompt is right on "
+    text += f"{_accuracy(best)}, to {correct.index[-1]}, {_accuracy(worst)}"
+    ranks = difficulty(correct.map(np.mean).astype(float))
     if not np.isnan(ranks["tau"]):
         text += "; its counterparts of ImageNet's variants rank as these do for RN50 "
         text += f"with Kendall's tau {ranks['tau']:+.2f}, {ranks['methods']} sets"
@@ -305,9 +303,5 @@ def _verdicts(decided: pd.DataFrame, backbone: str) -> str:
 
 
 def _expected(row: pd.Series) -> str:
-    expected = {
-        "difference": row["expect"],
-        "ci_low": row["expect_low"],
-        "ci_high": row["expect_high"],
-    }
-    return points(expected, " points")
+    names = {"expect": "difference", "expect_low": "ci_low", "expect_high": "ci_high"}
+    return points(row.rename(names), " points")

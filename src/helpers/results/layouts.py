@@ -83,18 +83,18 @@ def rows() -> list[Row]:
         Row(augmentations, "DiffusionAugment", "", *RN50_A, ("vote-drawn_100",))
     )
     for backbone in ("RN50", "ViT-B/16"):
-        place = backbone, "ImageNet-A"
-        found.append(Row("captions", "Baseline", quoted, *place, single))
-        found.append(Row("captions", "Our Method", captions, *place, ("caption",)))
+        cell = backbone, "ImageNet-A"
+        found.append(Row("captions", "Baseline", quoted, *cell, single))
+        found.append(Row("captions", "Our Method", captions, *cell, ("caption",)))
     ablation = "LaFTer ablation"
     for dataset in ABLATION_SETS:
-        place = "ViT-B/32", dataset
-        start = "CLIP single template", *place, ("zero_shot_held_out",)
+        cell = "ViT-B/32", dataset
+        start = "CLIP single template", *cell, ("zero_shot_held_out",)
         found.append(Row(ablation, "CLIP", *start))
         for name in ABLATIONS:
             ledger = "lafter_" + name.replace("/", "").replace(" ", "_").lower()
-            found.append(Row(ablation, name, f"LaFTer {name}", *place, (ledger,)))
-        found.append(Row(ablation, "LaFTer", "LaFTer", *place, ("lafter",)))
+            found.append(Row(ablation, name, f"LaFTer {name}", *cell, (ledger,)))
+        found.append(Row(ablation, "LaFTer", "LaFTer", *cell, ("lafter",)))
     for backbone, dataset in product(("RN50", "ViT-B/16"), PAPER_SETS):
         for name in PAPER_METHODS:
             key = registry.published()[name]
@@ -122,13 +122,9 @@ def laid_out(outputs: str | Path, study: str) -> pd.DataFrame:
     numbers["their_loss"] = numbers["source"].map(_loss)
     columns = ["published", "backbone", "dataset", "theirs", "their_loss"]
     frame = frame.merge(numbers[columns], how="left")
-    places = frame[["dataset", "backbone"]]
-    frame["counterpart"] = [
-        ", ".join(COUNTERPARTS[name] for name in pair)
-        if set(pair) <= COUNTERPARTS.keys()
-        else ""
-        for pair in places.itertuples(index=False)
-    ]
+    pairs = zip(frame["dataset"], frame["backbone"], strict=True)
+    twins = [[COUNTERPARTS.get(name) for name in pair] for pair in pairs]
+    frame["counterpart"] = [", ".join(pair) if all(pair) else "" for pair in twins]
     filled = []
     for (_, dataset, backbone), part in frame.groupby(
         ["table", "dataset", "backbone"], sort=False
@@ -153,14 +149,12 @@ def wide(laid: pd.DataFrame, table: str) -> pd.DataFrame:
     part = laid[laid["table"] == table].rename(columns={"its_top1": "counterpart's"})
     columns = list(dict.fromkeys(part["row"]))
     lines = {}
-    for place, cells in part.groupby(["backbone", "dataset"], sort=False):
+    for pair, cells in part.groupby(["backbone", "dataset"], sort=False):
         for whose in ("theirs", "ours", "counterpart's"):
-            lines[(*place, whose)] = dict(zip(cells["row"], cells[whose], strict=True))
+            lines[(*pair, whose)] = dict(zip(cells["row"], cells[whose], strict=True))
     found = pd.DataFrame.from_dict(lines, orient="index", columns=columns)
-    found.index = pd.MultiIndex.from_tuples(
-        lines, names=["backbone", "dataset", "whose"]
-    )
-    return found
+    names = ["backbone", "dataset", "whose"]
+    return found.set_axis(pd.MultiIndex.from_tuples(lines, names=names))
 
 
 def _loss(source: str) -> float:
@@ -175,8 +169,8 @@ class _Ledgers:
         self.folders: dict[tuple[str, str], list[Path]] = {}
         found = sorted(outputs.glob("*/predictions/*/*/"))
         for folder in sorted(found, key=lambda path: _study(path) != study):
-            place = published.key(folder.parent.name), published.key(folder.name)
-            self.folders.setdefault(place, []).append(folder)
+            pair = published.key(folder.parent.name), published.key(folder.name)
+            self.folders.setdefault(pair, []).append(folder)
         self.study = study
 
     def cells(
@@ -187,8 +181,8 @@ class _Ledgers:
         weights: str,
     ) -> pd.DataFrame:
         """top1, n, loss and study of ledgers, a row for each tuple of names."""
-        place = published.key(dataset), published.key(backbone)
-        folders = self.folders.get(place, [])
+        pair = published.key(dataset), published.key(backbone)
+        folders = self.folders.get(pair, [])
         held = [[_first(f, names, weights) for names in wanted] for f in folders]
         held = [some for some in held if any(frame is not None for frame in some)]
         table = pd.DataFrame(
@@ -242,10 +236,10 @@ def published_gains() -> pd.DataFrame:
     ours = table["method"].map(registry.published())
     is_start = ours.isin(registry.ledgers(ONE))
     start = table[is_start]
-    place = ["dataset", "backbone", "family"]
-    start = start.groupby(place)["top1"].mean().rename("start")
+    source = ["dataset", "backbone", "family"]
+    start = start.groupby(source)["top1"].mean().rename("start")
     table["ours"] = ours.mask(is_start)
-    table = table.dropna(subset="ours").join(start, on=place).dropna(subset="start")
+    table = table.dropna(subset="ours").join(start, on=source).dropna(subset="start")
     table["gain"] = table["top1"] - table["start"]
     groups = table.groupby(["dataset", "backbone", "ours"], sort=False)
     found = groups.agg(gain=("gain", "mean"), sources=("family", "nunique"))
@@ -257,7 +251,7 @@ def against_papers(board: pd.DataFrame, weights: str) -> pd.DataFrame:
 
     Our gains come from a leaderboard, of the published data set and backbone where it
     has them with OpenAI's `weights`, and of their counterparts in picto. Columns:
-    dataset, backbone, ours ("picto-a, picto-rn"), tau, p, methods; only places that
+    dataset, backbone, ours ("picto-a, picto-rn"), tau, p, methods; only pairs that
     we have.
     """
     rows = board[board["gain"].notna() & board["seed"].eq(board["seed"].min())]
@@ -267,17 +261,17 @@ def against_papers(board: pd.DataFrame, weights: str) -> pd.DataFrame:
     for (dataset, backbone), theirs in published_gains().groupby(
         ["dataset", "backbone"], sort=False
     ):
-        places = [(COUNTERPARTS.get(dataset, ""), COUNTERPARTS.get(backbone, ""))]
+        pairs = [(COUNTERPARTS.get(dataset, ""), COUNTERPARTS.get(backbone, ""))]
         if weights == "openai":
-            places.append((dataset, backbone))
-        for place in places:
-            here = rows["dataset"].map(published.key).eq(published.key(place[0]))
-            here &= rows["backbone"].map(published.key).eq(published.key(place[1]))
+            pairs.append((dataset, backbone))
+        for pair in pairs:
+            here = rows["dataset"].map(published.key).eq(published.key(pair[0]))
+            here &= rows["backbone"].map(published.key).eq(published.key(pair[1]))
             if here.any():
                 ours = rows[here].drop_duplicates("stem").set_index("stem")["gain"]
                 found = rank_correlation(ours, theirs.set_index("method")["gain"])
                 about = {"dataset": dataset, "backbone": backbone}
-                table.append({**about, "ours": ", ".join(place), **found})
+                table.append({**about, "ours": ", ".join(pair), **found})
     columns = ["dataset", "backbone", "ours", "tau", "p", "methods"]
     return pd.DataFrame(table, columns=columns)
 

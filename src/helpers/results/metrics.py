@@ -171,8 +171,8 @@ def _bins(images: pd.DataFrame, bins: int, binning: str) -> pd.DataFrame:
         table["high"] = groups["confidence"].max()
     table["count"] = table["count"].fillna(0).astype(np.int64)
     filled = table[table["count"] > 0]
-    hits = filled["count"] * filled["accuracy"]
-    interval = proportion_confint(hits, filled["count"], method="wilson")
+    correct = filled["count"] * filled["accuracy"]
+    interval = proportion_confint(correct, filled["count"], method="wilson")
     table["ci_low"], table["ci_high"] = interval  # NaN where a bin is empty
     columns = ["low", "high", "count", "confidence", "accuracy", "ci_low", "ci_high"]
     return table.reset_index(drop=True)[columns]
@@ -231,25 +231,24 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
-def bootstrap_interval(hits: ArrayLike, level: float = 0.95) -> tuple[float, float]:
+def bootstrap_interval(correct: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Percentile bootstrap interval of an accuracy.
 
-    The hits in a resample of n images follow a binomial law, so that its quantiles
-    are what infinitely many resamples give. Without any hit, or any miss, every
-    resample is alike and the interval has no width. Fewer than `FEWEST` images tell
-    nothing: theirs goes from 0 to 1.
+    The number of correct images in a resample follows a binomial law, whose quantiles
+    are what infinitely many resamples give. Where all images are correct, or none is,
+    the interval has no width. That of fewer than `FEWEST` images goes from 0 to 1.
 
     Args:
-        hits: booleans [N].
+        correct: booleans [N].
         level: the interval's coverage.
     """
-    hits = as_array(hits)
-    if hits.ndim != 1 or hits.size == 0 or not np.isin(hits, (0, 1)).all():
-        raise ValueError("hits must be a non-empty sequence of booleans")
-    if hits.size < FEWEST:
+    correct = as_array(correct)
+    if correct.ndim != 1 or correct.size == 0 or not np.isin(correct, (0, 1)).all():
+        raise ValueError("correct must be a non-empty sequence of booleans")
+    if correct.size < FEWEST:
         return 0.0, 1.0
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    low, high = binom.ppf(tails, hits.size, hits.mean()) / hits.size
+    low, high = binom.ppf(tails, correct.size, correct.mean()) / correct.size
     return float(low), float(high)
 
 
@@ -310,13 +309,13 @@ def per_class(
     """
     counts = confusion_counts(labels, predictions, len(class_names))
     seen = np.flatnonzero(counts.sum(axis=1))
-    n, hits = counts.sum(axis=1)[seen], counts.diagonal()[seen]
-    low, high = proportion_confint(hits, n, method="wilson")
+    n, correct = counts.sum(axis=1)[seen], counts.diagonal()[seen]
+    low, high = proportion_confint(correct, n, method="wilson")
     return pd.DataFrame(
         {
             "class_name": [class_names[label] for label in seen.tolist()],
             "n": n,
-            "top1": hits / n,
+            "top1": correct / n,
             "ci_low": low,
             "ci_high": high,
         }

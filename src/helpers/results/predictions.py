@@ -51,20 +51,8 @@ UNREADABLE = (
 )
 LONGEST = 200  # bytes of a name, where file names may have 255
 RESULT_COLUMNS = (
-    "dataset",
-    "backbone",
-    "method",
-    "settings",
-    "seed",
-    "n",
-    "top1",
-    "ci_low",
-    "ci_high",
-    "ece",
-    "nll",
-    "brier",
-    "entropy",
-    "seconds_per_image",
+    *("dataset", "backbone", "method", "settings", "seed", "n", "top1"),
+    *("ci_low", "ci_high", "ece", "nll", "brier", "entropy", "seconds_per_image"),
 )
 
 
@@ -173,27 +161,20 @@ def write(
         "classes": str(classes),
         "settings": _settings_json(settings),
     }
+    starts = np.arange(count + 1, dtype=np.int32) * classes
     columns = [
         ids,
         metrics.as_array(labels),
         images["prediction"].to_numpy(),
         images["confidence"].to_numpy(np.float32),
         images["entropy"].to_numpy(np.float32),
-        pa.ListArray.from_arrays(
-            np.arange(count + 1, dtype=np.int32) * classes, logits.ravel()
-        ),
+        pa.ListArray.from_arrays(starts, logits.ravel()),
     ]
-    table = pa.table(
-        [
-            pa.array(column, type=field.type)
-            for column, field in zip(columns, SCHEMA, strict=True)
-        ],
-        schema=SCHEMA.with_metadata(metadata),
-    )
+    arrays = map(pa.array, columns, SCHEMA.types)
+    table = pa.table(list(arrays), schema=SCHEMA.with_metadata(metadata))
+    cost = {"seconds_per_image": float(seconds_per_image)}
     with replacing(_cost_path(path)) as temporary:
-        temporary.write_text(
-            json.dumps({"seconds_per_image": float(seconds_per_image)})
-        )
+        temporary.write_text(json.dumps(cost))
     # The ledger comes last: where there is one, its cost is there too.
     with replacing(path) as temporary:
         pq.write_table(
@@ -234,9 +215,8 @@ def read(path: str | Path, *, with_logits: bool = True) -> pd.DataFrame:
             key.decode(): value.decode()
             for key, value in (table.schema.metadata or {}).items()
         }
-        if table.schema.remove_metadata() != pa.schema(
-            [SCHEMA.field(n) for n in names]
-        ):
+        expected = pa.schema([SCHEMA.field(name) for name in names])
+        if table.schema.remove_metadata() != expected:
             raise ValueError("its columns are others")
         attributes = {
             "dataset": metadata["dataset"],
@@ -246,18 +226,14 @@ def read(path: str | Path, *, with_logits: bool = True) -> pd.DataFrame:
             "classes": int(metadata["classes"]),
             "settings": json.loads(metadata["settings"]),
         }
-        if (
-            with_logits
-            and not pc.all(
-                pc.equal(pc.list_value_length(table["logits"]), attributes["classes"])
-            ).as_py()
-        ):
-            raise ValueError(f"not every row has {attributes['classes']} logits")
+        if with_logits:
+            lengths = pc.list_value_length(table["logits"])
+            if not pc.all(pc.equal(lengths, attributes["classes"])).as_py():
+                raise ValueError(f"not every row has {attributes['classes']} logits")
         cost = _cost_path(path)
-        seconds = json.loads(cost.read_text()) if cost.exists() else {}
-        attributes["seconds_per_image"] = float(
-            seconds.get("seconds_per_image", math.nan)
-        )
+        known = json.loads(cost.read_text()) if cost.exists() else {}
+        seconds = float(known.get("seconds_per_image", math.nan))
+        attributes["seconds_per_image"] = seconds
     except UNREADABLE as error:
         reason = " ".join(str(error).split())  # Arrow's messages span lines
         raise ValueError(

@@ -120,12 +120,12 @@ def baseline(scores: Scores, key: Key, names: Sequence[str]) -> pd.DataFrame | N
     return best
 
 
-def widest(scores: Scores, place: Key, names: Sequence[str]) -> Key | None:
+def widest(scores: Scores, about: Key, names: Sequence[str]) -> Key | None:
     """Of one baseline's ledgers at a data set and backbone the one of most images.
 
     The first of equals; none where there is no ledger of these names.
     """
-    found = [k for name in names for k in scores if k[:3] == (*place[:2], name)]
+    found = [k for name in names for k in scores if k[:3] == (*about[:2], name)]
     return max(found, key=lambda k: len(scores[k]), default=None)
 
 
@@ -418,8 +418,8 @@ def tempered(folder: str | Path, rows: pd.DataFrame, first: str) -> pd.DataFrame
     """
 
     def read(row: pd.Series, dataset: str) -> pd.DataFrame:
-        place = (dataset, row["backbone"], row["method"], row["seed"])
-        path = predictions.ledger_path(folder, *place)
+        about = row["backbone"], row["method"], row["seed"]
+        path = predictions.ledger_path(folder, dataset, *about)
         return predictions.read(path) if path.is_file() else pd.DataFrame()
 
     table, fitted = [], {}
