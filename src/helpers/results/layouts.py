@@ -123,7 +123,7 @@ def laid_out(outputs: str | Path, study: str) -> pd.DataFrame:
     columns = ["published", "backbone", "dataset", "theirs", "their_loss"]
     frame = frame.merge(numbers[columns], how="left")
     pairs = zip(frame["dataset"], frame["backbone"], strict=True)
-    twins = [[COUNTERPARTS.get(name) for name in pair] for pair in pairs]
+    twins = [[COUNTERPARTS.get(name, "") for name in pair] for pair in pairs]
     frame["counterpart"] = [", ".join(pair) if all(pair) else "" for pair in twins]
     filled = []
     for (_, dataset, backbone), part in frame.groupby(
