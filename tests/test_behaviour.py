@@ -209,7 +209,7 @@ def test_random_towers_and_low_precision(name, precision, dev):
     backbone = clip.load(name, "random", "cpu", precision)
     found = cards.card(backbone, dev, images=4, views=10).set_index("measure")
     lacking = found.index[found["value"].isna()]
-    drawn = found.index.str.contains("[1-9]\\d* unknown tokens")
+    drawn = found.index.str.contains("[1-9]\\d* unknown tokens?")
     tokens = found.index[drawn] if name == "picto-rn" else []
     assert list(lacking) == list(tokens)
     assert found.loc[tokens, "note"].str.contains("no ViT").all()

@@ -41,7 +41,7 @@ BLUR = 1 / 64  # sigma by the picture's width
 OPEN_LABELS = ("picto-dev", "picto-few-shot", "folder")  # no test sets
 BATCH = 64  # pictures in the image tower at once
 NO_LABELS = "left out: needs labels"
-UNPUBLISHED = "not published: a run on the real weights fills this in"
+UNPUBLISHED = "not published"  # a run on the real weights fills it in
 
 View = Callable[[Backbone, Image.Image, np.random.Generator], Tensor]
 
@@ -343,7 +343,7 @@ def _unknown_tokens(
 ) -> None:
     """Add random tokens to the patches, drawn as LaFTer's prompts start."""
     for count in UNKNOWN_TOKENS:
-        name = f"{count} unknown tokens"
+        name = f"{count} unknown token{'' if count == 1 else 's'}"
         try:
             tower = ImageTower(backbone, prompts=count, seed=seed)
         except ValueError:

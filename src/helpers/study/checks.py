@@ -449,6 +449,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "embeddings": (str, _anything),
     "truth": (bool, _truth),
     "style_set": (str, _template_set),
+    "card_images": (int, _images),
     "caption_images": (int, _images),
     "part_images": (int, _images),
     "noise_shares": (list, _noise_shares),
