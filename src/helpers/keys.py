@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 PLAIN = (bool, int, float, str, bytes, type(None))
 
@@ -32,28 +31,27 @@ def state(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _feed(digest: "hashlib._Hash", part: object) -> None:
+def _feed(digest: "hashlib._Hash", part: Any) -> None:
     """Add a part to the hash; different parts never add the same bytes."""
     if isinstance(part, PLAIN):
         content = part if isinstance(part, bytes) else repr(part).encode()
         digest.update(f"{type(part).__name__} {len(content)} ".encode() + content)
     elif isinstance(part, Path):
         _feed(digest, [part.name, *state(part)])
-    elif isinstance(part, np.ndarray | np.generic):
-        array = np.asarray(part)
-        if array.dtype.hasobject:
-            raise TypeError("arrays of objects have no key")
-        _feed(digest, f"{array.dtype.str} {array.shape}")
-        digest.update(array.tobytes())
     elif isinstance(part, Mapping):
         _feed(digest, sorted(part.items()))
-    elif hasattr(part, "untyped_storage"):  # a tensor; text and files need no torch
+    elif hasattr(part, "untyped_storage"):  # a tensor; `study list` loads no torch
         from torch import uint8
 
         flat = part.detach().cpu().contiguous().flatten()
         _feed(digest, f"{part.dtype} {tuple(part.shape)}")
         digest.update(flat.view(uint8).numpy())
-    elif hasattr(part, "tobytes"):
+    elif hasattr(part, "dtype") and hasattr(part, "tobytes"):  # NumPy's
+        if part.dtype.hasobject:
+            raise TypeError("arrays of objects have no key")
+        _feed(digest, f"{part.dtype.str} {part.shape}")
+        digest.update(part.tobytes())
+    elif hasattr(part, "tobytes"):  # a PIL picture
         _feed(digest, f"{part.mode} {part.size}")
         digest.update(part.tobytes())
     elif isinstance(part, Iterable) and not isinstance(part, set | frozenset):
