@@ -8,7 +8,7 @@ from helpers import data, store
 from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.methods import coop, selection, tpt, vote
-from helpers.models import clip
+from helpers.models import clip, prompts
 from helpers.models.prompts import PromptTower
 from helpers.results import predictions
 from helpers.store import contexts
@@ -57,7 +57,7 @@ def test_memory_bounds_what_goes_through_the_tower(model, dataset, capsys):
         fitted = adaptation.prepare(model, dataset.class_names, memory=memory)
         assert fitted.batch == contexts_at_once
     assert adaptation.prepare(model, dataset.class_names, memory=1e-9).batch == 1
-    assert adaptation.prepare(model, dataset.class_names).batch == adaptation.MOST
+    assert adaptation.prepare(model, dataset.class_names).batch == prompts.AT_ONCE
     assert f"{3 * one / 1e9:.2f} GB" in capsys.readouterr().out
 
 

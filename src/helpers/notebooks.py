@@ -33,5 +33,5 @@ def read(notebook: Path) -> Chapter:
 
 def chapters() -> list[Chapter]:
     """All chapters of this repository, in order."""
-    found = [read(path) for path in sorted(paths.NOTEBOOKS.glob("[0-9]*_*.ipynb"))]
+    found = [read(path) for path in paths.NOTEBOOKS.glob("[0-9]*_*.ipynb")]
     return sorted(found, key=lambda chapter: chapter.number)

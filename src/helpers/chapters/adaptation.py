@@ -26,14 +26,13 @@ from helpers.keys import key
 from helpers.methods import cocoop, coop, selection, tpt
 from helpers.methods.zero_shot import zero_shot
 from helpers.models.clip import Backbone
-from helpers.models.prompts import PromptTower
+from helpers.models.prompts import PromptTower, contexts_at_once
 from helpers.progress import track
 from helpers.results import predictions
 from helpers.store import contexts
 from helpers.store.chunks import in_chunks, seconds
 from helpers.store.folders import folder
 
-MOST = 8  # contexts that go through the text tower at once: more are no faster
 CHUNK = 128  # images, or nearly so many, that a killed run loses of what it tuned
 HERE = Path(__file__).parents[1]
 
@@ -70,8 +69,7 @@ def prepare(
     words = context if isinstance(context, str) else len(context)
     tower = PromptTower(backbone, class_names, words)
     start = tower.context if isinstance(context, str) else context
-    fitting = int(1e9 * memory / tower.peak_bytes(1, gradient=True))
-    batch = max(1, min(MOST, fitting))
+    batch = contexts_at_once(memory, tower.peak_bytes(1, gradient=True))
     peak = tower.peak_bytes(batch, gradient=True) / 1e9
     report = f"{backbone.name}: {batch} contexts at once, {peak:.2f} GB at most"
     found = None

@@ -25,7 +25,16 @@ from helpers.models.clip import Backbone, project_text, reads_end_token, text_to
 
 DUMMY_WORD = "X"  # one token in every CLIP vocabulary; its embedding is never read
 TANGENTS = 128  # columns of d prefix / d context computed together
+AT_ONCE = 8  # contexts in the tower together, at most: more are no faster
 ROWS = 4  # rows of d hidden / d prefix computed together
+
+
+def contexts_at_once(memory: float, each: float) -> int:
+    """How many contexts of `each` bytes go through a tower together in `memory` GB.
+
+    One does in any case, and never more than `AT_ONCE`.
+    """
+    return max(1, min(AT_ONCE, int(1e9 * memory / each)))
 
 
 class PromptTower:

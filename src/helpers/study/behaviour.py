@@ -26,14 +26,14 @@ from helpers.data.folder import SUFFIXES
 from helpers.methods import tpt
 from helpers.models import behaviour
 from helpers.models.clip import Backbone
-from helpers.models.prompts import PromptTower
+from helpers.models.prompts import AT_ONCE, PromptTower
 from helpers.models.visual import ImageTower
 from helpers.prompts.templates import templates
 from helpers.results import metrics, published
 from helpers.views.crop_flip import random_box
 from helpers.views.strong import strong
 
-CONTEXT, CONTEXTS = "a photo of a", 8  # where TPT starts; how many are tuned at once
+CONTEXT = "a photo of a"  # where TPT starts
 PHOTO, SKETCH = "a photo of a {}.", "a sketch of a {}."
 WORDINGS = templates("openai_80")[::4]  # 20, spread over all of them
 UNKNOWN_TOKENS = (0, 1, 4, 16, 50)
@@ -301,12 +301,12 @@ def _step(rows: _Rows, backbone: Backbone, dataset: Dataset, count: int, seed) -
         [_encode(backbone, _views(backbone, dataset, i, count, seed)) for i in range(n)]
     ).to(backbone.device)
     scale, start = backbone.logit_scale, tower.context
-    tuned = tpt.tune(seen, tower.features, scale, start, batch=CONTEXTS).context
+    tuned = tpt.tune(seen, tower.features, scale, start, batch=AT_ONCE).context
     with torch.no_grad():
         classes = tower.features(start)
     before = (seen[:, 0] @ classes.T).argmax(dim=1)
     shares, after = [], []
-    pairs = zip(seen[:, 0].split(CONTEXTS), tuned.split(CONTEXTS), strict=True)
+    pairs = zip(seen[:, 0].split(AT_ONCE), tuned.split(AT_ONCE), strict=True)
     for original, contexts in pairs:
         with torch.no_grad():
             moved = tower.features(contexts)

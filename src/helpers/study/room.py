@@ -28,7 +28,6 @@ PLAIN, LIBRARIES = 150_000_000, 1_000_000_000  # a kernel; torch, transformers a
 ACTIVATIONS = 200_000_000  # of a batch on its way through an image tower
 TEMPLATES = 80  # of the largest shared set
 KEPT_BACK = 0.6  # of a training's memory that the allocator does not hand back
-CONTEXTS = 8  # that are tuned at once, at most
 LARGE = 3  # parts that are named
 # Parameters by which a chapter, or a user's own notebook, declares such work.
 TUNING = {"augmentations", "focus", "view_count", "memory", "jacobian"}
@@ -77,6 +76,7 @@ def estimate(job: Job) -> Need:
     from helpers.data import pool
     from helpers.methods import memory as memories
     from helpers.models import template_prompts
+    from helpers.models.prompts import contexts_at_once
 
     p, name = job.parameters, job.notebook.stem
     if not p.get("backbone") or not p.get("dataset"):
@@ -120,8 +120,7 @@ def estimate(job: Job) -> Need:
         taken = sampled("view_images", [p["focus"]]) + others
         count, recipes = p["view_count"], len(p["augmentations"])
         each = max(m.prompt_bytes(names) for m in models)
-        fitting = max(1, min(CONTEXTS, int(1e9 * p["memory"] / each)))
-        memory["prompts"] = fitting * each
+        memory["prompts"] = contexts_at_once(p["memory"], each) * each
         if p["jacobian"]:
             made = [m.jacobian_bytes(classes) for m in models]
             memory["Jacobian"] = sum(made) + max(made)

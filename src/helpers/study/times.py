@@ -25,7 +25,7 @@ from helpers.data.dataset import Dataset
 from helpers.methods import autoclip, lafter, tent
 from helpers.methods.training import Student
 from helpers.models import clip, fast, optional, template_prompts
-from helpers.models.prompts import PromptTower
+from helpers.models.prompts import AT_ONCE, PromptTower
 from helpers.models.visual import ImageTower
 from helpers.prompts.templates import TEMPLATES
 from helpers.study.parameters import Job
@@ -35,7 +35,7 @@ from helpers.study.room import TRAINING, TUNING
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, MOST = 2, 32  # pictures or texts that are timed together
 ENOUGH = 0.3  # seconds that suffice to time something
-CLASSES, CONTEXTS = 32, 8  # of a step of prompt tuning
+CLASSES = 32  # of a step of prompt tuning
 RECIPES = ("preaugment", "augmix", "autoaugment")
 LISTS = {**{name: len(texts) for name, texts in TEMPLATES.items()}, "pooled": 80}
 LISTS |= {"waffle": 40}
@@ -210,7 +210,7 @@ def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
         with torch.no_grad():
             tower.features(context).cpu()
 
-    return _each(step, CONTEXTS) / len(names)
+    return _each(step, AT_ONCE) / len(names)
 
 
 def _training_seconds(model: clip.Backbone, images: Sequence) -> float:
