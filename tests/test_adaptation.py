@@ -1,6 +1,7 @@
 """Adaptation as the chapters run it: timed, kept, and the same as by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -78,6 +79,7 @@ def test_ledgers_hold_what_the_methods_say(run, model, dataset, text):
     for name, ledger, logits in zip(methods, ledgers, expected, strict=True):
         assert ledger.attrs["method"] == f"{name}-{RECIPE}"
         assert ledger.attrs["settings"]["view_count"] == COUNT
+        assert ledger.attrs["settings"].get("steps") == (2 if name == "tpt" else None)
         assert np.allclose(predictions.logits(ledger), logits, atol=1e-4)
         assert ledger.attrs["seconds_per_image"] > ledger.attrs["looking"] > 0
         path = run.folder / "predictions" / dataset.name / model.name
@@ -92,6 +94,52 @@ def test_without_a_recipe_methods_get_the_image_as_it_is(run, model, dataset, te
     assert ledger.attrs["method"] == "zero_shot"
     assert ledger.attrs["looking"] == store.seconds_per_image(model, dataset)
     assert np.allclose(predictions.logits(ledger), logits, atol=1e-4)
+
+
+def test_steps_and_rates_are_those_of_tpt(model, text):
+    hard = data.load("picto-a", images=12)
+    views = store.view_features(model, hard, RECIPE, COUNT).float()
+    labels = torch.tensor(hard.labels)
+    steps, rates = [1, 3], [0.005, 0.3]
+    grid = adaptation.steps_and_rates(model, text, views, labels, steps, rates)
+    assert grid["backbone"].eq(model.name).all()
+    assert [*zip(grid["steps"], grid["rate"], strict=True)] == [
+        (n, rate) for rate in rates for n in steps
+    ]
+    side = [text.tower.features, text.logit_scale, text.context]
+    plain = adaptation.first_view(views, text).argmax(dim=-1)
+    for row in grid.itertuples():
+        how = {"steps": row.steps, "learning_rate": row.rate, "batch": text.batch}
+        chosen = tpt.tpt(views, *side, **how).argmax(dim=-1)
+        assert row.top1 == pytest.approx((chosen == labels).double().mean().item())
+        assert row.moved == pytest.approx((chosen != plain).double().mean().item())
+        gain = (chosen == labels).double() - (plain == labels).double()
+        assert row.difference == pytest.approx(gain.mean().item())
+    assert grid["moved"].iloc[-1] > 0
+
+
+def test_of_steps_that_do_as_well_the_shortest_is_best():
+    rows = [(1, 0.005, 0.5), (4, 0.005, 0.7), (2, 0.05, 0.7), (1, 0.02, 0.7)]
+    grid = pd.DataFrame(rows, columns=["steps", "rate", "top1"])
+    for some in (grid, grid[::-1]):
+        best = adaptation.best_step(some)
+        assert best == {"steps": 1, "learning_rate": 0.02}
+    assert adaptation.best_step(grid[:2]) == {"steps": 4, "learning_rate": 0.005}
+
+
+def test_movement_in_common_is_that_of_the_tuned_classes(model, dataset, text):
+    views = store.view_features(model, dataset, RECIPE, COUNT).float()
+    how = {"steps": 2, "learning_rate": 0.02}
+    found = adaptation.movement_in_common(views, text, **how)
+    side = [text.tower.features, text.logit_scale, text.context]
+    contexts = tpt.tune(views, *side, batch=text.batch, **how).context
+    shares = []
+    for context in contexts:
+        moved = text.tower.features(context) - text.class_features
+        common = moved.mean(dim=0).expand_as(moved)
+        shares.append((common.square().sum() / moved.square().sum()).item())
+    assert found == pytest.approx(np.mean(shares), abs=1e-4)
+    assert 0 < found < 1
 
 
 def test_a_look_at_an_image_shows_its_views_by_entropy(model, dataset, text):

@@ -57,7 +57,7 @@ def test_what_chapters_do_is_counted():
     views = 1000 * 64 * 3 + 100 * 64
     assert found["02"]["drawn"] == views
     assert found["02"]["encoded"] == 1000 + views
-    swept = 100 * (3 + 4 + (1 + 2) * 3)
+    swept = 100 * (3 + 4 + 2 * 3)
     assert found["02"]["steps"] == 200 * (5 * 3 * 1000 + swept)
     assert found["03"]["captions"] == 7500
     assert found["03"]["prompts"] >= 200 * 2 * 7500

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.methods.ctpt import ctpt, dispersion
-from helpers.methods.tpt import adamw_step, revote, tpt, tpt_linear, tune
+from helpers.methods.tpt import adamw_step, path, revote, tpt, tpt_linear, tune
 from helpers.models import clip
 from helpers.models.prompts import PromptTower
 
@@ -365,6 +365,20 @@ def test_further_steps_keep_the_selected_views():
     assert torch.allclose(logits, torch.stack([e[2] for e in expected]), atol=1e-6)
     again = tune(views, toy, SCALE, often.context)
     assert not torch.equal(again.selected, once.selected)  # freezing does matter
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_path_has_what_every_number_of_steps_gives(batch):
+    views, context = toy_case(images=40)
+    how = {"batch": batch, "learning_rate": 0.03, "rho": 0.2}
+    made = path(views, toy, SCALE, context, steps=3, **how)
+    zero_shot = SCALE * views[:, 0] @ toy(context).T
+    expected = [tpt(views, toy, SCALE, context, steps=n, **how) for n in (1, 2, 3)]
+    assert torch.allclose(made, torch.stack([zero_shot, *expected], 1), atol=1e-9)
+    assert (made.diff(dim=1).abs().amax(dim=(0, 2)) > 0.01).all()  # each step counts
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    shuffled = path(views[order], toy, SCALE, context, steps=3, **how)
+    assert torch.allclose(shuffled, made[order], atol=1e-9)
 
 
 def test_the_jacobian_changes_the_cost_only():

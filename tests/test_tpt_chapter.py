@@ -138,6 +138,7 @@ def test_the_chapter_on_the_layout_of_imagenet_a(backbone, weights, tmp_path):
         ("fractions", [1.5], "to 1"),
         ("step_counts", [0], "from 1 on"),
         ("learning_rates", [-0.005], "above 0"),
+        ("matched_images", 1, "at least 2"),
         ("memory", 0.0, "above 0"),
         ("dev", "picto-devv", "picto-dev"),
         ("few_shot", "few-shot", 'or "" for none'),

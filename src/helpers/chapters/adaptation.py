@@ -7,7 +7,7 @@ the store, and so are the logits of methods that tune for hours, in chunks of im
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -25,10 +25,11 @@ from helpers.files import digest
 from helpers.keys import key
 from helpers.methods import cocoop, coop, selection, tpt
 from helpers.methods.zero_shot import zero_shot
+from helpers.models.behaviour import common_share
 from helpers.models.clip import Backbone
 from helpers.models.prompts import PromptTower, contexts_at_once
 from helpers.progress import track
-from helpers.results import predictions
+from helpers.results import compare, predictions
 from helpers.store import contexts
 from helpers.store.chunks import in_chunks, seconds
 from helpers.store.folders import folder
@@ -183,7 +184,7 @@ def evaluate_views(
     """`evaluate` on views [N, V, D] that the caller has made.
 
     `looking` is what views cost, seconds per image. Ledgers are named "METHOD-SUFFIX",
-    or "METHOD" where the suffix is "", and hold `settings`.
+    or "METHOD" where the suffix is "", and hold `settings` and a `Tuning`'s own.
     """
     views, ledgers = views.to(backbone.device), []
     for name, method in methods.items():
@@ -191,11 +192,68 @@ def evaluate_views(
         label = f"{full} on {dataset.name} with {backbone.name}"
         logits, own = _logits(method, views, text, backbone.key, label)
         cost = looking + own / len(dataset)
-        path = run.predictions(full, dataset, backbone, logits, cost, dict(settings))
+        told = {**settings, **(method.settings if isinstance(method, Tuning) else {})}
+        path = run.predictions(full, dataset, backbone, logits, cost, told)
         ledger = predictions.read(path)
         ledger.attrs["looking"] = looking
         ledgers.append(ledger)
     return ledgers
+
+
+def steps_and_rates(
+    backbone: Backbone,
+    text: Text,
+    views: Tensor,
+    labels: Tensor,
+    steps: Sequence[int],
+    rates: Sequence[float],
+) -> pd.DataFrame:
+    """How accurate TPT is with so many steps of such lengths, a row for each pair.
+
+    On views [N, V, D] of images with labels int64 [N]. Columns: backbone, steps, rate,
+    top1, moved (share of predictions that are not zero-shot's), and those of
+    `compare.paired_difference` from zero-shot. The steps of a rate are one tuning,
+    which is kept as `evaluate` keeps those of methods.
+    """
+    rows = []
+    for rate in rates:
+        tuning = by_tuning(tpt.path, steps=max(steps), learning_rate=rate)
+        label = f"TPT at rate {rate:g} with {backbone.name}"
+        logits, _ = _logits(tuning, views, text, backbone.key, label)
+        choices = logits.argmax(dim=-1)  # [N, 1 + steps]
+        right = choices == labels[:, None]
+        for n in steps:
+            row = {"backbone": backbone.name, "steps": n, "rate": rate}
+            row["top1"] = right[:, n].double().mean().item()
+            row["moved"] = (choices[:, n] != choices[:, 0]).double().mean().item()
+            rows.append(row | compare.paired_difference(right[:, n], right[:, 0]))
+    return pd.DataFrame(rows)
+
+
+def best_step(grid: pd.DataFrame) -> dict[str, float]:
+    """Settings of `tpt.tune` with the greatest top1 in rows of `steps_and_rates`.
+
+    Of equals, those that move a coordinate least, and then those of fewest steps.
+    """
+    ranked = grid.assign(way=grid["steps"] * grid["rate"])
+    order = ["top1", "way", "steps"]
+    best = ranked.sort_values(order, ascending=[False, True, True]).iloc[0]
+    return {"steps": int(best["steps"]), "learning_rate": float(best["rate"])}
+
+
+def movement_in_common(views: Tensor, text: Text, **tuning) -> float:
+    """The share of the class features' movement that is common to all classes.
+
+    Mean over images, given as views [N, V, D], of `behaviour.common_share` after a TPT
+    with these keyword arguments of `tpt.tune`.
+    """
+    side = text.tower.features, text.logit_scale, text.context
+    tuning |= {"batch": text.batch, "jacobian": text.jacobian}
+    shares = []
+    for at in tpt.tune(views, *side, **tuning).context.split(text.batch):
+        with torch.no_grad():
+            shares.append(common_share(text.tower.features(at) - text.class_features))
+    return torch.cat(shares).mean().item()
 
 
 def chunk_size(batch: int) -> int:

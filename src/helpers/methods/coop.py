@@ -71,6 +71,7 @@ def learning_rate(epoch: int, epochs: int) -> float:
     published=("CoOp 16-shot",),
 )
 @method("tpt_coop", "TPT from CoOp", "learned prompts", published=("TPT+CoOp",))
+@method("tpt_coop_matched", "TPT from CoOp, step matched")
 def train(
     image_features: Tensor,
     labels: Tensor,

@@ -23,6 +23,7 @@ from helpers.methods.registry import method
 from helpers.methods.tpt import TextFeatures, tpt
 
 
+@method("ctpt_matched", "C-TPT, step matched")
 @method(
     "ctpt",
     "C-TPT",

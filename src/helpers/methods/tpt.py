@@ -51,8 +51,10 @@ class Tuned(NamedTuple):
     gradient: Tensor  # [B, M, W] of the first step
     selected: Tensor  # int64 [B, K], the confident views
     losses: Tensor  # [B, steps], each before its step
+    logits: Tensor  # [B, steps, C] of view 0, likewise
 
 
+@method("tpt_matched", "TPT, step matched")
 @method(
     "tpt",
     "TPT",
@@ -76,6 +78,25 @@ def tpt(
     tuned = tune(views, text_features, logit_scale, context, **tuning).context
     batch = tuning.get("batch", 1)
     return original_logits(views, text_features, logit_scale, tuned, batch)
+
+
+def path(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    context: Tensor,
+    steps: int = 1,
+    **tuning: Any,
+) -> Tensor:
+    """Logits [B, 1 + steps, C] of view 0 before tuning and after each of the steps.
+
+    Row k is what `tpt` gives for k steps, so that one tuning serves all step counts.
+    """
+    side = text_features, logit_scale
+    tuned = tune(views, *side, context, steps=steps, **tuning)
+    batch = tuning.get("batch", 1)
+    last = original_logits(views, *side, tuned.context, batch)
+    return torch.cat([tuned.logits, last[:, None]], dim=1)
 
 
 @method("tpt_revote", "TPT, re-voted")
@@ -179,7 +200,7 @@ def tune(
         if not part.isfinite().all():
             raise ValueError("views hold NaN or infinite features")
         mean = square = torch.zeros_like(at)
-        gradients, losses = [], []
+        gradients, losses, originals = [], [], []
         for step in range(1, steps + 1):
             first = shared if step == 1 else None
             features, pull = first or _own_start(text_features, at)
@@ -194,7 +215,9 @@ def tune(
             )
             gradients.append(gradient)
             losses.append(value)
-        parts.append(Tuned(at, gradients[0], selected, torch.stack(losses, dim=1)))
+            originals.append(_logits(part[:, :1], features, logit_scale)[:, 0])
+        told = (torch.stack(each, dim=1) for each in (losses, originals))
+        parts.append(Tuned(at, gradients[0], selected, *told))
     return Tuned(*map(torch.cat, zip(*parts, strict=True)))
 
 

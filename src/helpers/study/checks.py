@@ -435,6 +435,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "fractions": (list, _fractions),
     "step_counts": (list, _step_counts),
     "learning_rates": (list, _rates),
+    "matched_images": (int, _images),
     "few_shot": (str, _dataset_or_none),
     "few_shot_images": (int, _images),
     "few_shot_views": (int, _between(2, math.inf)),

@@ -304,7 +304,11 @@ def _tuning(p: Mapping, counts: dict[str, int], classes: int, models: int) -> di
     drawn += swept * max(p["view_counts"])
     tuned = METHODS * (focus * len(p["augmentations"]) + once)
     tuned += swept * (len(p["view_counts"]) + len(p["fractions"]))
-    tuned += swept * sum(p["step_counts"]) * len(p["learning_rates"])
+    most = max(p["step_counts"])
+    tuned += swept * most * len(p["learning_rates"]) * models
+    if p["dev"]:  # the matched step: of TPT everywhere, of C-TPT and CoOp's on one set
+        matched = [_some(n, p["matched_images"]) for n in (focus, *others)]
+        tuned += most * (sum(matched) + models * matched[0])
     learned = 0
     if p["few_shot"]:
         few = _some(_size(p, p["few_shot"]), p["few_shot_images"])
