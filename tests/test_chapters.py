@@ -128,6 +128,7 @@ SMALL = {
     "text_steps": 20,
     "epochs": 2,
     "long_epochs": 2,
+    "upl_epochs": 2,
     "feature_epochs": 2,
     "seeds": 1,
     "visual_prompts": 2,

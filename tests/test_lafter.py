@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
 from helpers.data.dataset import Dataset, Pixels
@@ -23,9 +23,11 @@ from helpers.methods import training
 from helpers.methods.lafter import ABLATIONS, lafter, text_classifier
 from helpers.methods.training import Step, Student
 from helpers.models import clip
+from helpers.models.sizes import size_of
 from helpers.models.visual import ImageTower, norm_affines, tuned_share
 from helpers.store.checkpoints import Checkpoint
 from helpers.views import strong
+from helpers.views.crop_flip import random_box
 from picto import splits
 
 C, N, SIDE = 6, 12, 64
@@ -223,6 +225,26 @@ def test_prompts_start_as_the_released_code_has_them(vit):
     assert start.detach().std() == pytest.approx(v / math.sqrt(3), rel=0.02)
     assert math.sqrt(6 / (3 * 256 + 768)) == pytest.approx(0.0625, rel=1e-6)
     assert not torch.equal(start, ImageTower(vit, prompts=50, seed=1).prompts)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ViT-B-32-quickgelu", 50),  # of 50 tokens, the paper's
+        ("ViT-B-16-quickgelu", 50),
+        ("ViT-L-14-336", 50),
+        ("picto-vit", 50),
+        ("RN50-quickgelu", 0),
+    ],
+)
+def test_prompts_are_as_many_as_in_the_paper(name, expected):
+    size = size_of(name)
+    assert size.visual_prompts(-1) == expected
+    assert size.visual_prompts(7) == (7 if expected else 0)
+    assert size.visual_prompts(0) == 0
+    assert size.graph_bytes(-1) == size.graph_bytes(expected)
+    small = replace(size_of("ViT-B-32-quickgelu"), patches=9)
+    assert small.visual_prompts(-1) == 10  # one beside each token
 
 
 def test_without_prompts_the_prompted_tower_is_the_plain_one(vit, photos):
@@ -669,6 +691,28 @@ def test_strong_view_is_the_recipe():
     assert untouched.double().mean() > 0.2 * 0.8 - 0.05
     small = strong.strong(picture, 32, generator)
     assert small.shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize("size", [224, 64])
+def test_strong_view_against_the_literal_recipe(size):
+    """Byte by byte; only the blur is in pixels, and it is that of 224 of them."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    picture = Image.fromarray(noise)
+    for seed in range(12):
+        made = strong.strong(picture, size, np.random.default_rng(seed))
+        generator = np.random.default_rng(seed)
+        left, top, width, height = random_box(120, 90, generator, (0.2, 1.0))
+        box = (left, top, left + width, top + height)
+        view = picture.resize((size, size), Image.Resampling.BILINEAR, box)
+        if generator.random() < 0.5:
+            view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if generator.random() < 0.8:
+            view = strong.jittered(view, generator)
+        if generator.random() < 0.2:
+            view = view.convert("L").convert("RGB")
+        radius = generator.uniform(0.1, 2.0) * {224: 1, 64: 64 / 224}[size]
+        view = view.filter(ImageFilter.GaussianBlur(radius))
+        assert np.array_equal(made.permute(1, 2, 0).numpy(), np.array(view))
 
 
 def test_blur_counts_at_224_pixels():

@@ -14,6 +14,7 @@ from helpers import data, store
 from helpers.chapters import self_training
 from helpers.data.pool import pool
 from helpers.figures import chapter_05
+from helpers.methods import upl
 from helpers.methods.lafter import lafter
 from helpers.methods.training import NO_LABEL, Trained
 from helpers.models import clip
@@ -34,12 +35,14 @@ FAST = {
     "long_epochs": 2,
     "batch": 2,
     "prompt_counts": [0, 2],
+    "upl_epochs": 2,
+    "upl_seeds": 2,
     "feature_epochs": 2,
     "view_count": 2,
     "view_share": 0.5,
     "episodic_images": 2,
 }
-NEIGHBOURS = {"upl", "clip_pr", "clip_adapter", "fixmatch", "lora"}
+NEIGHBOURS = {"upl", "upl_centred", "clip_pr", "clip_adapter", "fixmatch", "lora"}
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,8 @@ def test_the_chapter_on_the_layout_of_imagenet_a(backbone, weights, tmp_path):
 
     beside = pd.read_csv(folder / "tables" / "05_ablations.csv").set_index("ablation")
     assert beside["paper, difference"].lt(0).all()  # each part helps there
+    assert beside["sign"].eq("open").all()  # two images decide nothing
+    assert not (folder / "tables" / "05_rates.csv").exists()  # no labels to choose by
     if backbone.startswith("ViT-B-32"):
         found = pd.read_csv(folder / "tables" / "05_published.csv")
         assert {"LaFTer", "UPL", "CLIP-PR"} <= set(found["method"])
@@ -105,7 +110,12 @@ def test_halves_share_nothing_and_read_no_label(vit):
     assert again.pool.ids == cut.pool.ids
     assert again.tested.ids == cut.tested.ids
     whole = self_training.halves(vit, dataset)
-    assert len(whole.seen) + len(whole.test) == 64
+    assert len(whole.seen) == len(whole.test) == 32
+    most = self_training.halves(vit, dataset, test_images=7, seed=1)
+    assert (most.test.ids, len(most.seen)) == (cut.test.ids, 57)
+    assert not {*most.seen.ids} & {*most.test.ids}
+    half = self_training.halves(vit, dataset, test_images=40)
+    assert (half.test.ids, half.seen.ids) == (whole.test.ids, whole.seen.ids)
 
 
 def test_tested_images_are_left_out_of_a_pool_of_its_own_and_named(vit):
@@ -198,6 +208,40 @@ def test_runs_resume_from_checkpoints_of_their_own(vit, tmp_path, monkeypatch):
     assert runs[1].log["top1"].between(0, 1).all()
 
 
+def test_upl_is_trained_once_for_each_seed_on_views_without_the_image(
+    vit, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    cut = self_training.halves(vit, data.load("picto-s", images=64), pool_images=9)
+    logits = 9 * torch.randn(9, 64, generator=torch.manual_seed(0))
+    logits[:, : len(cut.seen.class_names) - 2] = -99.0  # two classes are named, or so
+
+    def made(logits=logits, looks=("preaugment", 4, 3), epochs=2, seeds=2):
+        calls = [vit, cut, logits, looks, epochs, seeds]
+        return self_training.upl_trainings(*calls)
+
+    calls = made()
+    assert [call.keywords["seed"] for call in calls] == [3, 4]
+    views = calls[0].args[0]
+    kept = upl.confident_images(logits).tolist()
+    expected = store.view_features(vit, cut.seen.subset(kept), "preaugment", 4, 3)
+    assert torch.equal(views, expected[:, 1:])
+    one, two = self_training.side_by_side(calls, "x")
+    assert one.model.context.shape[0] == upl.TOKENS == 16
+    assert not torch.equal(one.model.context, two.model.context)
+    again = made()[0]()
+    assert again.log.equals(one.log)  # seconds, too: it only reads
+    changed = [
+        made(logits * 1.1),
+        made(looks=("augmix", 4, 3)),
+        made(epochs=3),
+        made(looks=("preaugment", 4, 9)),
+    ]
+    places = [call.keywords["checkpoint"].folder for call in calls]
+    places += [of[0].keywords["checkpoint"].folder for of in changed]
+    assert len(set(places)) == 6
+
+
 def test_label_accuracy_counts_the_taught_alone():
     taught = torch.tensor([[0, 1, NO_LABEL], [0, 2, 2]])
     made = Trained(torch.nn.Identity(), pd.DataFrame(), taught)
@@ -239,7 +283,9 @@ def test_the_figure_of_the_gap_shows_two_kinds():
         ("seeds", 0, "1 to 100"),
         ("text_noise", -0.1, "at least 0"),
         ("text_steps", 0, "at least 1"),
-        ("visual_prompts", -1, "at least 0"),
+        ("visual_prompts", -2, "at least -1"),
+        ("upl_epochs", 1, "at least 2"),
+        ("upl_seeds", 0, "1 to 100"),
         ("prompt_counts", [], "from 0 on"),
         ("prompt_counts", [-1], "from 0 on"),
         ("epochs", 1, "at least 2"),

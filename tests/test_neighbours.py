@@ -132,6 +132,60 @@ def test_upl_is_coop_on_the_kept_images():
     assert made.log["learning_rate"].tolist() == pytest.approx(rates)
 
 
+def test_upl_against_literal_steps():
+    """Selection, draws, cross-entropy and SGD, image by image in float64."""
+    views, logits = unit(10, 3, D, seed=4), SCALE * normal(10, C, seed=5)
+    start, how = coop.random_start(2, 4, 6), {"per_class": 2, "epochs": 3, "batch": 4}
+    made = upl(views, logits, text_tower, SCALE, start, seed=7, **how)
+
+    sure = logits.double().softmax(dim=-1)
+    named = [max(range(C), key=lambda c, p=p: p[c]) for p in sure]
+    kept = []
+    for c in range(C):
+        own = sorted((-sure[i, c].item(), i) for i in range(10) if named[i] == c)
+        kept += [i for _, i in own[:2]]
+    kept.sort()
+    context, speed = start.double(), torch.zeros(2, 4).double()
+    for epoch in range(3):
+        drawn = np.random.default_rng([7, epoch, 1]).random(len(kept))
+        order = np.random.default_rng([7, epoch]).permutation(len(kept))
+        for first in range(0, len(kept) - 3, 4):
+            context = context.detach().requires_grad_()
+            classes, loss = text_tower(context), 0.0
+            for row in order[first : first + 4]:
+                seen = views[kept[row], int(3 * drawn[row])].double()
+                z = SCALE * classes @ seen
+                loss = loss + (z.logsumexp(0) - z[named[kept[row]]]) / 4
+            (g,) = torch.autograd.grad(loss, context)
+            speed = 0.9 * speed + g + 5e-4 * context.detach()
+            context = context.detach() - coop.learning_rate(epoch, 3) * speed
+    assert len(kept) > 4  # more than a batch
+    assert torch.allclose(made.model.context.double(), context, atol=1e-6)
+    assert (context - start).abs().max() > 1e-3
+
+
+def test_upl_does_not_see_the_order_of_images_or_classes():
+    images, _ = around(text_tower(normal(2, 4)), 10, 0.2)
+    logits = SCALE * images @ text_tower(torch.zeros(2, 4)).T
+    start, how = coop.random_start(2, 4), {"per_class": 4, "epochs": 5, "batch": 99}
+    made = upl(images, logits, text_tower, SCALE, start, **how)
+    moved = torch.randperm(len(images), generator=torch.manual_seed(1))
+    other = upl(images[moved], logits[moved], text_tower, SCALE, start, **how)
+    assert torch.allclose(made.model.context, other.model.context, atol=1e-6)
+    assert torch.equal(made.labels[:, moved], other.labels)
+    turned = torch.randperm(C, generator=torch.manual_seed(2))
+    other = upl(
+        images,
+        logits[:, turned],
+        lambda context: text_tower(context)[..., turned, :],
+        SCALE,
+        start,
+        **how,
+    )
+    expected = made.model(images)[:, turned]
+    assert torch.allclose(other.model(images), expected, atol=1e-4)
+
+
 def test_upl_draws_views_by_seed_and_refuses_other_images():
     views = unit(8, 5, D)
     logits, start = normal(8, C), coop.random_start(2, 4)

@@ -35,7 +35,7 @@ FAST |= {"strengths": [0.35], "shares": [0.0, 1.0], "beams": 1, "part_images": 4
 FAST |= {"noise_shares": [0.0, 1.0], "template_counts": [4], "draws": 1, "repeats": 2}
 FAST |= {"text_steps": 5, "seeds": 1, "visual_prompts": 2, "epochs": 2, "batch": 16}
 FAST |= {"long_epochs": 2, "prompt_counts": [0, 2], "feature_epochs": 2}
-FAST |= {"episodic_images": 2}
+FAST |= {"episodic_images": 2, "upl_epochs": 2}
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"

@@ -47,6 +47,7 @@ SETTINGS = {
         "long_epochs": 2,
         "batch": 16,
         "prompt_counts": [0, 50],
+        "upl_epochs": 2,
         "feature_epochs": 2,
         "view_count": 16,
         "episodic_images": 2,

@@ -16,12 +16,13 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from helpers import parallel, views
+from helpers import parallel, store, views
 from helpers.chapters.notebook import Run
 from helpers.data.dataset import Dataset
 from helpers.data.pool import Pool, held_out, pool, protocol, twins
-from helpers.methods import training
+from helpers.methods import coop, training, upl
 from helpers.models.clip import Backbone
+from helpers.models.prompts import PromptTower
 from helpers.progress import track
 from helpers.results import predictions
 from helpers.store.checkpoints import Checkpoint
@@ -59,18 +60,19 @@ def halves(
 ) -> Halves:
     """Cut a data set in two by the hash of its ids; no label has a say.
 
-    `unlabelled` takes the place of the half that is seen. Of either half so many
-    pictures are kept, 0 for all. Pictures of the pool that are tested, too, are left
-    out of it and named in `twins`, each with the id that is tested. If that leaves
-    none, as with a single image, the pool is what is tested, and the protocol says so.
+    Half of it is tested, or `test_images` if those are fewer, and the rest is seen,
+    or `unlabelled` in its place, `pool_images` at most; 0 for all. Pictures of the pool
+    that are tested, too, are left out of it and named in `twins`, each with the id that
+    is tested. If that leaves none, as with a single image, the pool is what is tested,
+    and the protocol says so.
 
     `transductive`: nothing is left out, and what is seen is the whole data set.
     """
-    cut = held_out(dataset.ids, 0.5, seed) if len(dataset) > 1 else ([0], [0])
+    share = min(0.5, test_images / len(dataset)) if test_images else 0.5
+    cut = held_out(dataset.ids, share, seed) if len(dataset) > 1 else ([0], [0])
     seen, test = (dataset.subset(rows) for rows in cut)
     seen = dataset if transductive else seen
     seen = few(seen if unlabelled is None else unlabelled, pool_images, seed)
-    test = few(test, test_images, seed)
     crops = partial(pool, crop=backbone.crop, size=backbone.image_size, strong=strong)
     both = [crops(part) for part in (seen, test)]
     same = {} if transductive else twins(*both)
@@ -98,6 +100,35 @@ def kept(
     """
     made_by = VERSION, method, backbone.key, seen.key, tensors, settings
     return {"checkpoint": Checkpoint(folder("trained", *made_by)), "free": free_bytes}
+
+
+def upl_trainings(
+    backbone: Backbone,
+    cut: Halves,
+    zero_shot_logits: Tensor,
+    looks: tuple[str, int, int],
+    epochs: int,
+    seeds: int,
+) -> list[Callable[[], training.Trained]]:
+    """UPL on the pool with its logits [N, C], to be called: a training for each seed.
+
+    The images to train on are encoded in views of a recipe, without the plain image;
+    `looks`: recipe, views per image, seed of the views and of the first training.
+    """
+    rows = upl.confident_images(zero_shot_logits)
+    images, logits = cut.seen.subset(rows.tolist()), zero_shot_logits[rows]
+    views = store.view_features(backbone, images, *looks)[:, 1:].to(logits.device)
+    tower = PromptTower(backbone, cut.seen.class_names, upl.TOKENS)
+    trainings = []
+    for seed in range(looks[-1], looks[-1] + seeds):
+        start = coop.random_start(*tower.context.shape, seed).to(logits.device)
+        used = {"epochs": epochs, "seed": seed}
+        made_by = views, logits, start
+        names = list(tower.class_names)
+        how = used | kept(backbone, "upl", cut.pool, *made_by, names=names, **used)
+        side = tower.features, backbone.logit_scale, start
+        trainings.append(partial(upl.upl, views, logits, *side, **how))
+    return trainings
 
 
 def free_bytes(device: torch.device) -> float:

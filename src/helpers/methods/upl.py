@@ -8,11 +8,11 @@ Unsupervised Prompt Learning for Vision-Language Models, Huang, Chu and Wei 2022
     learn a context on them as CoOp does on labelled ones (see `helpers.methods.coop`)
 
 There is no threshold, and a class that is never predicted gets no image. The recipe is
-CoOp's: 16 tokens from N(0, 0.02^2), SGD, 50 epochs, batches of 32.
+CoOp's: 16 tokens from N(0, 0.02^2), SGD, 50 epochs, batches of 32, random crops and
+flips. The paper's numbers average the logits of 16 seeds, each a call of `upl`.
 
-Deviations: as CoOp's here, float32 and views drawn once. The paper's best numbers
-average the logits of 16 seeds, and UPL* averages the probabilities of 8 backbones
-before it selects: one seed and one backbone are one call of `upl`.
+Deviations: as CoOp's here, float32 and views drawn once. UPL*, which averages the
+probabilities of 8 backbones before it selects, is left out.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,8 @@ from helpers.methods import coop
 from helpers.methods.registry import method
 from helpers.methods.training import NO_LABEL, Step, Trained, chances, train
 from helpers.methods.zero_shot import zero_shot
+
+TOKENS = 16  # of the context
 
 
 class Prompted(nn.Module):

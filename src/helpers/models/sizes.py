@@ -12,6 +12,7 @@ from helpers.models.weights import weight_bytes
 
 UNKNOWN = 2_000_000_000  # bytes of weights whose text tower's plan is not here
 FLOATS = 10  # per token and unit of width that a ViT's block keeps for its gradient
+PROMPTS = 50  # LaFTer's visual prompts
 STEM, BLOCK = 180, 20  # per pixel and 64 units of width, what a ResNet keeps
 
 
@@ -38,10 +39,21 @@ class Size:
         """What `fast.image_encoder` copies: a ResNet's image tower."""
         return 0.0 if self.patches else self.image_bytes
 
+    def visual_prompts(self, asked: int) -> int:
+        """How many visual prompts a ViT gets: `asked`, or for -1 as many as in LaFTer.
+
+        Those are 50 beside the 50 tokens, patches and class token, of ViT-B/32, the
+        paper's tower; larger towers get 50, too, and smaller ones a prompt for each
+        token. A ResNet gets none.
+        """
+        if not self.patches:
+            return 0
+        return min(PROMPTS, self.patches + 1) if asked < 0 else asked
+
     def graph_bytes(self, visual_prompts: int) -> float:
         """What one picture keeps on its way for the gradient of its norms."""
         if self.patches:
-            tokens = self.patches + 1 + visual_prompts
+            tokens = self.patches + 1 + self.visual_prompts(visual_prompts)
             return 4 * FLOATS * self.image_layers * tokens * self.image_width
         floats = STEM + BLOCK * self.image_layers
         return 4 * floats * self.side**2 * self.image_width / 64

@@ -149,7 +149,10 @@ def estimate(job: Job) -> Need:
     if p.keys() >= TRAINING:
         tuned = next((m for m in models if m.patches), first)
         few = p["pool_images"] or math.inf
-        halves = {name: min(s.count / 2, few) for name, s in sets.items()}
+        most = p["test_images"] or math.inf
+        halves = {
+            name: min(s.count - min(s.count / 2, most), few) for name, s in sets.items()
+        }
         kept = {k: pool.kept_bytes(n, sets[k].pixels) for k, n in halves.items()}
         seen = 3 * tuned.side**2 * sum(halves.values())
         # The halves that train and that test, of which the focus has its turn, too.
@@ -167,7 +170,7 @@ def _training_bytes(model: Size, p: Mapping[str, Any]) -> float:
     """Bytes of the graphs of images at once, or of RLCF's copy of the image tower."""
     from helpers.methods.training import GRAPHS, HEADROOM
 
-    each = HEADROOM * model.graph_bytes(p["visual_prompts"] if model.patches else 0)
+    each = HEADROOM * model.graph_bytes(p["visual_prompts"])
     graphs = min(p["batch"] * each, max(GRAPHS, each))
     # Weights, where they start, their gradients and two moments of AdamW.
     whole = 5 * model.image_bytes if p.get("second_backbone") else 0

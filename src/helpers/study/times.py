@@ -386,10 +386,10 @@ def _weighing(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
 
 
 def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
-    pools = {s: _some(n // 2, p["pool_images"]) for s, n in counts.items()}
+    tests = {s: _some(n // 2, p["test_images"]) for s, n in counts.items()}
+    pools = {s: _some(n - tests[s], p["pool_images"]) for s, n in counts.items()}
     if p["unlabelled"]:
         pools[p["dataset"]] = _some(_size(p, p["unlabelled"]), p["pool_images"])
-    tests = {s: _some(n // 2, p["test_images"]) for s, n in counts.items()}
     pool, test = pools[p["focus"]], tests[p["focus"]]
     names = str(p["backbone"]), str(p.get("second_backbone"))
     has_vit = any("vit" in name.lower() for name in names)
@@ -397,19 +397,24 @@ def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
     runs -= 2 * (not has_vit)  # LoRA, and the ablation of the prompts
     epochs = p["epochs"] * (runs * pool + sum(pools.values()) - pool + test)
     epochs += p["long_epochs"] * pool
+    if p["dev"]:
+        tried = _some(_size(p, p["dev"]), p["dev_images"])
+        epochs += p["epochs"] * len(p["learning_rates"]) * tried // 2
     watched = test * (p["long_epochs"] + p["epochs"])
     tested = test * runs + sum(tests.values()) + 200 * len(p["prompt_counts"])
     streams = test * sum(settings["steps"] for settings in tent.PROTOCOLS.values())
     single = _some(test, p["episodic_images"])
     looks = single * p["view_count"]
+    kept = min(pool, 16 * classes)  # UPL's images, from two sets of labels
+    crops = 2 * kept * p["view_count"]
     stepped = single * (1 + 3 * (models - 1))  # TENT's step, RLCF's three
     tuned = 3 * single * (models - 1)
-    tuned += 2 * 2 * p["epochs"] * min(pool / 32, classes / 2)
+    tuned += 2 * p["upl_epochs"] * p["upl_seeds"] * kept / 32
     seen = sum(pools.values()) + sum(tests.values())
     return {
         "read": 2 * seen,
-        "drawn": epochs + 3 * looks,
-        "encoded": seen + epochs + watched + tested + models * looks,
+        "drawn": epochs + 3 * looks + crops,
+        "encoded": seen + epochs + watched + tested + models * looks + crops,
         "trained": epochs + streams + stepped * p["view_count"],
         "texts": classes * (LISTS[p["text_templates"]] + LISTS[p["tap_templates"]]),
         "steps": classes * tuned,
