@@ -98,6 +98,24 @@ def test_the_chapter_on_the_layout_of_imagenet_a(backbone, weights, tmp_path):
     assert all("accuracies are not those of the full set" in text for text in warned)
 
 
+def test_the_rate_is_the_best_on_dev_and_used_for_all(smoke_study):
+    tried = pd.read_csv(smoke_study / "tables" / "05_rates.csv")
+    assert tried["rate"].tolist() == [0.0005, 0.005]
+    best = tried.loc[tried["top1"].idxmax(), "rate"]
+    results = pd.read_csv(smoke_study / "results.csv")
+    trained = results[results["method"].str.startswith("lafter")]
+    assert len(trained) == 3 + 1 + 1 + 5  # places, a seed, transductive, ablations
+    assert {json.loads(s)["learning_rate"] for s in trained["settings"]} == {best}
+    ours = results[results["method"].isin(["upl", "upl_centred"])]
+    assert [json.loads(s)["seeds"] for s in ours["settings"]] == [2, 2]
+    beside = pd.read_csv(smoke_study / "tables" / "05_ablations.csv")
+    assert set(beside["sign"]) <= {"as there", "opposite", "open"}
+    sure = beside["ci_low"].gt(0) | beside["ci_high"].lt(0)
+    assert beside["sign"].ne("open").equals(sure)
+    same = beside["difference"].lt(0) == beside["paper, difference"].lt(0)
+    assert beside["sign"].eq("as there").equals(sure & same)
+
+
 def test_halves_share_nothing_and_read_no_label(vit):
     dataset = data.load("picto-s", images=64)
     cut = self_training.halves(vit, dataset, pool_images=10, test_images=7, seed=1)

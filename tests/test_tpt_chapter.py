@@ -9,6 +9,7 @@ import pytest
 from lookalikes import imagenet_layout
 
 from helpers import data, paths, store
+from helpers.chapters import adaptation
 from helpers.methods import tpt
 from helpers.models import clip
 from helpers.models.prompts import PromptTower
@@ -81,6 +82,34 @@ def test_the_ledger_of_tpt_is_tpts(smoke_study):
     assert kept.attrs["settings"]["views"] == "preaugment"
 
 
+def test_the_matched_step_is_the_best_on_dev(smoke_study):
+    grid = pd.read_csv(smoke_study / "tables" / "02_steps.csv")
+    assert len(grid) == 2 * 2 * 2  # backbones, steps, rates
+    written = smoke_study / "predictions" / "picto-a"
+    for name, part in grid.groupby("backbone"):
+        kept = predictions.read(written / name / "tpt_matched-preaugment.parquet")
+        step = adaptation.best_step(part)
+        assert step.items() <= kept.attrs["settings"].items()
+        model = clip.load(name, "picto", device="cpu")
+        dataset = data.load("picto-a", "", 128).sample(64).sample(16)
+        assert kept["image_id"].tolist() == list(dataset.ids)
+        views = store.view_features(model, dataset, "preaugment", 10)
+        tower = PromptTower(model, dataset.class_names)
+        side = tower.features, model.logit_scale, tower.context
+        exact = tpt.tpt(views, *side, **step)
+        assert np.allclose(predictions.logits(kept), exact, atol=5e-3)
+    table = pd.read_csv(smoke_study / "tables" / "02_matched.csv")
+    assert table["n"].eq(16).all()
+    found = set(zip(table["dataset"], table["backbone"], table["method"], strict=True))
+    expected = {(d, "picto-rn") for d in ("picto", "picto-s", "picto-a")}
+    expected |= {("picto-a", "picto-vit")}
+    expected = {(*place, m) for place in expected for m in ("tpt", "tpt_matched")}
+    expected |= {("picto-a", "picto-rn", m) for m in ("ctpt", "ctpt_matched")}
+    assert found == expected
+    coop = written / "picto-rn" / "tpt_coop_matched-preaugment.parquet"
+    assert len(predictions.read(coop)) == 16
+
+
 def test_the_reference_projects_rows_stand_beside_ours(smoke_study):
     beside = pd.read_csv(smoke_study / "tables" / "02_reference.csv").set_index("row")
     ours = beside["our_difference"].dropna()
@@ -115,6 +144,7 @@ def test_the_chapter_on_the_layout_of_imagenet_a(backbone, weights, tmp_path):
     )
     printed = texts(folder)
     assert "no learned starts" in printed
+    assert "no rows with a matched step" in printed
     assert "at most" in printed  # memory, told beforehand
     results = pd.read_csv(folder / "results.csv")
     expected = {f"{m}-preaugment" for m in [*METHODS, *TUNED]}
