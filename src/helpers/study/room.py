@@ -149,7 +149,7 @@ def estimate(job: Job) -> Need:
     if p.keys() >= TRAINING:
         tuned = next((m for m in models if m.patches), first)
         few = p["pool_images"] or math.inf
-        most = p["test_images"] or math.inf
+        most = p.get("test_images") or math.inf
         halves = {
             name: min(s.count - min(s.count / 2, most), few) for name, s in sets.items()
         }
