@@ -11,7 +11,6 @@ so that labels do not depend on the pictures that are present. Folders that belo
 operating system or a program (`helpers.data.ignored_folders`) are listed as skipped.
 """
 
-import csv
 import os
 import re
 import stat
@@ -23,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data import ignored_folders
+from helpers.data import ignored_folders, tables
 from helpers.data.dataset import Dataset, Files, Info
 from helpers.paths import from_root
 from helpers.words import composed, folded
@@ -252,7 +251,7 @@ def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
                 "rename one, or merge them"
             )
     names: dict[str, str] = {}
-    for row in _rows(table):
+    for row in tables.rows(table, "folder", "name"):
         given, name = composed(row["folder"] or ""), composed(row["name"] or "")
         if not given and not name:  # spreadsheets leave such at the end
             continue
@@ -268,41 +267,6 @@ def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
                 f"{table}: folder {folder!r} is not in the table: add a row"
             )
     return names
-
-
-def _rows(table: Path) -> list[dict[str, str | None]]:
-    """Rows of the table of class names, in any encoding and dialect of spreadsheets."""
-    if not table.is_file():
-        raise ValueError(f"{table} is no file: put a table there, or remove it")
-    content = table.read_bytes()
-    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        text = content.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table} is not UTF-8: save it as CSV UTF-8") from error
-    first, *rest = lines = text.splitlines(keepends=True) or [""]
-    if re.fullmatch(r"sep=.\s*", first):  # a hint to Excel
-        first, *_ = lines = rest or [""]
-    delimiter = max(",;\t", key=first.count)
-    try:
-        reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
-        header = reader.fieldnames or []
-        reader.fieldnames = [composed(title).casefold() for title in header]
-        rows = list(reader)
-    except csv.Error as error:
-        raise ValueError(f"{table} is not comma-separated text: {error}") from error
-    if not {"folder", "name"} <= set(reader.fieldnames):
-        raise ValueError(
-            f"{table} must be comma-separated with a header 'folder,name'; "
-            f"its header is {header}"
-        )
-    for row in rows:
-        if any(cell.strip() for cell in row.get(None) or ()):
-            raise ValueError(
-                f"{table}: the row of folder {row['folder']!r} has more cells than the "
-                f"header: put a name with {delimiter!r} in it into quotes"
-            )
-    return rows
 
 
 def _looks(folder: str) -> str:
