@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from helpers import data, notebooks
 from helpers.data import embedded, imagenet
 from helpers.data import folder as class_folders
-from helpers.data.dataset import Dataset
+from helpers.data.dataset import UNKNOWN, Dataset
 from helpers.data.folder import BESIDE, CLASSES_CSV, WNID, CodedNames
 from helpers.data.integrity import readable, remarks
 from helpers.files import replacing
@@ -399,6 +399,9 @@ def check_published(
             report.add(topic, GOOD, f"expect {row.top1:.2%} ({row.source})")
         return
     frame = predictions.read(ledger, with_logits=False)
+    frame = frame[frame["label"] != UNKNOWN]
+    if frame.empty:
+        return
     top1 = float((frame["prediction"] == frame["label"]).mean())
     mark, text = judge(
         top1,
