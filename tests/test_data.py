@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import lookalikes
 import numpy as np
@@ -103,6 +104,20 @@ def test_fingerprint_tells_data_apart_and_not_calls():
         read=Pixels(dataset.read.array + 1),
     )
     assert dataset.fingerprint != brighter.fingerprint
+
+
+def test_labels_and_class_names_do_not_make_other_pictures():
+    dataset = memory_set()
+    other = replace(
+        dataset,
+        labels=np.full(len(dataset), -1),
+        class_names=tuple(name.upper() for name in dataset.class_names),
+    )
+    assert other.key == dataset.key  # what is kept for them is found again
+    assert other.fingerprint != dataset.fingerprint
+    assert dataset.key != dataset.subset(range(11)).key
+    brighter = replace(dataset, read=Pixels(dataset.read.array + 1))
+    assert brighter.key != dataset.key
 
 
 def test_fingerprint_sees_a_replaced_file(tmp_path):
@@ -271,6 +286,7 @@ def test_pillow_s_warnings_are_not_shown(tmp_path):
     path = lookalikes.damaged_exif(tmp_path / "x.jpg")
     code = f"""
 import sys, logging
+from dataclasses import replace
 from pathlib import Path
 from helpers.data.dataset import open_image
 open_image(Path({str(path)!r}), upright=True)

@@ -6,7 +6,7 @@ to RGB in the same way.
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -156,26 +156,27 @@ class Dataset:
         """A hash of the data set on any machine, cheap to compute; it names results.
 
         It covers name, ids, labels, class names, and the sizes of all files. Without
-        files it covers the pixels of 16 pictures, so that a renderer that draws
-        differently counts as other data. It misses a file replaced by another of the
-        same size, which `key` does not.
+        files it covers the pixels of some pictures. It misses a file replaced by
+        another of the same size, which `key` does not.
         """
-        if self.files:
-            seen: Iterable = [os.stat(path).st_size for path in self.files]
-        else:
-            some = range(0, len(self), max(1, len(self) // 16))
-            seen = map(self.image, some)
+        sizes = [os.stat(path).st_size for path in self.files]
         names = self.names or self.class_names
-        return key(self.name, names, self.ids, self.labels, seen)
+        return key(self.name, names, self.ids, self.labels, sizes or self._some)
 
     @property
     def key(self) -> str:
         """Names what is computed from these pictures, for the store.
 
-        Besides the fingerprint it holds the name, size and time of change of every
-        picture file: one that was edited in place is another picture.
+        Labels and class names do not count, since a user may add some later. Name, size
+        and time of change of every picture file do: one that was edited in place is
+        another picture.
         """
-        return key(self.fingerprint, self.files)
+        return key(self.name, self.ids, self.files or self._some)
+
+    @cached_property
+    def _some(self) -> list[Image.Image]:
+        """16 pictures or so of a set without files: renderers may draw differently."""
+        return [self.image(i) for i in range(0, len(self), max(1, len(self) // 16))]
 
 
 class UnreadableImage(ValueError):

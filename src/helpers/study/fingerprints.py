@@ -79,7 +79,7 @@ def data(parameters: dict[str, Any]) -> str:
         path = from_root(value.removeprefix("local-dir:"))
         if value in sets.names() and not value.startswith("picto"):
             found = sets.read(value, root)
-            named.append([value, found.key])
+            named.append([value, found.key, found.fingerprint])
         elif value and os.path.exists(path):
             inside = sorted(path.iterdir()) if path.is_dir() else []
             named.append([value, *map(_state, [path, *inside])])
