@@ -214,11 +214,13 @@ def test_names_that_contradict_are_refused(tmp_path):
 
 def test_work_that_needs_labels_refuses_to_start_without(tmp_path):
     root = flat_folder(tmp_path / "my photos")
-    with pytest.raises(ValueError, match="8 of the 8 images of my photos have none"):
+    with pytest.raises(
+        ValueError, match="8 of the 8 images of my photos have no label"
+    ):
         data.load("folder", str(root), class_names=NAMES)
     rows = "\n".join(f"{name},cat" for name in STEMS[1:])
     write(root / "labels.csv", f"path,name\n{rows}\n")
-    with pytest.raises(ValueError, match=r"1 of the 8 images .* has none: .* 08"):
+    with pytest.raises(ValueError, match=r"1 of the 8 images .* has no label: .* 08"):
         data.load("folder", str(root), class_names=NAMES)
     write(root / "labels.csv", f"path,name\n{rows}\n{STEMS[0]},cat\n")
     assert data.load("folder", str(root), class_names=NAMES).labels.tolist() == [0] * 8

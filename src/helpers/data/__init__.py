@@ -134,7 +134,7 @@ def load(
     whole = read(name, data_root, class_names)
     if labelled and (lacking := unlabelled(whole)):
         raise ValueError(
-            f"this chapter measures against labels, and {lacking}: give labels by "
+            f"this chapter measures against labels, but {lacking}: give labels by "
             f"folders or in {folder.LABELS_CSV} (columns path,name), or run chapter "
             "08, which works without them (study run NAME --only 08)"
         )
@@ -142,12 +142,12 @@ def load(
 
 
 def unlabelled(dataset: Dataset) -> str:
-    """Say how many images have no label, "" where all have one."""
+    """Say how many images have no label; "" where all have one."""
     count = int((~dataset.labelled).sum())
     if not count:
         return ""
     have = "has" if count == 1 else "have"
-    return f"{count:,} of the {len(dataset):,} images of {dataset.name} {have} none"
+    return f"{count:,} of the {len(dataset):,} images of {dataset.name} {have} no label"
 
 
 def _checked(name: str) -> str:

@@ -244,7 +244,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     if not known.any():
         raise ValueError("no temperature without labels: none of the images has one")
     logits, labels = logits[known].astype(np.float64), labels[known]
-    rows = np.arange(len(logits))
+    rows = np.arange(known.sum())
 
     def loss(log_t: float) -> float:
         return -log_softmax(logits / np.exp(log_t), axis=1)[rows, labels].mean()

@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="CLASS",
-        help="class names for a folder without class folders: its labels are not read",
+        help="class names for a folder whose pictures need no folder of their class",
     )
     one.add_argument(
         "--images", type=int, default=400, help="at most for each measure, 0 for all"

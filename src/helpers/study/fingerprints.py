@@ -73,12 +73,12 @@ def data(parameters: dict[str, Any]) -> str:
     """
     from helpers import data as sets
 
-    named = []
-    root = parameters.get("data_root", "")
-    for value in _texts(v for key, v in parameters.items() if key != "data_root"):
+    named, of_folder = [], ("data_root", "class_names")
+    root, classes = (parameters.get(key, "") for key in of_folder)
+    for value in _texts(v for key, v in parameters.items() if key not in of_folder):
         path = from_root(value.removeprefix("local-dir:"))
         if value in sets.names() and not value.startswith("picto"):
-            found = sets.read(value, root)
+            found = sets.read(value, root, classes if value == "folder" else "")
             named.append([value, found.key, found.fingerprint])
         elif value and os.path.exists(path):
             inside = sorted(path.iterdir()) if path.is_dir() else []

@@ -280,7 +280,10 @@ def _drawn(p: Mapping[str, Any], counts: Mapping[str, int]) -> int:
 
 def _size(p: Mapping[str, Any], name: str) -> int:
     """The number of images of a data set that is none of the study's own."""
-    return data.describe(name).images or len(data.read(name, p.get("data_root", "")))
+    names = p.get("class_names", "") if name == "folder" else ""
+    return data.describe(name).images or len(
+        data.read(name, p.get("data_root", ""), names)
+    )
 
 
 # What the chapters do: a function each of (parameters, images of each data set, number
