@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from typing import Any
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -153,9 +154,13 @@ class Looker:
         _, views = self.views(image, count)
         return adaptation.by_tuning(tpt.tpt, **how)(views, self.text(names)[0])
 
-    @torch.no_grad()
     def draw(self, settings: Settings) -> tuple[Figure, pd.DataFrame]:
         """The picture and its numbers; raises ValueError for what cannot be done."""
+        return explorer(**self.facts(settings))
+
+    @torch.no_grad()
+    def facts(self, settings: Settings) -> dict[str, Any]:
+        """The arguments of `figures.explore.explorer`."""
         image, count, rho = settings.image, settings.views, settings.rho
         keep = selection.keep_count(count, rho)
         names = settings.names or self.dataset.class_names
@@ -191,13 +196,13 @@ class Looker:
                 "kept": [view in kept for view in range(count)],
             }
         )
-        return explorer(
-            pictures,
-            frame,
-            pd.concat(probabilities, ignore_index=True),
-            dict(zip(self.templates, weights[0].tolist(), strict=True)),
-            self._title(image),
-        )
+        return {
+            "pictures": pictures,
+            "views": frame,
+            "probabilities": pd.concat(probabilities, ignore_index=True),
+            "weights": dict(zip(self.templates, weights[0].tolist(), strict=True)),
+            "title": self._title(image),
+        }
 
     def _title(self, image: int | Upload) -> str:
         if isinstance(image, Upload):

@@ -61,7 +61,8 @@ def explorer(
     pictures = np.asarray(pictures)
     if len(pictures) != len(views) or not len(weights):
         raise ValueError("a picture for each row of views, and at least one template")
-    fig = plt.figure(figsize=(WIDTH, HEIGHT), layout="none")  # solving takes too long
+    # Sliders wait for it: places are given (titles' by y=1), since solving takes long.
+    fig = plt.figure(figsize=(WIDTH, HEIGHT), layout="none")
 
     def axes(left: float, top: float, width: float, height: float) -> plt.Axes:
         """Of these inches, `top` being the distance from the upper edge."""
@@ -75,9 +76,9 @@ def explorer(
     largest = probabilities.groupby("class_name", sort=False)["probability"].max()
     names = list(largest.nlargest(CLASSES).index)
     vote, step = axes(1.15, 4.25, 1.85, 1.6), axes(3.15, 4.25, 1.85, 1.6)
-    vote.set_title("vote of the views")
+    vote.set_title("vote of the views", y=1)
     _bars(vote, probabilities, names, VOTE)
-    step.set_title("TPT's step")
+    step.set_title("TPT's step", y=1)
     if "tpt" in set(probabilities["method"]):
         _bars(step, probabilities, names, STEP)
         step.set_yticklabels([])
@@ -93,7 +94,7 @@ def _original(ax: plt.Axes, picture: np.ndarray, row: pd.Series, title: str) -> 
     ax.imshow(picture)
     ax.set(xticks=[], yticks=[])
     lines = (short(line, 32) for line in title.split("\n"))
-    ax.set_title("\n".join(lines), fontsize=10)
+    ax.set_title("\n".join(lines), fontsize=10, y=1)
     ax.set_xlabel(f"original: {row['entropy']:.2f}{', kept' if row['kept'] else ''}")
     for spine in ax.spines.values():
         spine.set(visible=row["kept"], color=VERMILION, linewidth=3)
@@ -104,7 +105,7 @@ def _sheet(ax: plt.Axes, pictures: np.ndarray, views: pd.DataFrame) -> None:
     ax.axis("off")
     count, kept = len(views), views["kept"].sum()
     text = f"its {count} other views by entropy in nats; framed: {kept} kept"
-    ax.set_title(text if count else "no other views")
+    ax.set_title(text if count else "no other views", y=1)
     if not count:
         return
     columns = _columns(count)
@@ -166,7 +167,7 @@ def _templates(ax: plt.Axes, ranked: pd.Series) -> None:
     ax.barh(range(len(shown)), shown, color=colour("autoclip"), height=0.7)
     ax.axvline(100 / len(ranked), color=INK, lw=1, ls="--")
     label_rows(ax, [short(template, 28) for template in shown.index], fontsize=8)
-    ax.set_title("AutoCLIP's weights")
+    ax.set_title("AutoCLIP's weights", y=1)
     text = f"weight (%)\ndashed: 1 / {len(ranked)} for each"
     ax.set_xlabel(text, fontsize=9)
 
