@@ -22,8 +22,10 @@ test: .venv/.ready ## lint, check types and run the tests
 soak: .venv/.ready ## run the long tests, half an hour or more
 	$(BIN)/pytest -m soak
 
+# An uploaded photograph is one message, of which the server takes 10 MB otherwise.
 lab: .venv/.ready ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) \
+		--ServerApp.tornado_settings=websocket_max_message_size=100000000
 
 reference: .venv/.ready ## make outputs/reference/picto and the findings in README.md anew
 	rm -rf .cache/reference
@@ -36,8 +38,8 @@ reference: .venv/.ready ## make outputs/reference/picto and the findings in READ
 
 # torch asks for its CUDA libraries itself, and only where it can use them.
 requirements: | $(filter $(OWN_UV),$(UV)) ## pin what pyproject.toml names
-	$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev \
-		--no-header --no-annotate --output-file requirements.txt pyproject.toml
+	$(UV) pip compile --quiet --universal --python-version 3.11 --extra browser \
+		--extra dev --no-header --no-annotate --output-file requirements.txt pyproject.toml
 	grep -vE '^(nvidia|cuda|triton)' requirements.txt > requirements.tmp
 	mv requirements.tmp requirements.txt
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -226,8 +227,10 @@ class _Subset:
         return self.read(int(self.positions[position]))
 
 
-def open_image(path: Path, upright: bool, reduced: bool = False) -> Image.Image:
-    """Decode a picture file, the first frame of an animated one.
+def open_image(
+    path: Path | BinaryIO, upright: bool, reduced: bool = False
+) -> Image.Image:
+    """Decode a picture file, also an open one, the first frame of an animated one.
 
     `reduced` decodes a JPEG at an eighth of its size, which suffices to check it.
     Raises `UnreadableImage`, which names the file.
