@@ -25,9 +25,10 @@ soak: .venv/.ready ## run the long tests, half an hour or more
 lab: .venv/.ready ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-reference: .venv/.ready ## make outputs/reference/picto and the findings in README.md anew
+reference: .venv/.ready ## make outputs/reference/picto and what is drawn from it anew
 	rm -rf .cache/reference
 	$(BIN)/study run picto --outputs .cache/reference
+	$(BIN)/python tools/estimators.py .cache/reference/picto
 	rm -rf .cache/reference/picto/predictions outputs/reference
 	mkdir -p outputs
 	mv .cache/reference outputs/reference

@@ -253,6 +253,13 @@ def test_intervals_cover_sets_left_out():
     assert np.mean(covered) > 0.93
 
 
+def test_the_interval_is_as_wide_as_few_sets_demand():
+    low, high = a_fit().interval(np.zeros(1))
+    # 2.5706 is the quantile of Student's t with five degrees of freedom.
+    assert estimates.log_odds(high) == pytest.approx([0.5 * 2.5706], abs=1e-4)
+    assert estimates.log_odds(low) == pytest.approx(-estimates.log_odds(high))
+
+
 def test_two_sets_are_needed():
     features, agreements, accuracy, names = labelled_world(sets=1)
     with pytest.raises(ValueError, match="two data sets"):

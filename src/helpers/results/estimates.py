@@ -253,8 +253,8 @@ class Fit:
             )
         at = [self.methods.index(method) for method in methods]
         columns = ("accuracy", "features", "temperature", "threshold")
-        known = {key: getattr(self, key) for key in columns}
-        some = {key: value[at] for key, value in known.items() if value is not None}
+        given = {key: getattr(self, key) for key in columns}
+        some = {key: value[at] for key, value in given.items() if value is not None}
         pairs = self.agreements[np.ix_(at, at)]
         return replace(self, methods=tuple(methods), agreements=pairs, **some)
 
