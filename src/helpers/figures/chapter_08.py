@@ -1,13 +1,23 @@
-"""What chapter 08 draws: accuracy estimated without labels against the true one."""
+"""What chapter 08 draws: accuracy estimated without labels, beside the true one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
-from helpers.figures.style import FAINT, INK, MARKERS, require, styled
+from helpers.figures.style import (
+    FAINT,
+    INK,
+    MARKERS,
+    WIDTH,
+    colour,
+    label_rows,
+    require,
+    styled,
+)
 from helpers.results.trials import MIXTURES
 
 TELLING = ("average confidence", "ATC, entropy", "combination")
@@ -75,3 +85,31 @@ def estimated_against_true(
     handles = axes[0, 0].get_legend_handles_labels()
     fig.legend(*handles, loc="outside lower center", ncols=4, markerscale=1.3)
     return fig, data
+
+
+@styled
+def estimated_accuracies(
+    frame: pd.DataFrame, names: Mapping[str, str], true: Mapping[str, float]
+) -> tuple[Figure, pd.DataFrame]:
+    """The estimated accuracy of each method with its interval, and the true one.
+
+    Args:
+        frame: of `estimates.estimate`.
+        names: of the methods, by the frame's index.
+        true: measured accuracies by method, empty where images have no labels.
+    """
+    require(frame, ["estimated", "low", "high"])
+    data = frame[["estimated", "low", "high"]].assign(true=pd.Series(true, dtype=float))
+    fig, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.33 * len(data)))
+    for y, (method, row) in enumerate((100 * data).iterrows()):
+        ax.plot([row["low"], row["high"]], [y, y], color=colour(method), lw=2)
+        ax.plot(row["estimated"], y, "o", color=colour(method), ms=7)
+        ax.plot(row["true"], y, "D", mfc="white", mec=INK, ms=6)
+    keys = [Line2D([], [], color=INK, marker="o", lw=2, label="estimated, 95 %")]
+    if true:
+        look = {"ls": "", "marker": "D", "mfc": "white", "mec": INK}
+        keys.append(Line2D([], [], label="measured", **look))
+    label_rows(ax, [names[method] for method in data.index])
+    ax.set(xlabel="top-1 accuracy (%)", xlim=(0, 100))
+    fig.legend(handles=keys, loc="outside lower center", ncols=2)
+    return fig, data.reset_index(names="method")

@@ -19,9 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from statsmodels.stats.proportion import proportion_confint
 
+from helpers.data.dataset import UNKNOWN
 from helpers.results import compare, metrics
-
-UNLABELLED = -1
 
 
 def label_first(
@@ -70,7 +69,7 @@ def settled(labels: ArrayLike, a: ArrayLike, b: ArrayLike) -> dict[str, float]:
     by eye. Other labels are not looked at.
 
     Args:
-        labels: integers [N], `UNLABELLED` where nobody has said.
+        labels: integers [N], -1 where nobody has said.
         a, b: predictions [N] on all N images.
 
     Returns:
@@ -89,7 +88,7 @@ def settled(labels: ArrayLike, a: ArrayLike, b: ArrayLike) -> dict[str, float]:
             f"{list(labels.shape)}, {list(a.shape)} and {list(b.shape)}"
         )
     apart = a != b
-    told = apart & (labels != UNLABELLED)
+    told = apart & (labels != UNKNOWN)
     disagree, labelled = int(apart.sum()), int(told.sum())
     share = disagree / len(labels)
     found = {"disagree": disagree, "labelled": labelled}

@@ -339,16 +339,22 @@ def measure(pool: Pool, trials: Sequence[Trial], seed: int = 0) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def package(pool: Pool, trials: Sequence[Trial], measured: pd.DataFrame) -> Fit:
-    """The combination learned from all data sets of a pool, for images from elsewhere.
+def package(
+    pool: Pool, trials: Sequence[Trial], measured: pd.DataFrame, without: str = ""
+) -> Fit:
+    """The combination learned from the data sets of a pool, for images from elsewhere.
 
     `measured`, of the same trials, tells what it costs to choose by the combination,
-    or by what is usual, and the cheaper of the two becomes the fit's choice.
+    or by what is usual, and the cheaper of the two becomes the fit's choice. Nothing
+    is learned from the data set `without`.
+
+    Raises ValueError where fewer than two data sets are left.
     """
-    names = list(dict.fromkeys(pool.sets))
+    names = [name for name in dict.fromkeys(pool.sets) if name != without]
     known = Sources(pool).of(names)
-    pure = [_see(pool, trial) for trial in trials if len(trial.sets) == 1]
-    told = summary(measured).set_index("estimator").loc[[COMBINATION, AVERAGE]]
+    pure = [_see(pool, t) for t in trials if len(t.sets) == 1 and t.sets[0] in names]
+    apart = [without not in sets.split(" + ") for sets in measured["sets"]]
+    told = summary(measured[apart]).set_index("estimator").loc[[COMBINATION, AVERAGE]]
     best = told["regret"].argmin()
     gain, promised, regret = told[["gain", "promised", "regret"]].to_numpy()[best]
     return replace(

@@ -90,12 +90,15 @@ def earlier(notebook: Path, folder: Path) -> str:
     """Hash of all studies' ledgers by name, size and time, and of what chapters claim,
     for chapters that read both.
 
-    They write none themselves.
+    Those that the chapter itself has left do not count.
     """
     if number_of(notebook.stem) < LATER:
         return ""
+    own = {folder / name for name in kept(folder / notebook.name).get("files", [])}
     found = sorted(folder.parent.glob("*/predictions/*/*/*.parquet"))
-    ledgers = [[str(f.relative_to(folder.parent)), *_state(f)] for f in found]
+    ledgers = [
+        [str(f.relative_to(folder.parent)), *_state(f)] for f in found if f not in own
+    ]
     return keys.key(ledgers, [asdict(chapter) for chapter in notebooks.chapters()])
 
 
