@@ -105,8 +105,8 @@ def test_a_run_without_labels_does_the_rest_and_succeeds(study, capsys):
     assert "01_one, 07_two are left out: 8 of the 8 images of my photos have" in output
     folder = paths.OUTPUTS / "mine"
     book = nbformat.read(folder / "08_eight.ipynb", as_version=4)
-    (said,) = [out.text for cell in book.cells for out in cell.get("outputs", [])]
-    assert said == "8 images of cat cup of coffee Raumfähre sea-lion\n"
+    said = [out.get("text") for cell in book.cells for out in cell.get("outputs", [])]
+    assert "8 images of cat cup of coffee Raumfähre sea-lion\n" in said
     (row,) = pd.read_csv(folder / "results.csv").to_dict("records")
     assert (row["n"], row["dataset"]) == (0, "my photos")
     assert "08" in site.build(folder).read_text(encoding="utf-8")
