@@ -79,6 +79,8 @@ def test_every_disagreeing_image_has_the_same_chance():
 def test_a_count_must_be_positive_and_methods_two():
     with pytest.raises(ValueError, match="two methods"):
         label_first({"a": np.zeros((3, 2))})
+    with pytest.raises(ValueError, match="the same images"):
+        label_first({"a": np.zeros((3, 2)), "b": np.zeros((4, 2))})
 
 
 def test_settled_by_hand():

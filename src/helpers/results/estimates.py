@@ -118,6 +118,9 @@ def agreement(predictions: np.ndarray) -> np.ndarray:
 def consistency(predictions: np.ndarray, views: np.ndarray) -> np.ndarray:
     """Mean probability that an image's views give to the method's prediction.
 
+    It flatters methods that vote over these views: no prediction can have more of it
+    than that of the mean vote, which is no sign of its accuracy.
+
     Args:
         predictions: integers [M, N] of methods.
         views: [N, C], the mean over an image's views of their probabilities, or the
@@ -371,13 +374,19 @@ def estimate(
         `.attrs` has the fit's choice, regret and kept, for `recommend`.
 
     Raises:
-        ValueError: methods that the fit does not know, logits of different shapes.
+        ValueError: methods that the fit does not know, or shapes that do not fit.
     """
     if not logits:
         raise ValueError("nothing to estimate: no logits of any method")
     shapes = {name: np.shape(values) for name, values in logits.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"methods must be about the same images and classes: {shapes}")
+    images = next(iter(shapes.values()))[:1]
+    if second is not None and np.shape(second) != images:
+        raise ValueError(
+            f"the second backbone's predictions must be {list(images)}, one per image, "
+            f"not {list(np.shape(second))}"
+        )
     fit = packaged(second is not None) if fit is None else fit
     some = fit.among([name.partition("-")[0] for name in logits])
     stacked = np.stack([np.asarray(values, np.float32) for values in logits.values()])
