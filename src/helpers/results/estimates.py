@@ -5,16 +5,16 @@ In the papers' words, the source is labelled data from elsewhere and the target 
 images at hand.
 
     AC          average confidence of the target
-    DoC         source accuracy - (source AC - target AC)      Guillory et al. 2021,
-                arXiv 2107.03315, section 3
+    DoC         source accuracy - (source AC - target AC)
+                Guillory et al. 2021, arXiv 2107.03315
     ATC         share of the target whose score reaches a threshold; in the source, the
-                share below the threshold is the error          Garg et al. 2022,
-                arXiv 2201.04234, equations 1 and 2
-    ALine       a line through the agreements of pairs of models, source against target,
-                on probit axes, is also the line of accuracies  Baek et al. 2022,
-                arXiv 2206.13089, section 4
+                share below the threshold is the error
+                Garg et al. 2022, arXiv 2201.04234
+    ALine       the line through the agreements of pairs of models, target against
+                source on probit axes, is taken for the line of accuracies
+                Baek et al. 2022, arXiv 2206.13089
     dispersity  nuclear norm of the probabilities over its greatest value
-                Deng et al. 2023, arXiv 2302.01094, section 3
+                Deng et al. 2023, arXiv 2302.01094
 """
 
 import json
@@ -75,7 +75,7 @@ def difference_of_confidences(
 
 
 def atc_threshold(scores: ArrayLike, correct: ArrayLike) -> float:
-    """The threshold below which as many source images lie as are wrong (ATC, eq. 1).
+    """The threshold below which as many source images lie as are wrong (ATC).
 
     Args:
         scores: [N], greater where the method is surer.
@@ -92,7 +92,7 @@ def atc_threshold(scores: ArrayLike, correct: ArrayLike) -> float:
 
 
 def atc(scores: ArrayLike, threshold: ArrayLike) -> np.ndarray:
-    """Accuracy of the target: the share of scores [..., N] not below (ATC, eq. 2)."""
+    """Accuracy of the target: the share of scores [..., N] not below (ATC)."""
     return 1 - (np.asarray(scores) < np.asarray(threshold)[..., None]).mean(axis=-1)
 
 
