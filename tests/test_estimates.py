@@ -333,7 +333,8 @@ def test_the_recommendation_promises_what_was_kept():
         ({}, None, "no logits"),
         ({"coop": logits(1)[0]}, None, "no fit for coop; there is one for zero_shot"),
         ({"vote": logits(1)[0], "zero": logits(1, 9)[0]}, None, "same images"),
-        ({"vote": logits(1)[0]}, np.zeros(40, int), "second backbone"),
+        ({"vote": logits(1)[0]}, np.zeros(40, int), "fit with a second backbone"),
+        ({"vote": logits(1)[0]}, np.zeros(39, int), r"must be \[40\]"),
     ],
 )
 def test_what_cannot_be_estimated_is_said(given, second, message):

@@ -79,6 +79,8 @@ def test_every_disagreeing_image_has_the_same_chance():
 def test_a_count_must_be_positive_and_methods_two():
     with pytest.raises(ValueError, match="two methods"):
         label_first({"a": np.zeros((3, 2))})
+    with pytest.raises(ValueError, match="the same images"):
+        label_first({"a": np.zeros((3, 2)), "b": np.zeros((4, 2))})
 
 
 def test_settled_by_hand():
@@ -162,6 +164,18 @@ def test_the_labels_asked_for_are_likely_to_settle():
         again = label_first(logits, int(total), seed + 1)
         decided.append(settled(some(labels, again), a, b)["p"] < 0.05)
     assert 0.65 < np.mean(decided) < 0.95
+
+
+def test_how_many_more_labels_by_hand():
+    """6 wins, 4 losses and 10 images that both get wrong, of 1,000 that differ."""
+    a, b, labels = np.zeros(1000, int), np.ones(1000, int), np.full(1000, UNLABELLED)
+    labels[:20] = [0] * 6 + [1] * 4 + [2] * 10
+    found = settled(labels, a, b)
+    seen = compare.minimum_detectable_difference
+    enough = next(n for n in range(21, 1001) if seen(n, 10 / 20) <= (6 - 4) / 20)
+    assert found["more"] == enough - 20
+    # Where fewer images differ than that, not even all labels would do.
+    assert settled(labels[:300], a[:300], b[:300])["more"] == math.inf
 
 
 def test_without_labels_nothing_is_settled():

@@ -5,16 +5,16 @@ In the papers' words, the source is labelled data from elsewhere and the target 
 images at hand.
 
     AC          average confidence of the target
-    DoC         source accuracy - (source AC - target AC)      Guillory et al. 2021,
-                arXiv 2107.03315, section 3
+    DoC         source accuracy - (source AC - target AC)
+                Guillory et al. 2021, arXiv 2107.03315
     ATC         share of the target whose score reaches a threshold; in the source, the
-                share below the threshold is the error          Garg et al. 2022,
-                arXiv 2201.04234, equations 1 and 2
-    ALine       a line through the agreements of pairs of models, source against target,
-                on probit axes, is also the line of accuracies  Baek et al. 2022,
-                arXiv 2206.13089, section 4
+                share below the threshold is the error
+                Garg et al. 2022, arXiv 2201.04234
+    ALine       the line through the agreements of pairs of models, target against
+                source on probit axes, is taken for the line of accuracies
+                Baek et al. 2022, arXiv 2206.13089
     dispersity  nuclear norm of the probabilities over its greatest value
-                Deng et al. 2023, arXiv 2302.01094, section 3
+                Deng et al. 2023, arXiv 2302.01094
 """
 
 import json
@@ -75,7 +75,7 @@ def difference_of_confidences(
 
 
 def atc_threshold(scores: ArrayLike, correct: ArrayLike) -> float:
-    """The threshold below which as many source images lie as are wrong (ATC, eq. 1).
+    """The threshold below which as many source images lie as are wrong (ATC).
 
     Args:
         scores: [N], greater where the method is surer.
@@ -92,7 +92,7 @@ def atc_threshold(scores: ArrayLike, correct: ArrayLike) -> float:
 
 
 def atc(scores: ArrayLike, threshold: ArrayLike) -> np.ndarray:
-    """Accuracy of the target: the share of scores [..., N] not below (ATC, eq. 2)."""
+    """Accuracy of the target: the share of scores [..., N] not below (ATC)."""
     return 1 - (np.asarray(scores) < np.asarray(threshold)[..., None]).mean(axis=-1)
 
 
@@ -117,6 +117,9 @@ def agreement(predictions: np.ndarray) -> np.ndarray:
 
 def consistency(predictions: np.ndarray, views: np.ndarray) -> np.ndarray:
     """Mean probability that an image's views give to the method's prediction.
+
+    It flatters methods that vote over these views: no prediction can have more of it
+    than that of the mean vote, which is no sign of its accuracy.
 
     Args:
         predictions: integers [M, N] of methods.
@@ -371,13 +374,19 @@ def estimate(
         `.attrs` has the fit's choice, regret and kept, for `recommend`.
 
     Raises:
-        ValueError: methods that the fit does not know, logits of different shapes.
+        ValueError: methods that the fit does not know, or shapes that do not fit.
     """
     if not logits:
         raise ValueError("nothing to estimate: no logits of any method")
     shapes = {name: np.shape(values) for name, values in logits.items()}
     if len(set(shapes.values())) > 1:
         raise ValueError(f"methods must be about the same images and classes: {shapes}")
+    images = next(iter(shapes.values()))[:1]
+    if second is not None and np.shape(second) != images:
+        raise ValueError(
+            f"the second backbone's predictions must be {list(images)}, one per image, "
+            f"not {list(np.shape(second))}"
+        )
     fit = packaged(second is not None) if fit is None else fit
     some = fit.among([name.partition("-")[0] for name in logits])
     stacked = np.stack([np.asarray(values, np.float32) for values in logits.values()])

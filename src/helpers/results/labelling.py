@@ -47,6 +47,9 @@ def label_first(
         raise ValueError(
             f"two methods and a count of 1 at least, not {len(logits)} and {count}"
         )
+    shapes = {name: list(np.shape(values)) for name, values in logits.items()}
+    if len({*map(tuple, shapes.values())}) > 1:
+        raise ValueError(f"methods must be about the same images and classes: {shapes}")
     first, *others = (metrics.as_array(values) for values in logits.values())
     guess = first.argmax(axis=1)
     apart = np.any([guess != other.argmax(axis=1) for other in others], axis=0)

@@ -108,13 +108,13 @@ def read(
     rng = np.random.default_rng(0)
     for dataset in datasets:
         ours = [_logits(folder, dataset, backbone, name) for name in found.values()]
-        ids = set(dataset.ids).intersection(*(frame.index for frame in ours))
-        if len(ids) < FEWEST:
+        held = set(dataset.ids).intersection(*(frame.index for frame in ours))
+        if len(held) < FEWEST:
             raise ValueError(
-                f"{len(ids)} images of {dataset.name} have predictions of all of "
+                f"{len(held)} images of {dataset.name} have predictions of all of "
                 f"{', '.join(found)}: at least {FEWEST} are needed"
             )
-        ids = sorted(rng.permutation(sorted(ids))[:LARGEST_POOL])
+        ids = sorted(rng.permutation(sorted(held))[:LARGEST_POOL])
         theirs = [_logits(folder, dataset, second, name) for name in others.values()]
         frames = ours + theirs
         parts.append([frame.reindex(ids) for frame in frames])
