@@ -23,7 +23,7 @@ CELL = """\
 from pathlib import Path
 import torch
 from helpers import data
-from helpers.chapters.explore import attended, explore
+from helpers.chapters.explore import explore
 from helpers.chapters.notebook import Run
 from helpers.models import clip
 
@@ -233,7 +233,7 @@ def test_papermill_gets_one_picture_and_no_widget(tmp_path, monkeypatch):
         progress_bar=False,
     )
     (cell,) = executed.cells
-    (output,) = cell.outputs
+    (output,) = (out for out in cell.outputs if out.output_type != "stream")
     assert set(output.data) == {"image/png", "text/plain"}
     assert "widgets" not in executed.metadata
     figure = tmp_path / "trial" / "figures" / "08_explore.png"

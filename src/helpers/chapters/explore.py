@@ -223,7 +223,9 @@ class Panel:
         dataset = looker.dataset
         self.position = _slider(widgets.IntSlider, "image", 0, 0, len(dataset) - 1)
         self.upload = widgets.FileUpload(
-            accept="image/*", description="your own picture"
+            accept="image/*",
+            description="your own picture",
+            layout=widgets.Layout(width="auto"),
         )
         self.names = widgets.Text(
             placeholder=f"class names with commas; {len(dataset.class_names)} of "
@@ -249,7 +251,7 @@ class Panel:
         )
         self.message = widgets.HTML()
         self.picture = widgets.Image(
-            format="png", layout=widgets.Layout(width="100%", max_width="1000px")
+            format="png", layout=widgets.Layout(width="100%", max_width="900px")
         )
         row = widgets.Layout(flex_flow="row wrap")
         self.box = widgets.VBox(
@@ -341,6 +343,6 @@ def _slider(
 def _look() -> dict[str, object]:
     """Room for a slider's whole name."""
     return {
-        "style": {"description_width": "95px"},
-        "layout": widgets.Layout(width="310px"),
+        "style": {"description_width": "115px"},
+        "layout": widgets.Layout(width="320px"),
     }
