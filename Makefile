@@ -6,7 +6,7 @@ BIN := .venv/bin
 OWN_UV := .uv/bin/uv
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(OWN_UV))
 
-.PHONY: study test soak lab reference requirements clean help
+.PHONY: study test soak browser lab reference requirements clean help
 .DEFAULT_GOAL := help
 
 study: .venv/.ready ## run the embedded study and make its pages
@@ -21,6 +21,10 @@ test: .venv/.ready ## lint, check types and run the tests
 
 soak: .venv/.ready ## run the long tests, half an hour or more
 	$(BIN)/pytest -m soak
+
+browser: .venv/.ready ## test the widgets in Chromium or Chrome
+	$(UV) pip install --python $(BIN)/python --editable ".[browser]"
+	$(BIN)/pytest -m soak tests/test_explore_browser.py
 
 # An uploaded photograph is one message, of which the server takes 10 MB otherwise.
 lab: .venv/.ready ## open JupyterLab on the notebooks
@@ -39,8 +43,8 @@ reference: .venv/.ready ## make outputs/reference/picto and what is drawn from i
 
 # torch asks for its CUDA libraries itself, and only where it can use them.
 requirements: | $(filter $(OWN_UV),$(UV)) ## pin what pyproject.toml names
-	$(UV) pip compile --quiet --universal --python-version 3.11 --extra browser \
-		--extra dev --no-header --no-annotate --output-file requirements.txt pyproject.toml
+	$(UV) pip compile --quiet --universal --python-version 3.11 --extra dev \
+		--no-header --no-annotate --output-file requirements.txt pyproject.toml
 	grep -vE '^(nvidia|cuda|triton)' requirements.txt > requirements.tmp
 	mv requirements.tmp requirements.txt
 

@@ -116,12 +116,11 @@ class Looker:
     ) -> None:
         self.backbone, self.dataset = backbone, dataset
         self.recipe, self.templates, self.seed = recipe, tuple(templates), seed
-        # The largest of these, on the largest image, is the sheet of 64 views: 22 MB.
-        self.views = lru_cache(maxsize=8)(self._views)
-        self.text = lru_cache(maxsize=4)(self._text)
-        self._tuned = lru_cache(maxsize=8)(self._tune)
+        self._views = lru_cache(maxsize=4)(self._draw_views)  # of 22 MB or less each
+        self._text = lru_cache(maxsize=4)(self._prepare)
+        self._tuned = lru_cache(maxsize=4)(self._tune)
 
-    def _views(self, image: int | Upload, count: int) -> tuple[np.ndarray, Tensor]:
+    def _draw_views(self, image: int | Upload, count: int) -> tuple[np.ndarray, Tensor]:
         """Pictures uint8 [V, S, S, 3] and features [1, V, D], the store's for one."""
         if isinstance(image, Upload):
             picture, image_id = image.image(), image.name
@@ -133,7 +132,7 @@ class Looker:
         features = encode(self.backbone, drawn).to(self.backbone.device)
         return drawn.permute(0, 2, 3, 1).numpy(), features[None]
 
-    def _text(self, names: tuple[str, ...]) -> tuple[adaptation.Text, Tensor]:
+    def _prepare(self, names: tuple[str, ...]) -> tuple[adaptation.Text, Tensor]:
         """Text side and template features [K, C, D] of these classes."""
         with redirect_stdout(io.StringIO()):  # its report is for long runs
             text = adaptation.prepare(self.backbone, names)
@@ -151,8 +150,8 @@ class Looker:
     ) -> Tensor:
         """TPT's logits [1, C]."""
         how = {"rho": rho, "steps": steps, "learning_rate": learning_rate}
-        _, views = self.views(image, count)
-        return adaptation.by_tuning(tpt.tpt, **how)(views, self.text(names)[0])
+        _, views = self._views(image, count)
+        return adaptation.by_tuning(tpt.tpt, **how)(views, self._text(names)[0])
 
     def draw(self, settings: Settings) -> tuple[Figure, pd.DataFrame]:
         """The picture and its numbers; raises ValueError for what cannot be done."""
@@ -164,8 +163,8 @@ class Looker:
         image, count, rho = settings.image, settings.views, settings.rho
         keep = selection.keep_count(count, rho)
         names = settings.names or self.dataset.class_names
-        text, templates = self.text(names)
-        pictures, views = self.views(image, count)
+        text, templates = self._text(names)
+        pictures, views = self._views(image, count)
         side = text.class_features, text.logit_scale
         logits = text.logit_scale * views.float() @ text.class_features.T  # [1, V, C]
         kept = selection.confident(logits, keep)[0].tolist()
@@ -207,8 +206,10 @@ class Looker:
     def _title(self, image: int | Upload) -> str:
         if isinstance(image, Upload):
             return image.name
-        label = self.dataset.labels[image]
-        return f"{self.dataset.ids[image]}\ntrue: {self.dataset.class_names[label]}"
+        name, label = self.dataset.ids[image], self.dataset.labels[image]
+        if label < 0:  # unknown
+            return name
+        return f"{name}\ntrue: {self.dataset.class_names[label]}"
 
 
 class Panel:
@@ -223,7 +224,9 @@ class Panel:
         dataset = looker.dataset
         self.position = _slider(widgets.IntSlider, "image", 0, 0, len(dataset) - 1)
         self.upload = widgets.FileUpload(
-            accept="image/*", description="your own picture"
+            accept="image/*",
+            description="your own picture",
+            layout=widgets.Layout(width="auto"),
         )
         self.names = widgets.Text(
             placeholder=f"class names with commas; {len(dataset.class_names)} of "
@@ -249,12 +252,13 @@ class Panel:
         )
         self.message = widgets.HTML()
         self.picture = widgets.Image(
-            format="png", layout=widgets.Layout(width="100%", max_width="1000px")
+            format="png", layout=widgets.Layout(width="100%", max_width="900px")
         )
         row = widgets.Layout(flex_flow="row wrap")
+        choice = [self.position] if len(dataset) > 1 else []
         self.box = widgets.VBox(
             [
-                widgets.HBox([self.position, self.upload, self.names], layout=row),
+                widgets.HBox([*choice, self.upload, self.names], layout=row),
                 widgets.HBox(
                     [
                         widgets.VBox([self.views, self.rho]),
@@ -341,6 +345,6 @@ def _slider(
 def _look() -> dict[str, object]:
     """Room for a slider's whole name."""
     return {
-        "style": {"description_width": "95px"},
-        "layout": widgets.Layout(width="310px"),
+        "style": {"description_width": "115px"},
+        "layout": widgets.Layout(width="320px"),
     }

@@ -73,14 +73,17 @@ def explorer(
     others = views.iloc[1:].sort_values("entropy", kind="stable")
     _original(axes(0.1, 0.5, 2.3, 2.3), pictures[0], views.iloc[0], title)
     _sheet(axes(2.65, 0.5, *SHEET), pictures[others.index], others)
-    largest = probabilities.groupby("class_name", sort=False)["probability"].max()
-    names = list(largest.nlargest(CLASSES).index)
+    # Classes of one name, of which ImageNet has some, are one row.
+    by_class = probabilities.pivot_table(
+        "probability", "class_name", "method", "sum", sort=False
+    )
+    largest = by_class.loc[by_class.max(axis=1).nlargest(CLASSES).index]
     vote, step = axes(1.15, 4.25, 1.85, 1.6), axes(3.15, 4.25, 1.85, 1.6)
     vote.set_title("vote of the views", y=1)
-    _bars(vote, probabilities, names, VOTE)
+    _bars(vote, largest, VOTE)
     step.set_title("TPT's step", y=1)
-    if "tpt" in set(probabilities["method"]):
-        _bars(step, probabilities, names, STEP)
+    if "tpt" in largest:
+        _bars(step, largest, STEP)
         step.set_yticklabels([])
     else:
         step.text(0.5, 0.5, "switched off", ha="center", va="center")
@@ -139,23 +142,17 @@ def _columns(count: int) -> int:
     return max(range(4, max(4, count) + 1), key=scale)
 
 
-def _bars(
-    ax: plt.Axes,
-    probabilities: pd.DataFrame,
-    names: list[str],
-    methods: Mapping[str, str],
-) -> None:
-    """Probabilities of the named classes by some methods, which get these labels."""
+def _bars(ax: plt.Axes, table: pd.DataFrame, methods: Mapping[str, str]) -> None:
+    """Probabilities of classes, down, by some methods, which get these labels."""
     thick = 0.8 / len(methods)
     for number, (method, label) in enumerate(methods.items()):
-        part = probabilities[probabilities["method"] == method]
-        width = 100 * part.set_index("class_name")["probability"][names]
-        y = np.arange(len(names)) + (number - (len(methods) - 1) / 2) * thick
+        width = 100 * table[method]
+        y = np.arange(len(table)) + (number - (len(methods) - 1) / 2) * thick
         ax.barh(y, width, thick, color=colour(method), label=label)
         for at, value in zip(y, width, strict=True):
             look = {"fontsize": 7, "va": "center_baseline"}
             ax.text(value + 2, at, f"{value:.0f}", **look)
-    label_rows(ax, [short(name, 15) for name in names], fontsize=9)
+    label_rows(ax, [short(name, 14) for name in table.index], fontsize=9)
     ax.set(xlim=(0, 118), xticks=[0, 50, 100])
     ax.set_xlabel("probability (%)", fontsize=9)
     look = {"fontsize": 8, "borderaxespad": 0, "labelspacing": 0.25}
