@@ -29,7 +29,7 @@ browser: .venv/.ready ## test the widgets in Chromium or Chrome
 # An uploaded photograph is one message, of which the server takes 10 MB otherwise.
 lab: .venv/.ready ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) \
-		--ServerApp.tornado_settings=websocket_max_message_size=100000000
+		--ServerApp.tornado_settings='{"websocket_max_message_size": 100000000}'
 
 reference: .venv/.ready ## make outputs/reference/picto and what is drawn from it anew
 	rm -rf .cache/reference
