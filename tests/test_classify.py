@@ -158,6 +158,31 @@ def test_seed_and_name_decide_the_views(drawn, capsys, tmp_path):
         assert shares(image, "zero_shot") == shares(images[0], "zero_shot")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "moved"),
+    [
+        ("context", "a sketch of a", {"zero_shot", "vote", "tpt"}),
+        ("templates", "styles", {"autoclip"}),
+        ("recipe", "augmix", {"vote", "tpt"}),
+        ("views", 20, {"vote", "tpt"}),
+    ],
+)
+def test_an_option_moves_the_methods_that_use_it(drawn, model, option, value, moved):
+    methods = classify.chosen(classify.METHODS)
+    said = [
+        classify.Classifier(model, parse(NAMES), methods, **{"views": 10} | given)(
+            drawn / "umbrella.png"
+        )["methods"]
+        for given in ({}, {option: value})
+    ]
+    same = {
+        key
+        for key in methods
+        if said[0][key]["probabilities"] == said[1][key]["probabilities"]
+    }
+    assert same == methods.keys() - moved
+
+
 def test_a_class_has_its_best_name(drawn, capsys):
     given = [drawn / "cat.png", "--method", "zero_shot", "--names"]
     plain = asked(capsys, *given, "cat, apple")["images"][0]
