@@ -44,6 +44,9 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"}
     | {".tif", ".tiff", ".pbm", ".pgm", ".pnm", ".ppm"}
 )
+UNREAD = dict.fromkeys(
+    (".heic", ".heif"), "HEIC is not read: export the photo as JPEG"
+)
 CLASSES_CSV = "classes.csv"
 NAMES_FILES = ("class_names.txt", "class_names.csv")
 LABELS_CSV = "labels.csv"
@@ -469,8 +472,8 @@ def _reason_to_skip(entry: os.DirEntry) -> str:
     suffix = _suffix(entry.name)
     if entry.name.startswith("."):
         return "hidden"
-    if suffix in (".heic", ".heif"):
-        return "HEIC is not read: export the photo as JPEG"
+    if suffix in UNREAD:
+        return UNREAD[suffix]
     if suffix not in SUFFIXES:
         return f"no picture suffix ({suffix or 'none'})"
     if not _is_text(entry.name):
