@@ -504,7 +504,6 @@ def test_no_parameter_is_read_that_no_notebook_declares():
     code = 'parameters.get("a", 1), job.parameters["b"], "c" in p, other["d"], p[0]'
     assert read_keys(code) == {"a", "b", "c", 0}
     known = {key for chapter in CHAPTERS for key in parameters.declared(chapter)}
-    known |= {"class_names"}  # of chapters that need no labels
     helpers = sorted((paths.ROOT / "src" / "helpers").rglob("*.py"))
     unknown = {
         f"{file.name}: {key}"
