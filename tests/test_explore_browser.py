@@ -37,7 +37,7 @@ FLAGS = (
     "--disable-sync",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-PATIENCE = 120  # seconds that a busy machine may take for any one step
+PATIENCE = 300  # seconds that a busy machine may take for any one step
 PICTURE = "img.widget-image"
 
 
