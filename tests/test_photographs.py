@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers.results import photographs, predictions
+from helpers.results import photographs
 
 NAMES = ["cat", "fox", "Kuh; braun"]
 IDS = ["2024/a.jpg", "b.jpg", "ü, c.png"]
@@ -33,9 +33,12 @@ def test_the_flag_heeds_both_thresholds():
         found = photographs.table(IDS, NAMES, LOGITS, **options)
         return found["look_at_this_one"].tolist()
 
-    assert flags(sure=0.0) == [False, False, True]
+    assert flags(lead=1.0) == [False, False, True]
     assert flags(agreeing=0.5) == [False, True, False]
-    assert flags(sure=0.75, agreeing=0.5) == [True, True, False]
+    assert flags(lead=4.0, agreeing=0.5) == [True, True, False]
+    three = {"a": LOGITS["vote"], "b": LOGITS["vote"], "c": LOGITS["zero_shot"]}
+    found = photographs.table(IDS, NAMES, three)  # two of three suffice
+    assert not found["look_at_this_one"].any()
 
 
 def test_another_method_may_be_shown_and_views_named():
@@ -53,32 +56,14 @@ def test_five_of_many_classes_are_listed():
     assert found["top_5"][0].count(";") == 4
 
 
-def test_ledgers_are_aligned_and_the_file_comes_back(tmp_path):
-    frames = []
-    for method, order in (("zero_shot", [0, 1, 2]), ("vote", [2, 0, 1])):
-        path = predictions.write(
-            tmp_path,
-            dataset="mine",
-            backbone="RN50",
-            method=method,
-            ids=[IDS[i] for i in order],
-            labels=np.array([0, -1, 2])[order],
-            logits=LOGITS[method][order],
-            seconds_per_image=0,
-            settings={},
-        )
-        frames.append(predictions.read(path))
-    expected = photographs.table(IDS, NAMES, LOGITS, labels=[0, -1, 2])
-    found = photographs.of_ledgers(frames, NAMES)
-    pd.testing.assert_frame_equal(found, expected, rtol=1e-5)
+def test_the_file_comes_back(tmp_path):
+    found = photographs.table(IDS, NAMES, LOGITS, labels=[0, -1, 2])
     path = photographs.write(tmp_path, found)
     assert path == tmp_path / "predictions.csv"
     again = pd.read_csv(path, keep_default_na=False)
     pd.testing.assert_frame_equal(again, found, rtol=1e-5)
     first = photographs.write(tmp_path, found).read_bytes()
     assert first == photographs.write(tmp_path, found).read_bytes()
-    with pytest.raises(ValueError, match=r"1 images are in one ledger alone, 'b\.jpg'"):
-        photographs.of_ledgers([frames[0].drop(1), frames[1]], NAMES)
 
 
 @pytest.mark.parametrize(

@@ -34,14 +34,15 @@ def table(
     chosen: str = "",
     labels: ArrayLike | None = None,
     views_kept: ArrayLike | None = None,
-    sure: float = 0.5,
-    agreeing: float = 1.0,
+    lead: float = 2.0,
+    agreeing: float = 2 / 3,
 ) -> pd.DataFrame:
     """A row per image, see above, from several methods' logits of the same images.
 
-    `look_at_this_one` is true where the chosen method's confidence lies below `sure`,
-    or where fewer than the share `agreeing` of the methods predict the same class; with
-    the defaults, where it is below one half or where any method disagrees.
+    `look_at_this_one` is true where the runner-up is close, that is, the confidence is
+    less than `lead` times the runner-up's, or where fewer than the share `agreeing` of
+    the methods predict the same class. No absolute confidence counts, since it depends
+    on the number of classes, and methods differ in it.
 
     Args:
         ids: of N images.
@@ -90,39 +91,11 @@ def table(
             ],
             "agreement": agreement,
             "views_kept": [" ".join(map(str, views)) for views in kept],
-            "look_at_this_one": (shares[:, 0] < sure) | (agreement < agreeing),
+            "look_at_this_one": (shares[:, 0] < lead * shares[:, 1])
+            | (agreement < agreeing - 1e-9),
             "label": ["" if i == UNKNOWN else class_names[i] for i in labels.tolist()],
         }
     )
-
-
-def of_ledgers(
-    ledgers: Sequence[pd.DataFrame],
-    class_names: Sequence[str],
-    chosen: str = "",
-    views_kept: ArrayLike | None = None,
-    sure: float = 0.5,
-    agreeing: float = 1.0,
-) -> pd.DataFrame:
-    """`table` of frames of `predictions.read`, in the order of the first.
-
-    Raises ValueError for ledgers that are not about the same images.
-    """
-    images = [ledger.set_index("image_id") for ledger in ledgers]
-    for other in images[1:]:
-        differing = images[0].index.symmetric_difference(other.index)
-        if len(differing):
-            raise ValueError(
-                f"{len(differing)} images are in one ledger alone, {differing[0]!r} "
-                "the first: run all methods on the same images"
-            )
-    logits = {
-        ledger.attrs["method"]: predictions.logits(own.loc[images[0].index])
-        for ledger, own in zip(ledgers, images, strict=True)
-    }
-    ids, labels = (ledgers[0][key].to_numpy() for key in ("image_id", "label"))
-    options = (chosen, labels, views_kept, sure, agreeing)
-    return table(ids.tolist(), class_names, logits, *options)
 
 
 def write(folder: str | Path, photographs: pd.DataFrame) -> Path:
