@@ -44,9 +44,7 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"}
     | {".tif", ".tiff", ".pbm", ".pgm", ".pnm", ".ppm"}
 )
-UNREAD = dict.fromkeys(
-    (".heic", ".heif"), "HEIC is not read: export the photo as JPEG"
-)
+UNREAD = dict.fromkeys((".heic", ".heif"), "HEIC is not read: export the photo as JPEG")
 CLASSES_CSV = "classes.csv"
 NAMES_FILES = ("class_names.txt", "class_names.csv")
 LABELS_CSV = "labels.csv"
