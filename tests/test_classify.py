@@ -17,7 +17,7 @@ from PIL import Image
 from helpers import data, store
 from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
-from helpers.data.class_names import parse
+from helpers.data.naming import parse
 from helpers.data.dataset import Dataset, Files
 from helpers.methods import autoclip, registry, zero_shot
 from helpers.models import clip

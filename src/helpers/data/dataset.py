@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
-from helpers.data.class_names import Classes, flat
+from helpers.data.naming import Classes, flat
 from helpers.keys import key
 
 UNKNOWN = -1  # the label of an image that has none

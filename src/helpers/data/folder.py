@@ -34,8 +34,8 @@ from pathlib import Path
 import numpy as np
 
 from helpers.data import ignored_folders, tables
-from helpers.data.class_names import Classes, parse
-from helpers.data.class_names import read as names_in
+from helpers.data.naming import Classes, parse
+from helpers.data.naming import read as names_in
 from helpers.data.dataset import UNKNOWN, Dataset, Files, Info
 from helpers.paths import from_root
 from helpers.words import composed, folded
@@ -84,7 +84,7 @@ def own_name(data_root: str) -> str:
 def read(name: str, data_root: str, class_names: str | Sequence = "") -> Dataset:
     """Read the pictures under `data_root`; `helpers.data.read` sets the name.
 
-    `class_names`, see `helpers.data.class_names.parse`, go before a file of names.
+    `class_names`, see `helpers.data.naming.parse`, go before a file of names.
     """
     if not data_root:
         raise ValueError("data set 'folder' needs data_root, the folder of pictures")

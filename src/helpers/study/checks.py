@@ -170,7 +170,7 @@ def _dataset(value: str, parameters: Mapping[str, Any]) -> str:
 
 
 def _class_names(value: str | list, parameters: Mapping[str, Any]) -> str:
-    from helpers.data.class_names import parse
+    from helpers.data.naming import parse
 
     if value and "folder" not in _sets(parameters):
         return 'accepted: "" unless dataset is folder, a folder of yours'

@@ -19,7 +19,7 @@ import torch
 from helpers import paths
 from helpers import views as recipes
 from helpers.data import integrity
-from helpers.data.class_names import Classes, flat, parse
+from helpers.data.naming import Classes, flat, parse
 from helpers.data.dataset import open_image, to_rgb
 from helpers.data.embedded import CLASS_NAMES
 from helpers.data.folder import UNREAD, printable

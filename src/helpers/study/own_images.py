@@ -6,7 +6,7 @@ from typing import Any
 
 from helpers import data
 from helpers.data import folder
-from helpers.data.class_names import Classes, parse
+from helpers.data.naming import Classes, parse
 from helpers.data.dataset import Dataset
 
 NAME = "folder"  # of the data set

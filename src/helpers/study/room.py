@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from helpers.data.class_names import Classes, parse
+from helpers.data.naming import Classes, parse
 from helpers.models import optional
 from helpers.models.sizes import Size, size_of
 from helpers.paths import CACHE

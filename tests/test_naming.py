@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from helpers.data.class_names import flat, parse
+from helpers.data.naming import flat, parse
 
 WANTED = (("tabby cat", "cat"), ("dog",), ("Füchsin, rot",))
 
