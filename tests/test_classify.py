@@ -17,8 +17,8 @@ from PIL import Image
 from helpers import data, store
 from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
-from helpers.data.naming import parse
 from helpers.data.dataset import Dataset, Files
+from helpers.data.naming import parse
 from helpers.methods import autoclip, registry, zero_shot
 from helpers.models import clip
 from helpers.prompts.templates import TEMPLATES

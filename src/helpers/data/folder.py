@@ -34,9 +34,9 @@ from pathlib import Path
 import numpy as np
 
 from helpers.data import ignored_folders, tables
+from helpers.data.dataset import UNKNOWN, Dataset, Files, Info
 from helpers.data.naming import Classes, parse
 from helpers.data.naming import read as names_in
-from helpers.data.dataset import UNKNOWN, Dataset, Files, Info
 from helpers.paths import from_root
 from helpers.words import composed, folded
 

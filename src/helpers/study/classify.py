@@ -19,10 +19,10 @@ import torch
 from helpers import paths
 from helpers import views as recipes
 from helpers.data import integrity
-from helpers.data.naming import Classes, flat, parse
 from helpers.data.dataset import open_image, to_rgb
 from helpers.data.embedded import CLASS_NAMES
 from helpers.data.folder import UNREAD, printable
+from helpers.data.naming import Classes, flat, parse
 from helpers.methods import registry
 from helpers.methods.zero_shot import best_name, zero_shot
 from helpers.models import clip, embedded

@@ -6,8 +6,8 @@ from typing import Any
 
 from helpers import data
 from helpers.data import folder
-from helpers.data.naming import Classes, parse
 from helpers.data.dataset import Dataset
+from helpers.data.naming import Classes, parse
 
 NAME = "folder"  # of the data set
 
