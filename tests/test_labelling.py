@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from helpers.data.dataset import UNKNOWN
 from helpers.results import compare
-from helpers.results.labelling import UNLABELLED, label_first, settled
+from helpers.results.labelling import label_first, settled
 
 
 def world(n=600, better=0.15, apart=0.4, seed=0, classes=6):
@@ -32,7 +33,7 @@ def as_logits(predictions, seed=0, classes=6):
 
 
 def some(labels, positions):
-    found = np.full(len(labels), UNLABELLED)
+    found = np.full(len(labels), UNKNOWN)
     found[positions] = labels[positions]
     return found
 
@@ -168,7 +169,7 @@ def test_the_labels_asked_for_are_likely_to_settle():
 
 def test_how_many_more_labels_by_hand():
     """6 wins, 4 losses and 10 images that both get wrong, of 1,000 that differ."""
-    a, b, labels = np.zeros(1000, int), np.ones(1000, int), np.full(1000, UNLABELLED)
+    a, b, labels = np.zeros(1000, int), np.ones(1000, int), np.full(1000, UNKNOWN)
     labels[:20] = [0] * 6 + [1] * 4 + [2] * 10
     found = settled(labels, a, b)
     seen = compare.minimum_detectable_difference
@@ -180,12 +181,12 @@ def test_how_many_more_labels_by_hand():
 
 def test_without_labels_nothing_is_settled():
     _, a, b = world(n=50)
-    found = settled(np.full(50, UNLABELLED), a, b)
+    found = settled(np.full(50, UNKNOWN), a, b)
     share = (a != b).mean()
     assert math.isnan(found["difference"])
     assert (found["ci_low"], found["ci_high"]) == (-share, share)
     assert (found["p"], found["more"]) == (1.0, math.inf)
-    same = settled(np.full(50, UNLABELLED), a, a)
+    same = settled(np.full(50, UNKNOWN), a, a)
     assert (same["difference"], same["more"]) == (0, 0)
 
 

@@ -432,6 +432,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "view_count": (int, _view_count),
     "view_share": (float, _view_share),
     "view_images": (int, _images),
+    "to_label": (int, _between(1, math.inf)),
     "view_sets": (list, _view_sets),
     "repeats": (int, _between(2, math.inf)),
     "focus": (str, _focus),

@@ -110,6 +110,7 @@ def work(job: Job, datasets: Mapping[str, Dataset]) -> Work:
         ("prompt_sets" in p, _weighing),
         (p.keys() >= TRAINING, _training),
         ("remembering" in p, _remembering),
+        ("to_label" in p, _own_images),
     ]
     found: Work = Counter()
     for fits, count in kinds:
@@ -325,6 +326,14 @@ def _tuning(p: Mapping, counts: dict[str, int], classes: int, models: int) -> di
         "encoded": seen + drawn,
         "steps": classes * (tuned + learned),
     }
+
+
+def _own_images(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    taken = _some(counts[p["focus"]], p["view_images"])
+    drawn = taken * p["view_count"]
+    texts = classes * (LISTS["openai_80"] + models)
+    seen = {"read": taken, "drawn": drawn, "encoded": drawn + taken * models}
+    return seen | {"texts": texts, "steps": classes * taken}
 
 
 def _diffusion(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
