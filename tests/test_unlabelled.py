@@ -104,10 +104,12 @@ def test_folders_that_bear_a_name_give_labels_whatever_the_depth(tmp_path):
 def test_a_table_of_labels_wins_over_folders(tmp_path):
     root = flat_folder(tmp_path / "x")
     flat_folder(root / "cat", "chelsea.png", "coffee.png")
+    flat_folder(root / "Cup of coffee", "horse.png")
     (root / "old.heic").write_bytes(b"x")
     write(
         root / "labels.csv",
         "path;name;note\nrocket.jpg;RAUMFÄHRE;by me\ncat/coffee.png;Cup of coffee;\n"
+        "Cup of coffee/horse.png;cat;\n"
         "coins.png;;\nold.heic;cat;\n;;\n",
     )
     dataset = read(root)
@@ -115,9 +117,10 @@ def test_a_table_of_labels_wins_over_folders(tmp_path):
     assert {k: v for k, v in labels.items() if v >= 0} == {
         "rocket.jpg": 2,
         "cat/coffee.png": 1,
+        "Cup of coffee/horse.png": 0,
         "cat/chelsea.png": 0,
     }
-    assert dataset.labelled.sum() == 3
+    assert dataset.labelled.sum() == 4
     assert [file for file, _ in dataset.skipped] == ["old.heic"]
 
 
