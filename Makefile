@@ -6,7 +6,7 @@ BIN := .venv/bin
 OWN_UV := .uv/bin/uv
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo $(OWN_UV))
 
-.PHONY: study test soak lab reference requirements clean help
+.PHONY: study test soak browser lab reference requirements clean help
 .DEFAULT_GOAL := help
 
 study: .venv/.ready ## run the embedded study and make its pages
@@ -22,12 +22,19 @@ test: .venv/.ready ## lint, check types and run the tests
 soak: .venv/.ready ## run the long tests, half an hour or more
 	$(BIN)/pytest -m soak
 
-lab: .venv/.ready ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+browser: .venv/.ready ## test the widgets in Chromium or Chrome
+	$(UV) pip install --python $(BIN)/python --editable ".[browser]"
+	$(BIN)/pytest -m soak tests/test_explore_browser.py
 
-reference: .venv/.ready ## make outputs/reference/picto and the findings in README.md anew
+# An uploaded photograph is one message, of which the server takes 10 MB otherwise.
+lab: .venv/.ready ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) \
+		--ServerApp.tornado_settings='{"websocket_max_message_size": 100000000}'
+
+reference: .venv/.ready ## make outputs/reference/picto and what is drawn from it anew
 	rm -rf .cache/reference
 	$(BIN)/study run picto --outputs .cache/reference
+	$(BIN)/python tools/estimators.py .cache/reference/picto
 	rm -rf .cache/reference/picto/predictions outputs/reference
 	mkdir -p outputs
 	mv .cache/reference outputs/reference

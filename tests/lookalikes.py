@@ -8,9 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import skimage
+import sklearn
 from PIL import Image
 
 from helpers.data import imagenet
+
+SKIMAGE = Path(skimage.__file__).parent / "data"
+SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
+PHOTOGRAPHS = [SKIMAGE / "astronaut.png", SKIMAGE / "coffee.png", SKIMAGE / "horse.png"]
+PHOTOGRAPHS += [SKIMAGE / "chelsea.png", SKIMAGE / "rocket.jpg", SKIMAGE / "coins.png"]
+PHOTOGRAPHS += [SKLEARN / "flower.jpg", SKLEARN / "china.jpg"]
 
 
 def picture(path: Path, seed: int = 0, size: tuple[int, int] = (24, 18)) -> Path:

@@ -167,6 +167,10 @@ def test_only_development_sets_and_folders_have_open_labels(tmp_path):
     assert not labelled
     assert dataset.ids == ("cat/one.png", "mug/one.png")
     assert cards.read("picto-a")[1] is False
+    dataset, labelled = cards.read(str(tmp_path), class_names=["mug", "cat", "sun"])
+    assert labelled
+    assert dataset.labels.tolist() == [1, 0]
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no pictures in"):
         cards.read(str(tmp_path / "empty"), class_names=["dog", "hat"])
 

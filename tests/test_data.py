@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import lookalikes
 import numpy as np
@@ -105,6 +106,20 @@ def test_fingerprint_tells_data_apart_and_not_calls():
     assert dataset.fingerprint != brighter.fingerprint
 
 
+def test_labels_and_class_names_do_not_make_other_pictures():
+    dataset = memory_set()
+    other = replace(
+        dataset,
+        labels=np.full(len(dataset), -1),
+        class_names=tuple(name.upper() for name in dataset.class_names),
+    )
+    assert other.key == dataset.key  # what is kept for them is found again
+    assert other.fingerprint != dataset.fingerprint
+    assert dataset.key != dataset.subset(range(11)).key
+    brighter = replace(dataset, read=Pixels(dataset.read.array + 1))
+    assert brighter.key != dataset.key
+
+
 def test_fingerprint_sees_a_replaced_file(tmp_path):
     root = lookalikes.photos(tmp_path / "pets", {"cat": 2, "dog": 2})
     before = data.read("folder", str(root)).fingerprint
@@ -120,7 +135,8 @@ def test_fingerprint_sees_a_replaced_file(tmp_path):
         ({"ids": ("a", "a", "b")}, "occur twice"),
         ({"labels": [0, 1]}, "2 labels for 3"),
         ({"labels": [0, 1, 2]}, "2 class names"),
-        ({"labels": [0, -1, 1]}, "run from -1"),
+        ({"labels": [0, -2, 1]}, "run from -2"),
+        ({"names": (("x",), ("z", "y"))}, "names must begin as class_names"),
         ({"class_names": ("x",)}, "at least two"),
         ({"facts": pd.DataFrame({"x": [1]})}, "1 facts for 3"),
     ],
@@ -270,6 +286,7 @@ def test_pillow_s_warnings_are_not_shown(tmp_path):
     path = lookalikes.damaged_exif(tmp_path / "x.jpg")
     code = f"""
 import sys, logging
+from dataclasses import replace
 from pathlib import Path
 from helpers.data.dataset import open_image
 open_image(Path({str(path)!r}), upright=True)

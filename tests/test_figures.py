@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from helpers import figures
-from helpers.figures import chapter_01, chapter_02
+from helpers.figures import chapter_01, chapter_02, explore
 from helpers.methods import registry
 from helpers.results import compare, metrics
 
@@ -137,7 +137,21 @@ DRAWINGS = {
     "seconds": lambda: chapter_02.seconds_by_stage(costs(LONG)),
     "seconds of one": lambda: chapter_02.seconds_by_stage(costs(["tpt"])),
     "gain by seconds": lambda: chapter_02.gain_by_seconds(priced(LONG)),
+    "explorer": lambda: explorer(64, 20, ["zero_shot", "vote_mean", "vote", "tpt"]),
+    "explorer of one": lambda: explorer(1, 3, ["zero_shot", "vote_mean", "vote"]),
 }
+
+
+def explorer(views, classes, methods):
+    entropies = np.linspace(1, 0, views)
+    frame = pd.DataFrame({"entropy": entropies, "kept": entropies < 0.2})
+    twice = [*names(classes - 1), *names(1)]  # two classes of one name
+    rows = [(name, method, 0.4) for name in twice for method in methods]
+    columns = ["class_name", "method", "probability"]
+    weights = {f"a {name} of a {{}}.": 1 / 30 for name in names(30)}
+    pixels = np.zeros((views, 224, 224, 3), np.uint8)
+    table = pd.DataFrame(rows, columns=columns)
+    return explore.explorer(pixels, frame, table, weights, "\n".join(names(2)))
 
 
 def priced(methods):

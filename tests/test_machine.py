@@ -5,6 +5,7 @@ import errno
 import fcntl
 import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -675,6 +676,16 @@ def test_a_user_without_home_or_name_runs_a_study():
         )
         assert done.returncode == 0, done.stderr
         assert printed(folder / "out/small/01_small.ipynb") == "user54321\n"
+
+
+def test_an_interrupt_between_two_requests_is_not_told(monkeypatch, caplog):
+    monkeypatch.setattr(PlainKernelApp.__base__, "initialize", lambda self, argv: None)
+    app = PlainKernelApp()
+    app.log = logging.getLogger("kernel")
+    app.initialize()
+    app.log.error("KeyboardInterrupt caught in kernel.")  # each shutdown brings one
+    app.log.error("another fault")
+    assert [record.getMessage() for record in caplog.records] == ["another fault"]
 
 
 def test_the_kernel_reads_no_settings_of_the_machine():

@@ -13,11 +13,10 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
-import skimage
-import sklearn
 from IPython.core.displayhook import DisplayHook
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
+from lookalikes import PHOTOGRAPHS
 from PIL import Image
 from traitlets.config import Config
 
@@ -37,11 +36,6 @@ FAST |= {"text_steps": 5, "seeds": 1, "visual_prompts": 2, "epochs": 2, "batch":
 FAST |= {"long_epochs": 2, "prompt_counts": [0, 2], "feature_epochs": 2}
 FAST |= {"episodic_images": 2, "upl_epochs": 2}
 
-SKIMAGE = Path(skimage.__file__).parent / "data"
-SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"
-PHOTOGRAPHS = [SKIMAGE / "astronaut.png", SKIMAGE / "coffee.png", SKIMAGE / "horse.png"]
-PHOTOGRAPHS += [SKIMAGE / "chelsea.png", SKIMAGE / "rocket.jpg", SKIMAGE / "coins.png"]
-PHOTOGRAPHS += [SKLEARN / "flower.jpg", SKLEARN / "china.jpg"]
 THREE = {"Hund": 3, "Straßenbahn": 2, "sports_car": 2}
 TWELVE = ["dog", "cat", "car", "house", "tree", "Äpfel", "Brücke", "boat", "horse"]
 TWELVE = dict.fromkeys([*TWELVE, "rocket", "coffee", "flower"], 5)

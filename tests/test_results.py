@@ -210,6 +210,47 @@ def test_entropy_takes_any_leading_shape():
     np.testing.assert_allclose(uniform, math.log(8))
 
 
+def test_images_without_a_label_are_left_out_of_what_needs_labels(monkeypatch):
+    logits, labels = batch(300)
+    known = np.arange(300) % 3 > 0
+    partly = np.where(known, labels, -1)
+    monkeypatch.setattr(metrics, "BLOCK", 7)  # blocks with and without such images
+    images = metrics.scores(logits, partly)
+    assert images["hit"].notna().equals(pd.Series(known, name="hit"))
+    pd.testing.assert_frame_equal(
+        images[["prediction", "confidence", "entropy"]],
+        metrics.scores(logits, labels)[["prediction", "confidence", "entropy"]],
+    )
+    of_known, found = (
+        metrics.summary(logits[known], labels[known]),
+        metrics.summary(logits, partly),
+    )
+    assert found.pop("entropy") == pytest.approx(metrics.entropy(logits).mean())
+    of_known.pop("entropy")
+    assert found == pytest.approx(of_known, abs=1e-12)
+    assert found["n"] == 200
+    for function in (
+        *(metrics.top_k_accuracy, metrics.negative_log_likelihood),
+        *(metrics.brier_score, metrics.expected_calibration_error),
+        metrics.fit_temperature,
+    ):
+        expected = function(logits[known], labels[known])
+        assert function(logits, partly) == pytest.approx(expected, abs=1e-12)
+        with pytest.raises(ValueError, match="none of the"):
+            function(logits, np.full(300, -1))
+
+
+def test_without_any_label_only_the_entropy_is_a_number():
+    found = metrics.summary(THREE_TO_ONE, np.full(4, -1))
+    assert found.pop("n") == 0
+    assert found.pop("entropy") == pytest.approx(metrics.entropy(THREE_TO_ONE).mean())
+    assert found.keys() == metrics.summary(THREE_TO_ONE, LABELS).keys() - {
+        "n",
+        "entropy",
+    }
+    assert np.isnan(list(found.values())).all()
+
+
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
@@ -217,7 +258,7 @@ def test_entropy_takes_any_leading_shape():
         (np.zeros(3), [0, 1, 2], "images, classes"),
         (np.zeros((2, 3)), [0], "one per row"),
         (np.zeros((2, 3)), [0, 3], "label 3 at position 1"),
-        (np.zeros((2, 3)), [-1, 0], "label -1 at position 0"),
+        (np.zeros((2, 3)), [-2, 0], "label -2 at position 0"),
         (np.zeros((2, 3)), [0.0, 1.0], "integers"),
         ([[0.0, math.nan]], [0], "not finite"),
     ],
@@ -612,6 +653,36 @@ def test_compare_pairs_by_image_id(tmp_path):
     ]
     again = compare.compare(frames, baseline="zero_shot").set_index("method")
     pd.testing.assert_frame_equal(again, table)
+
+
+def test_images_without_a_label_are_no_evidence(tmp_path):
+    labels = np.where(np.arange(40) < 30, np.arange(40) % 4, -1)
+    for method, flip in (("zero_shot", [0, 1, 35]), ("tpt", [1, 2, 36, 37])):
+        ledger(tmp_path, method, flip=flip, labels=labels)
+    row = compare.compare(tmp_path, baseline="zero_shot").iloc[0]
+    assert row[["n", "wins", "losses"]].tolist() == [30, 1, 1]
+    assert row["top1"] == row["baseline_top1"] == 28 / 30
+    results = predictions.collect(tmp_path).set_index("method")
+    assert results["n"].tolist() == [30, 30]
+    assert results["top1"].tolist() == [28 / 30] * 2
+    a, b = predictions.read_all(tmp_path)
+    both = [f[f["label"] >= 0] for f in (a, b)]
+    assert compare.paired_calibration(a, b) == compare.paired_calibration(*both)
+    hits = [metrics.scores(predictions.logits(f), f["label"])["hit"] for f in (a, b)]
+    with pytest.raises(ValueError, match="need labels"):
+        compare.paired_difference(*hits)
+
+
+def test_ledgers_without_labels_are_kept_and_not_compared(tmp_path):
+    for method in ("zero_shot", "tpt"):
+        path = ledger(tmp_path, method, labels=np.full(40, -1))
+    assert predictions.read(path)["label"].tolist() == [-1] * 40
+    results = predictions.collect(tmp_path)
+    assert results["n"].tolist() == [0, 0]
+    assert results["top1"].isna().all()
+    assert results["entropy"].notna().all()
+    with pytest.raises(ValueError, match="tpt on toy, RN50: none of the 40 images has"):
+        compare.compare(tmp_path, baseline="zero_shot")
 
 
 def test_compare_takes_the_baseline_of_the_same_seed(tmp_path):

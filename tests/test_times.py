@@ -68,6 +68,8 @@ def test_what_chapters_do_is_counted():
     texts = 200 * (1 + 80)
     assert found["06"] == {"drawn": views, "encoded": views, "texts": texts}
     assert found["07"] == {}
+    own = {"read": 1000, "drawn": views, "encoded": views + 1000, "texts": texts}
+    assert found["08"] == own | {"steps": 200 * 1000}
     assert not found["02b"].keys() - times.NAMES.keys()
 
 
@@ -75,8 +77,8 @@ def test_what_chapters_do_is_counted():
     ("changed", "chapters", "part"),
     [
         ({"images": 500}, ["01", "02", "05"], "encoded"),
-        ({"view_count": 10}, ["02", "02b", "04", "05", "06"], "drawn"),
-        ({"view_images": 100}, ["02", "02b"], "steps"),
+        ({"view_count": 10}, ["02", "02b", "04", "05", "06", "08"], "drawn"),
+        ({"view_images": 100}, ["02", "02b", "08"], "steps"),
         ({"augmentations": ["preaugment"]}, ["02"], "steps"),
         ({"learning_rates": [0.1]}, ["02"], "steps"),
         ({"max_minutes": 2.0}, ["02b"], "variations"),

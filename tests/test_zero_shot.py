@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.methods.zero_shot import ensemble, zero_shot
+from helpers.methods.zero_shot import best_name, ensemble, zero_shot
 from helpers.prompts.templates import TEMPLATES, templates
 
 
@@ -59,3 +59,16 @@ def test_template_sets_are_openais():
     assert all(t.count("{}") == 1 for texts in TEMPLATES.values() for t in texts)
     with pytest.raises(ValueError, match="openai_80"):
         templates("openai80")
+
+
+def test_a_class_has_the_logit_of_its_best_name():
+    logits = torch.tensor([[1.0, 5.0, -2.0, 3.0], [0.0, -9.0, -2.0, -3.0]])
+    owner = torch.tensor([0, 1, 0, 2])
+    expected = torch.tensor([[1.0, 5.0, 3.0], [0.0, -9.0, -3.0]])
+    assert torch.equal(best_name(logits, owner), expected)
+    order = [3, 0, 2, 1]
+    assert torch.equal(best_name(logits[:, order], owner[order]), expected)
+    twice = [0, 1, 2, 3, 1, 2]
+    assert torch.equal(best_name(logits[:, twice], owner[twice]), expected)
+    alone = torch.arange(4)
+    assert torch.equal(best_name(logits, alone), logits)

@@ -16,7 +16,10 @@ class Chapter:
     question: str  # that the title asks
     minutes: float  # that the embedded study takes on two cores
     needs: dict[str, str] = field(default_factory=dict)
-    """Parameter -> the value, or pattern of values, that a study must have."""
+    """Parameter -> the value, or pattern of values, that a study must have.
+
+    `labels`: "all" is no parameter: the study's images must have labels.
+    """
     optional: dict[str, str] = field(default_factory=dict)
     """Parameter of a model besides CLIP -> what is left out without that model."""
     claims: tuple[dict[str, Any], ...] = ()

@@ -186,18 +186,36 @@ def evaluate_views(
     `looking` is what views cost, seconds per image. Ledgers are named "METHOD-SUFFIX",
     or "METHOD" where the suffix is "", and hold `settings` and a `Tuning`'s own.
     """
-    views, ledgers = views.to(backbone.device), []
-    for name, method in methods.items():
-        full = f"{name}-{suffix}" if suffix else name
-        label = f"{full} on {dataset.name} with {backbone.name}"
-        logits, own = _logits(method, views, text, backbone.key, label)
-        cost = looking + own / len(dataset)
+    named = {f"{name}-{suffix}" if suffix else name: m for name, m in methods.items()}
+    ledgers = []
+    for name, logits, own in answers(backbone, dataset, text, named, views):
+        cost = looking + own
+        method = named[name]
         told = {**settings, **(method.settings if isinstance(method, Tuning) else {})}
-        path = run.predictions(full, dataset, backbone, logits, cost, told)
+        path = run.predictions(name, dataset, backbone, logits, cost, told)
         ledger = predictions.read(path)
         ledger.attrs["looking"] = looking
         ledgers.append(ledger)
     return ledgers
+
+
+def answers(
+    backbone: Backbone,
+    dataset: Dataset,
+    text: Text,
+    methods: Mapping[str, Method],
+    views: Tensor,
+) -> Iterator[tuple[str, Tensor, float]]:
+    """Each method's name, logits [N, C] on the CPU, and seconds per image.
+
+    `views`: [N, V, D]; what they cost is not counted. What a `Tuning` made before is
+    read from disk, with its seconds.
+    """
+    views = views.to(backbone.device)
+    for name, method in methods.items():
+        label = f"{name} on {dataset.name} with {backbone.name}"
+        logits, spent = _logits(method, views, text, backbone.key, label)
+        yield name, logits, spent / len(dataset)
 
 
 def steps_and_rates(
@@ -400,7 +418,8 @@ def _context_file(
     backbone: Backbone, dataset: Dataset, recipe: Mapping[str, object]
 ) -> Path:
     """Where the store keeps what this recipe learns, whether it is there yet or not."""
-    where = folder("contexts", backbone.key, dataset.key, recipe)
+    of = dataset.key, dataset.fingerprint  # the labels count, too
+    where = folder("contexts", backbone.key, *of, recipe)
     return where / "context.safetensors"
 
 

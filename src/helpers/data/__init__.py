@@ -1,5 +1,7 @@
 """Images in: every data set as (stable id, picture, label) with class names.
 
+A folder of the user's may leave labels unknown: they are -1.
+
     dataset = load("imagenet-a", data_root="~/data", images=500)
     dataset.image(0), dataset.labels[0], dataset.class_names
 
@@ -8,6 +10,7 @@ means `data/` in the repository; a relative path starts at the repository's root
 """
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import replace
 
 from helpers.data import digits, embedded, folder, imagenet, vision
@@ -32,6 +35,7 @@ __all__ = [
     "other_classes",
     "read",
     "readable",
+    "unlabelled",
     "verify",
 ]
 
@@ -59,9 +63,20 @@ def called(name: str, data_root: str = "") -> str:
     return f"{own} folder" if taken else own
 
 
-def read(name: str, data_root: str = "") -> Dataset:
-    """Read the whole data set without opening a picture."""
-    found = READERS[_checked(name)].read(name, data_root)
+def read(name: str, data_root: str = "", class_names: str | Sequence = "") -> Dataset:
+    """Read the whole data set without opening a picture.
+
+    `class_names` name the classes of a folder whose pictures need no label,
+    see `helpers.data.folder`; ValueError for any other data set.
+    """
+    reader = READERS[_checked(name)]
+    if class_names and reader is not folder:
+        raise ValueError(
+            f"class_names are for data set 'folder', a folder of yours: {name} has "
+            "classes of its own"
+        )
+    given = (class_names,) if class_names else ()
+    found = reader.read(name, data_root, *given)
     return replace(found, name=called(name, data_root))
 
 
@@ -90,7 +105,14 @@ def other_classes(name: str, than: str, data_root: str = "") -> str:
     return f"{name} has other classes than {than}: {what}"
 
 
-def load(name: str, data_root: str = "", images: int = 0, seed: int = 0) -> Dataset:
+def load(
+    name: str,
+    data_root: str = "",
+    images: int = 0,
+    seed: int = 0,
+    class_names: str | Sequence = "",
+    labelled: bool = True,
+) -> Dataset:
     """Load a data set, or a sample of it, without its damaged pictures.
 
     Each picture is decoded once to check it, which takes a few milliseconds; the cache
@@ -102,12 +124,30 @@ def load(name: str, data_root: str = "", images: int = 0, seed: int = 0) -> Data
         images: size of a class-balanced sample, 0 for all images. Damaged pictures
             leave the sample and are listed in `skipped`.
         seed: of the sample.
+        class_names: see `read`.
+        labelled: whether the work needs the label of every image.
 
     Raises:
-        ValueError: unknown name or wrong layout.
+        ValueError: unknown name or wrong layout, or unknown labels if `labelled`.
         FileNotFoundError: no such data set here; the message names its web page.
     """
-    return readable(read(name, data_root).sample(images, seed))
+    whole = read(name, data_root, class_names)
+    if labelled and (lacking := unlabelled(whole)):
+        raise ValueError(
+            f"this chapter measures against labels, but {lacking}: give labels by "
+            f"folders or in {folder.LABELS_CSV} (columns path,name), or run chapter "
+            "08, which works without them (study run NAME --only 08)"
+        )
+    return readable(whole.sample(images, seed))
+
+
+def unlabelled(dataset: Dataset) -> str:
+    """Say how many images have no label; "" where all have one."""
+    count = int((~dataset.labelled).sum())
+    if not count:
+        return ""
+    have = "has" if count == 1 else "have"
+    return f"{count:,} of the {len(dataset):,} images of {dataset.name} {have} no label"
 
 
 def _checked(name: str) -> str:

@@ -6,17 +6,20 @@ to RGB in the same way.
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
+from helpers.data.naming import Classes, flat
 from helpers.keys import key
 
+UNKNOWN = -1  # the label of an image that has none
 # Formats that are read, whatever a file's suffix. Pillow would open more, and run other
 # programs for some: Ghostscript for EPS.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM")
@@ -40,12 +43,12 @@ class Info:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Labelled pictures in a fixed order.
+    """Pictures in a fixed order, with labels where they are known.
 
     Args:
         name: the name in results, see `helpers.data.called`.
         ids: unique image ids, in the order of the data set.
-        labels: int64 [N], indices of `class_names`.
+        labels: int64 [N], indices of `class_names`, -1 where unknown.
         class_names: at least two.
         read: gives picture i as a PIL image of any mode and size.
         templates: the usual prompt templates, a key of
@@ -53,6 +56,8 @@ class Dataset:
         facts: a row per image if more than its label is known.
         skipped: (file, reason) of every file that the reader left out.
         files: picture files, one per image; empty if the pictures are no files.
+        names: all names of each class, that of `class_names` first; empty if each
+            class has one name.
 
     Raises ValueError if lengths, ids or labels contradict each other.
     """
@@ -66,6 +71,7 @@ class Dataset:
     facts: pd.DataFrame | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     files: tuple[Path, ...] = ()
+    names: Classes = ()
 
     def __post_init__(self) -> None:
         labels = np.asarray(self.labels, dtype=np.int64)
@@ -88,14 +94,26 @@ class Dataset:
                 )
         if labels.ndim != 1 or len(labels) != len(self):
             raise ValueError(f"data set {self.name!r}: labels must be one per image")
-        if labels.min() < 0 or labels.max() >= len(self.class_names):
+        if labels.min() < UNKNOWN or labels.max() >= len(self.class_names):
             raise ValueError(
                 f"data set {self.name!r}: labels run from {labels.min()} to "
                 f"{labels.max()}, but there are {len(self.class_names)} class names"
             )
+        if self.names and tuple(own[0] for own in self.names) != self.class_names:
+            raise ValueError(f"data set {self.name!r}: names must begin as class_names")
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Whether the label of each image is known: bool [N]."""
+        return self.labels != UNKNOWN
+
+    @property
+    def every_name(self) -> tuple[tuple[str, ...], np.ndarray]:
+        """All K names of classes, and the class of each: int64 [K]."""
+        return flat(self.names or [(name,) for name in self.class_names])
 
     def image(self, position: int) -> Image.Image:
         """Return the picture at this position as RGB."""
@@ -117,6 +135,7 @@ class Dataset:
     def sample(self, n: int, seed: int = 0) -> "Dataset":
         """Draw `n` pictures, spread over the classes as evenly as their sizes allow.
 
+        Where labels are unknown, they are drawn from all pictures alike.
         0, or `len(self)` and more, gives the whole set. The same (n, seed) gives the
         same pictures, a smaller n a subset of them. The order of ids is kept.
         """
@@ -126,6 +145,8 @@ class Dataset:
             return self
         rng = np.random.default_rng(seed)
         shuffled = rng.permutation(len(self))
+        if not self.labelled.all():
+            return self.subset(np.sort(shuffled[:n]).tolist())
         # Round r takes the r-th picture of every class; ties keep the shuffled order.
         rounds = pd.Series(self.labels[shuffled]).groupby(self.labels[shuffled])
         order = np.argsort(rounds.cumcount().to_numpy(), kind="stable")
@@ -136,25 +157,27 @@ class Dataset:
         """A hash of the data set on any machine, cheap to compute; it names results.
 
         It covers name, ids, labels, class names, and the sizes of all files. Without
-        files it covers the pixels of 16 pictures, so that a renderer that draws
-        differently counts as other data. It misses a file replaced by another of the
-        same size, which `key` does not.
+        files it covers the pixels of some pictures. It misses a file replaced by
+        another of the same size, which `key` does not.
         """
-        if self.files:
-            seen: Iterable = [os.stat(path).st_size for path in self.files]
-        else:
-            some = range(0, len(self), max(1, len(self) // 16))
-            seen = map(self.image, some)
-        return key(self.name, self.class_names, self.ids, self.labels, seen)
+        sizes = [os.stat(path).st_size for path in self.files]
+        names = self.names or self.class_names
+        return key(self.name, names, self.ids, self.labels, sizes or self._some)
 
     @property
     def key(self) -> str:
         """Names what is computed from these pictures, for the store.
 
-        Besides the fingerprint it holds the name, size and time of change of every
-        picture file: one that was edited in place is another picture.
+        Labels and class names do not count, since a user may add some later. Name, size
+        and time of change of every picture file do: one that was edited in place is
+        another picture.
         """
-        return key(self.fingerprint, self.files)
+        return key(self.name, self.ids, self.files or self._some)
+
+    @cached_property
+    def _some(self) -> list[Image.Image]:
+        """16 pictures or so of a set without files: renderers may draw differently."""
+        return [self.image(i) for i in range(0, len(self), max(1, len(self) // 16))]
 
 
 class UnreadableImage(ValueError):
@@ -204,8 +227,10 @@ class _Subset:
         return self.read(int(self.positions[position]))
 
 
-def open_image(path: Path, upright: bool, reduced: bool = False) -> Image.Image:
-    """Decode a picture file, the first frame of an animated one.
+def open_image(
+    path: Path | BinaryIO, upright: bool, reduced: bool = False
+) -> Image.Image:
+    """Decode a picture file, also an open one, the first frame of an animated one.
 
     `reduced` decodes a JPEG at an eighth of its size, which suffices to check it.
     Raises `UnreadableImage`, which names the file.

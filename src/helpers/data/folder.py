@@ -1,4 +1,4 @@
-"""A directory with one folder per class, with any pictures inside.
+"""A directory of pictures: a folder per class, or any folders and names of classes.
 
     data_root/
         classes.csv            optional: columns folder,name (or ; or tabs between)
@@ -9,9 +9,19 @@
 Classes are the folders in alphabetical order. A folder without pictures is a class too,
 so that labels do not depend on the pictures that are present. Folders that belong to an
 operating system or a program (`helpers.data.ignored_folders`) are listed as skipped.
+
+    data_root/
+        class_names.txt        or class_names.csv, or the parameter class_names
+        labels.csv             optional: columns path,name
+        IMG_1.jpg              no label, but for what labels.csv says
+        2024/cat/IMG_2.jpg     class "cat", if it is one of the names
+
+Where classes are named, every picture is an image, whatever folder it lies in. It has a
+label if the table says so, or else if a folder around it is called by a name of a class
+(the nearest counts). A name may be any of its class's names.
 """
 
-import csv
+import difflib
 import os
 import re
 import stat
@@ -23,8 +33,10 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers.data import ignored_folders
-from helpers.data.dataset import Dataset, Files, Info
+from helpers.data import ignored_folders, tables
+from helpers.data.dataset import UNKNOWN, Dataset, Files, Info
+from helpers.data.naming import Classes, parse
+from helpers.data.naming import read as names_in
 from helpers.paths import from_root
 from helpers.words import composed, folded
 
@@ -32,7 +44,10 @@ SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"}
     | {".tif", ".tiff", ".pbm", ".pgm", ".pnm", ".ppm"}
 )
+UNREAD = dict.fromkeys((".heic", ".heif"), "HEIC is not read: export the photo as JPEG")
 CLASSES_CSV = "classes.csv"
+NAMES_FILES = ("class_names.txt", "class_names.csv")
+LABELS_CSV = "labels.csv"
 LONGEST = 50  # characters, at most 200 bytes; file systems allow names of 255
 WNID = re.compile(r"n\d{8}")
 CODED = re.compile(r"\W?(n\d{8}|\d+)[)\]]?[ ._-]+(.*[^\W\d_].*)")  # "001.Albatross"
@@ -44,7 +59,8 @@ INFO = {
         page="",
         megabytes=0,
         layout="<data_root>/<class name>/<any name>.jpg, two classes or more, and "
-        f"optionally <data_root>/{CLASSES_CSV} with columns folder,name",
+        f"optionally <data_root>/{CLASSES_CSV} with columns folder,name; or pictures "
+        f"in any folders and <data_root>/{NAMES_FILES[0]} with a class in each line",
         images=0,
         classes=0,
     )
@@ -65,43 +81,51 @@ def own_name(data_root: str) -> str:
     return _file_name(data_folder(data_root).resolve().name) or "folder"
 
 
-def read(name: str, data_root: str) -> Dataset:
-    """Read the class folders under `data_root`; `helpers.data.read` sets the name."""
+def read(name: str, data_root: str, class_names: str | Sequence = "") -> Dataset:
+    """Read the pictures under `data_root`; `helpers.data.read` sets the name.
+
+    `class_names`, see `helpers.data.naming.parse`, go before a file of names.
+    """
     if not data_root:
-        raise ValueError(
-            "data set 'folder' needs data_root, the folder of class folders"
-        )
+        raise ValueError("data set 'folder' needs data_root, the folder of pictures")
     root = data_folder(data_root)
     if not root.exists():
         raise FileNotFoundError(
-            f"no folder {root}: set data_root to the folder of class folders"
+            f"no folder {root}: set data_root to the folder of pictures"
         )
     if not root.is_dir():
         raise ValueError(f"data_root must be a folder, but {root} is a file")
+    classes = parse(class_names) if class_names else _named_in(root)
+    return _of_names(name, root, classes) if classes else _of_folders(name, root)
+
+
+def _of_folders(name: str, root: Path) -> Dataset:
+    """The pictures in class folders."""
     given, root = root, _innermost(root)
     if root != given:
         warnings.warn(
             f"all that {given} holds is in {root}: the folders there are the classes",
-            stacklevel=2,
+            stacklevel=3,
         )
     folders = class_folders(root)
+    otherwise = (
+        f"or name the classes, in {root / NAMES_FILES[0]} with one in each line or by "
+        "the parameter class_names: no picture needs a folder of its class then"
+    )
     if not folders:
         raise ValueError(
             f"{root} has no class folders: put the pictures of each class into a "
-            f"folder of their own, {root.name}/<class name>/"
+            f"folder of their own, {root.name}/<class name>/, {otherwise}"
         )
     if len(folders) < 2:
         raise ValueError(
             f"{root} has one class folder, {folders[0]}, but telling classes apart "
-            "takes at least two: add a folder with pictures of something else"
+            "takes at least two: add a folder with pictures of something else, "
+            f"{otherwise}"
         )
     names = class_names(root, folders)
     listing = listed(root, folders)
-    if not listing.files:
-        raise ValueError(
-            f"no pictures in the class folders of {root} "
-            f"(suffixes read: {' '.join(sorted(SUFFIXES))})"
-        )
+    _refuse_nothing(listing.ids, listing.skipped, f"the class folders of {root}")
     filled = set(listing.labels.tolist())
     empty = [folder for i, folder in enumerate(folders) if i not in filled]
     return Dataset(
@@ -116,6 +140,93 @@ def read(name: str, data_root: str) -> Dataset:
         ),
         files=listing.files,
     )
+
+
+def _of_names(name: str, root: Path, classes: Classes) -> Dataset:
+    """All pictures below `root`, with labels where there are any."""
+    label_of = {folded(n): i for i, names in enumerate(classes) for n in names}
+    ids: list[str] = []
+    skipped: list[tuple[str, str]] = []
+    for relative, reason in _walk(root, ""):
+        if not reason:
+            ids.append(relative)
+        elif relative not in (*NAMES_FILES, LABELS_CSV):
+            skipped.append((printable(relative), reason))
+    folders = (reversed(relative.split("/")[:-1]) for relative in ids)
+    labels = [
+        next((label_of[f] for f in map(folded, around) if f in label_of), UNKNOWN)
+        for around in folders
+    ]
+    table = root / LABELS_CSV
+    if os.path.lexists(table):
+        for i, label in _labels_in(table, ids, skipped, label_of):
+            labels[i] = label
+    _refuse_nothing(ids, skipped, str(root))
+    files = tuple(root / relative for relative in ids)
+    return Dataset(
+        name=name,
+        ids=tuple(ids),
+        labels=np.asarray(labels),
+        class_names=tuple(names[0] for names in classes),
+        read=Files(files, upright=True),
+        skipped=tuple(skipped),
+        files=files,
+        names=classes if any(len(names) > 1 for names in classes) else (),
+    )
+
+
+def _named_in(root: Path) -> Classes:
+    """The classes that a file in the folder names, () where there is none."""
+    there = [root / file for file in NAMES_FILES if os.path.lexists(root / file)]
+    if len(there) > 1:
+        raise ValueError(f"{' and '.join(map(str, there))} both name classes: keep one")
+    return names_in(there[0]) if there else ()
+
+
+def _labels_in(
+    table: Path,
+    ids: Sequence[str],
+    skipped: Sequence[tuple[str, str]],
+    label_of: Mapping[str, int],
+) -> Iterator[tuple[int, int]]:
+    """(position, label) of each row that has a name; those of skipped files do not."""
+    positions = {_looks(path): i for i, path in enumerate(ids)}
+    positions |= {path: i for i, path in enumerate(ids)}
+    left_out, seen = {path for path, _ in skipped}, set()
+    for row in tables.rows(table, "path", "name"):
+        path, name = _looks(row["path"] or ""), composed(row["name"] or "")
+        if not path and not name:  # spreadsheets leave such at the end
+            continue
+        i = positions.get(row["path"] or "", positions.get(path))
+        if i is None and path not in left_out:
+            raise ValueError(
+                f"{table}: no picture {path!r} in {table.parent}: write its path from "
+                "there, with /, or remove its row"
+            )
+        if i in seen:
+            raise ValueError(f"{table} lists {path!r} twice")
+        if name and folded(name) not in label_of:
+            near = difflib.get_close_matches(folded(name), label_of, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(
+                f"{table}: {path!r} is labelled {name!r}, which is no name of a "
+                f"class{hint}"
+            )
+        if i is not None:
+            seen.add(i)
+            if name:
+                yield i, label_of[folded(name)]
+
+
+def _refuse_nothing(
+    ids: Sequence[str], skipped: Sequence[tuple[str, str]], where: str
+) -> None:
+    if not ids:
+        first = f"; left out: {skipped[0][0]}, {skipped[0][1]}" if skipped else ""
+        raise ValueError(
+            f"no pictures in {where} (suffixes read: {' '.join(sorted(SUFFIXES))})"
+            f"{first}"
+        )
 
 
 class CodedNames(ValueError):
@@ -252,7 +363,7 @@ def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
                 "rename one, or merge them"
             )
     names: dict[str, str] = {}
-    for row in _rows(table):
+    for row in tables.rows(table, "folder", "name"):
         given, name = composed(row["folder"] or ""), composed(row["name"] or "")
         if not given and not name:  # spreadsheets leave such at the end
             continue
@@ -268,41 +379,6 @@ def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
                 f"{table}: folder {folder!r} is not in the table: add a row"
             )
     return names
-
-
-def _rows(table: Path) -> list[dict[str, str | None]]:
-    """Rows of the table of class names, in any encoding and dialect of spreadsheets."""
-    if not table.is_file():
-        raise ValueError(f"{table} is no file: put a table there, or remove it")
-    content = table.read_bytes()
-    utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        text = content.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table} is not UTF-8: save it as CSV UTF-8") from error
-    first, *rest = lines = text.splitlines(keepends=True) or [""]
-    if re.fullmatch(r"sep=.\s*", first):  # a hint to Excel
-        first, *_ = lines = rest or [""]
-    delimiter = max(",;\t", key=first.count)
-    try:
-        reader = csv.DictReader(lines, delimiter=delimiter, skipinitialspace=True)
-        header = reader.fieldnames or []
-        reader.fieldnames = [composed(title).casefold() for title in header]
-        rows = list(reader)
-    except csv.Error as error:
-        raise ValueError(f"{table} is not comma-separated text: {error}") from error
-    if not {"folder", "name"} <= set(reader.fieldnames):
-        raise ValueError(
-            f"{table} must be comma-separated with a header 'folder,name'; "
-            f"its header is {header}"
-        )
-    for row in rows:
-        if any(cell.strip() for cell in row.get(None) or ()):
-            raise ValueError(
-                f"{table}: the row of folder {row['folder']!r} has more cells than the "
-                f"header: put a name with {delimiter!r} in it into quotes"
-            )
-    return rows
 
 
 def _looks(folder: str) -> str:
@@ -367,19 +443,22 @@ def listed(root: Path, folders: Sequence[str]) -> Listing:
 
 
 def _walk(root: Path, folder: str) -> Iterator[tuple[str, str]]:
-    """Every file below root/folder as (path relative to root, reason to skip or "")."""
+    """Every file below root/folder as (path relative to root, reason to skip or "").
+
+    What lies directly in the root, `folder` "", follows the rules of class folders.
+    """
     try:
         with os.scandir(root / folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except FileNotFoundError:
         return
     for entry in found:
-        relative = f"{folder}/{entry.name}"
+        relative = f"{folder}/{entry.name}" if folder else entry.name
         if not _is_folder(entry):
             yield relative, _reason_to_skip(entry)
-        elif entry.is_symlink():
+        elif folder and entry.is_symlink():
             yield relative, "a link to a folder, not followed inside a class"
-        elif reason := ignored_folders.reason(entry.name, inside=True):
+        elif reason := ignored_folders.reason(entry.name, inside=bool(folder)):
             yield relative, reason
         elif not _is_text(entry.name):
             yield relative, "the folder name is not valid UTF-8"
@@ -391,8 +470,8 @@ def _reason_to_skip(entry: os.DirEntry) -> str:
     suffix = _suffix(entry.name)
     if entry.name.startswith("."):
         return "hidden"
-    if suffix in (".heic", ".heif"):
-        return "HEIC is not read: export the photo as JPEG"
+    if suffix in UNREAD:
+        return UNREAD[suffix]
     if suffix not in SUFFIXES:
         return f"no picture suffix ({suffix or 'none'})"
     if not _is_text(entry.name):

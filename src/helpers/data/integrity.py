@@ -105,7 +105,7 @@ def _decoded(
 
         def decode(path: str) -> tuple[str, list[str]]:
             caught.warnings = []
-            return _fault(path), _remark(caught.warnings)
+            return fault(path), _remark(caught.warnings)
 
         pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decoders free the GIL
         try:
@@ -149,7 +149,7 @@ def _state(path: Path) -> State | None:
         return None
 
 
-def _fault(path: str) -> str:
+def fault(path: str | Path) -> str:
     """Why a file cannot be decoded, or ""."""
     try:
         picture = to_rgb(open_image(Path(path), upright=True, reduced=True))

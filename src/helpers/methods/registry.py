@@ -189,6 +189,16 @@ def entries() -> dict[str, Entry]:
     return found
 
 
+def functions() -> dict[str, Callable]:
+    """Each function that is entered, by the key of its topmost decorator.
+
+    The other keys of a function name what a chapter does with it.
+    """
+    entries()
+    keys = {function: key for key, (function, _) in _given.items()}  # the last counts
+    return {key: function for function, key in keys.items()}
+
+
 def find(ledger: str) -> Entry:
     """The entry of a prediction file's name; one of key "" where no method has it."""
     key = _longest(entries(), ledger)

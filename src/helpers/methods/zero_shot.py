@@ -9,6 +9,7 @@ logit scale s, all features unit vectors:
 The ensemble averages unit text vectors, not logits or probabilities.
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -73,3 +74,14 @@ def zero_shot(
     Ties go to the lower class index, as arg-max does.
     """
     return logit_scale * image_features.float() @ class_features.float().T
+
+
+def best_name(logits: Tensor, owner: Tensor) -> Tensor:
+    """Logits [N, C] of classes from logits [N, K] of their names: the largest counts.
+
+    `owner`: int64 [K], the class of each name; every class has one name or more. A
+    name of the same class that is given twice, or in another place, changes nothing.
+    """
+    classes = int(owner.max()) + 1
+    lowest = logits.new_full((len(logits), classes), -torch.inf)
+    return lowest.scatter_reduce(1, owner.expand_as(logits), logits, "amax")

@@ -2,6 +2,7 @@
 
 Two methods see the same images, so that only the images on which they disagree carry
 evidence: the wins (only the method is right) and the losses (only the baseline is).
+Of ledgers, images whose label is unknown are left out.
 """
 
 import math
@@ -16,6 +17,7 @@ from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from helpers.data.dataset import UNKNOWN
 from helpers.results import metrics, predictions
 
 
@@ -26,6 +28,8 @@ def _wins_and_losses(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int]:
             "paired images must be two sequences of one length, at least 1, not "
             f"{list(a.shape)} and {list(b.shape)}"
         )
+    if np.isnan(np.concatenate([a, b]).astype(float)).any():
+        raise ValueError("paired images need labels: leave out those that have none")
     a, b = a.astype(bool), b.astype(bool)
     return int((a & ~b).sum()), int((b & ~a).sum()), a.size
 
@@ -162,10 +166,11 @@ def paired_calibration(
         ece, baseline_ece, difference, ci_low, ci_high (95 %, fractions).
 
     Raises:
-        ValueError: two ledgers that are not about the same images.
+        ValueError: two ledgers that are not about the same images, or no labels.
     """
     a, b = a.set_index("image_id"), b.set_index("image_id")
-    pair = [_calibrated(a), _calibrated(_aligned(b, a, "calibration"))]
+    a, b = _labelled(a, _aligned(b, a, "calibration"), "calibration")
+    pair = [_calibrated(a), _calibrated(b)]
     rng, draws = np.random.default_rng(seed), []
     for _ in range(resamples):
         drawn = np.bincount(rng.integers(len(a), size=len(a)), minlength=len(a))
@@ -241,7 +246,8 @@ def compare(
         `p_holm`, adjusted for all rows of the table.
 
     Raises:
-        ValueError: no baseline, or two ledgers that are not about the same images.
+        ValueError: no baseline, two ledgers that are not about the same images, or
+            no labels.
     """
     frames: Iterable[pd.DataFrame] = (
         predictions.read_all(ledgers, with_logits=False)
@@ -268,7 +274,8 @@ def compare(
             if method == baseline:
                 continue
             other = baselines.get(seed, baselines[min(baselines)])
-            other = _aligned(other, images, f"{method} on {dataset}, {backbone}")
+            what = f"{method} on {dataset}, {backbone}"
+            images, other = _labelled(images, _aligned(other, images, what), what)
             row = {
                 "dataset": dataset,
                 "backbone": backbone,
@@ -298,3 +305,13 @@ def _aligned(baseline: pd.DataFrame, images: pd.DataFrame, what: str) -> pd.Data
     if not baseline["label"].equals(images["label"]):
         raise ValueError(f"{what}: labels differ from the baseline's; run both again")
     return baseline
+
+
+def _labelled(
+    images: pd.DataFrame, other: pd.DataFrame, what: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows of two aligned frames whose label is known."""
+    known = (images["label"] != UNKNOWN).to_numpy()
+    if not known.any():
+        raise ValueError(f"{what}: none of the {len(images)} images has a label")
+    return images[known], other[known]

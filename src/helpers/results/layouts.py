@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from helpers.data.dataset import UNKNOWN
 from helpers.methods import registry
 from helpers.methods.registry import ONE
 from helpers.results import predictions, published
@@ -220,6 +221,7 @@ def _first(folder: Path, names: tuple[str, ...], weights: str) -> pd.DataFrame |
             continue
         ledger = predictions.read(path, with_logits=False)
         if ledger.attrs["settings"].get("weights") == weights:
+            ledger = ledger[ledger["label"] != UNKNOWN].copy()
             ledger["hit"] = ledger["prediction"] == ledger["label"]
             ledger.attrs["study"] = _study(folder)
             return ledger.set_index("image_id")

@@ -2,7 +2,8 @@
 
 Logits are numpy arrays or torch tensors of any float type, logit scale included;
 probabilities p are passed as log p. Inside, everything is float64. A tie goes to the
-class that comes first, as in arg-max.
+class that comes first, as in arg-max. Images whose label is unknown, -1, are left out
+of what needs labels.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import entr, log_softmax
 from scipy.stats import binom
 from statsmodels.stats.proportion import proportion_confint
+
+from helpers.data.dataset import UNKNOWN
 
 BINNINGS = ("width", "mass")
 BINS = 15  # of confidence
@@ -44,11 +47,11 @@ def _checked(logits: ArrayLike, labels: ArrayLike) -> tuple[np.ndarray, np.ndarr
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels must be integers, not {labels.dtype}")
-    outside = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
+    outside = np.flatnonzero((labels < UNKNOWN) | (labels >= logits.shape[1]))
     if outside.size:
         raise ValueError(
             f"label {labels[outside[0]]} at position {outside[0]} is not in "
-            f"0..{logits.shape[1] - 1}, the classes of the logits"
+            f"0..{logits.shape[1] - 1}, the classes of the logits, nor {UNKNOWN}"
         )
     broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if broken.size:
@@ -64,20 +67,35 @@ def scores(logits: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
 
     Args:
         logits: [N, C], finite.
-        labels: integers [N] in 0..C-1.
+        labels: integers [N] in 0..C-1, -1 where unknown.
 
     Returns:
         A row per image: `prediction`; `hit`; `rank` of the label among the classes,
         0 if it comes first; `confidence`, the largest probability; `nll`, minus the log
         of the label's probability, in nats; `brier`, the squared distance between
         probabilities and one-hot label, summed over the classes (Brier 1950; 0 to 2);
-        `entropy` of the probabilities in nats.
+        `entropy` of the probabilities in nats. Where the label is unknown, hit, rank,
+        nll and brier are NaN.
     """
     logits, labels = _checked(logits, labels)
     # In blocks: 50,000 images of 1,000 classes would take 400 MB per float64 array.
     blocks = range(0, len(logits), BLOCK)
     parts = [_scores(logits[i : i + BLOCK], labels[i : i + BLOCK]) for i in blocks]
-    return pd.concat(parts, ignore_index=True)
+    images = pd.concat(parts, ignore_index=True)
+    unknown = labels == UNKNOWN
+    if unknown.any():
+        of_label = ["hit", "rank", "nll", "brier"]
+        images = images.astype(dict.fromkeys(of_label, float))
+        images.loc[unknown, of_label] = np.nan
+    return images
+
+
+def _labelled(logits: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
+    """The rows of `scores` of images that have a label, of which there must be one."""
+    images = scores(logits, labels)
+    if images["hit"].isna().all():
+        raise ValueError(f"none of the {len(images)} images has a label")
+    return images.dropna()
 
 
 def _scores(logits: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
@@ -105,17 +123,17 @@ def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
     """Share of images whose label is among the k classes of largest logit."""
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    return float((scores(logits, labels)["rank"] < k).mean())
+    return float((_labelled(logits, labels)["rank"] < k).mean())
 
 
 def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
     """Mean negative log-likelihood of the labels in nats."""
-    return float(scores(logits, labels)["nll"].mean())
+    return float(_labelled(logits, labels)["nll"].mean())
 
 
 def brier_score(logits: ArrayLike, labels: ArrayLike) -> float:
     """Mean Brier score, summed over classes: 0 is perfect, 2 is surely wrong."""
-    return float(scores(logits, labels)["brier"].mean())
+    return float(_labelled(logits, labels)["brier"].mean())
 
 
 def entropy(logits: ArrayLike) -> np.ndarray:
@@ -140,7 +158,7 @@ def reliability_bins(
         `count`, mean `confidence`, `accuracy`, and its 95 % Wilson interval `ci_low`,
         `ci_high`. Empty bins have count 0 and no means.
     """
-    return _bins(scores(logits, labels), bins, binning)
+    return _bins(_labelled(logits, labels), bins, binning)
 
 
 def _bins(images: pd.DataFrame, bins: int, binning: str) -> pd.DataFrame:
@@ -222,7 +240,11 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     best T: it comes back so small that their NLL is zero.
     """
     logits, labels = _checked(logits, labels)
-    logits, rows = logits.astype(np.float64), np.arange(len(logits))
+    known = labels != UNKNOWN
+    if not known.any():
+        raise ValueError("no temperature without labels: none of the images has one")
+    logits, labels = logits[known].astype(np.float64), labels[known]
+    rows = np.arange(known.sum())
 
     def loss(log_t: float) -> float:
         return -log_softmax(logits / np.exp(log_t), axis=1)[rows, labels].mean()
@@ -255,9 +277,15 @@ def bootstrap_interval(correct: ArrayLike, level: float = 0.95) -> tuple[float, 
 def summary(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """The numbers that a results table quotes, calibration errors with 15 bins.
 
-    Keys: n, top1, ci_low, ci_high, top5, ece, ece_mass, nll, brier, entropy.
+    Keys: n, top1, ci_low, ci_high, top5, ece, ece_mass, nll, brier, entropy. `n` counts
+    the images that have a label: all but the entropy is about these, NaN without any.
     """
     images = scores(logits, labels)
+    entropy = float(images["entropy"].mean())
+    images = images.dropna()
+    if images.empty:
+        names = ("top1", "ci_low", "ci_high", "top5", "ece", "ece_mass", "nll", "brier")
+        return {"n": 0, **dict.fromkeys(names, np.nan), "entropy": entropy}
     low, high = bootstrap_interval(images["hit"])
     return {
         "n": len(images),
@@ -269,7 +297,7 @@ def summary(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         "ece_mass": table_calibration_error(_bins(images, BINS, "mass")),
         "nll": float(images["nll"].mean()),
         "brier": float(images["brier"].mean()),
-        "entropy": float(images["entropy"].mean()),
+        "entropy": entropy,
     }
 
 

@@ -4,7 +4,7 @@
 another seed than 0, has the columns
 
     image_id    string
-    label       int64, index into the data set's class names
+    label       int64, index into the data set's class names, -1 where unknown
     prediction  int64, the class of largest logit
     confidence  float32, its softmax probability
     entropy     float32, of the softmax, in nats
@@ -113,7 +113,7 @@ def write(
     Args:
         folder: the study's output folder.
         ids: N unique image ids.
-        labels: integers [N] in 0..C-1.
+        labels: integers [N] in 0..C-1, -1 where unknown.
         logits: [N, C], logit scale included, array or tensor; kept as float32.
         seconds_per_image: measured wall-clock time.
         settings: what the method was run with, as JSON can say it.
@@ -267,7 +267,7 @@ def collect(folder: str | Path) -> pd.DataFrame:
     """Write `<folder>/results.csv` from all ledgers and return it as a table.
 
     A row per data set, backbone, method and seed, sorted by these; `ece` has 15 bins of
-    equal width, `settings` are JSON.
+    equal width, `settings` are JSON, `n` counts the images that have a label.
     """
     rows = []
     for frame in read_all(folder):

@@ -9,7 +9,6 @@ among them and no label of a test set is read, so that a CLIP may be chosen by i
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -21,8 +20,7 @@ from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
 from helpers import data, paths
 from helpers import views as recipes
-from helpers.data.dataset import Dataset, Files
-from helpers.data.folder import SUFFIXES
+from helpers.data.dataset import Dataset
 from helpers.methods import tpt
 from helpers.models import behaviour
 from helpers.models.clip import Backbone
@@ -180,28 +178,13 @@ def read(
 ) -> tuple[Dataset, bool]:
     """A data set by its name or a folder's path, and whether its labels may be read.
 
-    Labels of test sets may not. With `class_names`, the pictures anywhere below the
-    folder are taken, and no labels.
+    Labels of test sets may not, nor those of a folder that lacks some. `class_names`
+    as in `data.read`.
     """
-    if class_names:
-        return _unlabelled(paths.from_here(data_root or name), class_names), False
     if name not in data.names() and paths.from_here(name).is_dir():
         name, data_root = "folder", str(paths.from_here(name))
-    return data.read(name, data_root), name in OPEN_LABELS
-
-
-def _unlabelled(folder: Path, class_names: Sequence[str]) -> Dataset:
-    found = tuple(p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise ValueError(f"no pictures in {folder} (suffixes: {' '.join(SUFFIXES)})")
-    return Dataset(
-        name=folder.name,
-        ids=tuple(path.relative_to(folder).as_posix() for path in found),
-        labels=np.zeros(len(found), dtype=np.int64),
-        class_names=tuple(class_names),
-        read=Files(found, upright=True),
-        files=found,
-    )
+    dataset = data.read(name, data_root, class_names)
+    return dataset, name in OPEN_LABELS and bool(dataset.labelled.all())
 
 
 def _part(dataset: Dataset, name: str, images: int, seed: int) -> Dataset | None:

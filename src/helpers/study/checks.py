@@ -43,13 +43,14 @@ def check(
     faults = {
         key: _type_fault(value, types[key]) if key in types else ""
         for key, value in parameters.items()
+        if not (key == "class_names" and isinstance(value, list))  # as YAML has it
     }
     # A rule that looks at other values finds those of the right type only.
-    typed = {key: value for key, value in parameters.items() if not faults[key]}
+    typed = {key: value for key, value in parameters.items() if not faults.get(key)}
     problems = []
     for key, value in parameters.items():
         where = source if isinstance(source, str) else source[key]
-        fault = faults[key]
+        fault = faults.get(key)
         if not fault and key in RULES:
             fault = RULES[key][1](value, typed)
         if fault:
@@ -166,6 +167,14 @@ def _dataset(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers import data
 
     return _one_of(value, data.names())
+
+
+def _class_names(value: str | list, parameters: Mapping[str, Any]) -> str:
+    from helpers.data.naming import parse
+
+    if value and "folder" not in _sets(parameters):
+        return 'accepted: "" unless dataset is folder, a folder of yours'
+    return _refusal(parse, value) if value else ""
 
 
 def _shifts(value: list, parameters: Mapping[str, Any]) -> str:
@@ -404,6 +413,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "second_backbone": (str, _second_backbone),
     "weights": (str, _weights),
     "data_root": (str, _anything),
+    "class_names": (str, _class_names),
     "images": (int, _images),
     "seed": (int, _between(0, 2**32 - 1)),  # numpy's range
     "device": (str, _device),
@@ -422,6 +432,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "view_count": (int, _view_count),
     "view_share": (float, _view_share),
     "view_images": (int, _images),
+    "to_label": (int, _between(1, math.inf)),
     "view_sets": (list, _view_sets),
     "repeats": (int, _between(2, math.inf)),
     "focus": (str, _focus),

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import files, paths
-from helpers.study import environment, parameters, places
+from helpers.study import environment, parameters, places, report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status.
 
-    0: done. 1: a chapter failed, the others may have run; or the doctor found something
-    missing. 2: wrong input, or a folder that cannot be written. 3: a kernel did not
-    start. 130: interrupted, 129 or 143: stopped by SIGHUP or SIGTERM. 141: nobody reads
-    the output.
+    0: done. 1: a chapter failed, the others may have run; the doctor found something
+    missing; or a picture could not be read, the others are classified. 2: wrong input,
+    or a folder that cannot be written. 3: a kernel did not start. 130: interrupted, 129
+    or 143: stopped by SIGHUP or SIGTERM. 141: nobody reads the output.
     """
     if sys.platform == "win32":
         environment.complain("the study runs on Linux and macOS: on Windows, use WSL 2")
@@ -130,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="CLASS",
-        help="class names for a folder without class folders: its labels are not read",
+        help="class names for a folder whose pictures need no folder of their class",
     )
     one.add_argument(
         "--images", type=int, default=400, help="at most for each measure, 0 for all"
@@ -141,6 +141,57 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--json", type=paths.from_here, metavar="FILE", help="write here")
     one.set_defaults(command=_behaviour)
+
+    one = commands.add_parser(
+        "classify", help="ask a CLIP and adaptation methods what a picture shows"
+    )
+    one.add_argument("files", nargs="+", metavar="IMAGE", help="a picture file")
+    one.add_argument(
+        "--names",
+        required=True,
+        metavar="NAMES",
+        help='the classes, say "cat, dog | hound, fox", or a .txt or .csv file',
+    )
+    one.add_argument(
+        "--method",
+        action="append",
+        metavar="METHOD",
+        help="say zero, or several with commas between them "
+        "(default: zero_shot, vote, autoclip, tpt)",
+    )
+    one.add_argument(
+        "--model",
+        default="picto-rn",
+        help="an open_clip architecture (default: picto-rn, which knows drawn pictures "
+        "only; for photographs ViT-B-32-quickgelu)",
+    )
+    one.add_argument(
+        "--weights", default="", help="default: picto for an embedded CLIP, or openai"
+    )
+    one.add_argument(
+        "--views",
+        type=int,
+        default=64,
+        help="crops of a picture, itself included (default: 64)",
+    )
+    one.add_argument(
+        "--recipe", default="preaugment", help="of the views (default: preaugment)"
+    )
+    one.add_argument(
+        "--context",
+        default="a photo of a",
+        metavar="WORDS",
+        help='before a name in a prompt (default: "a photo of a")',
+    )
+    one.add_argument(
+        "--templates",
+        default="openai_80",
+        help="for methods of several prompts (default: openai_80)",
+    )
+    one.add_argument("--seed", type=int, default=0, help="of the views (default: 0)")
+    one.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    one.add_argument("--json", action="store_true", help="print one JSON object")
+    one.set_defaults(command=_classify)
 
     one = commands.add_parser("train", help="make an embedded model anew")
     one.add_argument("what", metavar="WHAT", help="say picto-rn")
@@ -167,11 +218,9 @@ def _list(arguments: argparse.Namespace) -> int:
         values = parameters.merged(parameters.layers(path, paths.PARAMS))
         first = path.read_text(encoding="utf-8").partition("\n")[0]
         needs = first.removeprefix("#").strip() if first.startswith("#") else ""
-        rows.append((name, values.get("dataset"), values.get("backbone"), needs))
-    widths = [max(len(str(row[column])) for row in rows) for column in range(3)]
-    for row in rows:
-        cells = zip(row, widths, strict=False)
-        print("  ".join(f"{cell!s:<{width}}" for cell, width in cells), row[3])
+        named = (str(values.get(key)) for key in ("dataset", "backbone"))
+        rows.append((name, *named, needs))
+    print(report.aligned(rows))
     return 0
 
 
@@ -181,10 +230,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
     _check_folders(jobs, paths.OUTPUTS)
     merged = {k: v for job in jobs for k, v in job.parameters.items()}
-    report = doctor.diagnose(merged, jobs)
-    room.check_room(report, jobs, paths.OUTPUTS)
-    print(report.text())
-    return 0 if report.ok else 1
+    found = doctor.diagnose(merged, jobs)
+    room.check_room(found, jobs, paths.OUTPUTS)
+    print(found.text())
+    return 0 if found.ok else 1
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -253,6 +302,12 @@ def _behaviour(arguments: argparse.Namespace) -> int:
         with files.replacing(arguments.json) as temporary:
             found.to_json(temporary, orient="records", indent=1)
     return 0
+
+
+def _classify(arguments: argparse.Namespace) -> int:
+    from helpers.study import classify
+
+    return classify.run(arguments)
 
 
 def _train(arguments: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 from helpers import data, notebooks
 from helpers.data import embedded, imagenet
 from helpers.data import folder as class_folders
-from helpers.data.dataset import Dataset
+from helpers.data.dataset import UNKNOWN, Dataset
 from helpers.data.folder import BESIDE, CLASSES_CSV, WNID, CodedNames
 from helpers.data.integrity import readable, remarks
 from helpers.files import replacing
@@ -45,9 +45,9 @@ Findings = Iterator[tuple[str, str]]  # (mark, text)
 def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Report:
     """Check a study by its merged parameters; estimate the time of its `jobs`.
 
-    Reads study, dataset, shifts, data_root, images, seed, backbone, weights and the
-    names of optional models; all but study, dataset, backbone and weights may be
-    missing.
+    Reads study, dataset, shifts, data_root, class_names, images, seed, backbone,
+    weights and the names of optional models; all but study, dataset, backbone and
+    weights may be missing.
     """
     report = Report()
     folder = OUTPUTS / parameters["study"]
@@ -60,10 +60,12 @@ def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Repor
             parameters.get("images", 0),
             parameters.get("seed", 0),
             folder / "doctor" / CLASSES_CSV,
+            parameters.get("class_names", "") if name in class_folders.INFO else "",
         )
         if dataset is not None:
             sheet = contact_sheet(dataset, folder / "doctor" / f"{dataset.name}.png")
-            report.add(name, GOOD, f"look at the labels: {sheet}")
+            what = "labels" if dataset.labelled.any() else "pictures"
+            report.add(name, GOOD, f"look at the {what}: {sheet}")
             datasets[name] = dataset
     local = check_weights(report, parameters["backbone"], parameters["weights"])
     check_models(report, parameters)
@@ -79,7 +81,13 @@ def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Repor
 
 
 def check_dataset(
-    report: Report, name: str, data_root: str, images: int, seed: int, table: Path
+    report: Report,
+    name: str,
+    data_root: str,
+    images: int,
+    seed: int,
+    table: Path,
+    class_names: str | Sequence = "",
 ) -> Dataset | None:
     """Check files, counts, names and pictures; returns the sample that a run would use.
 
@@ -90,7 +98,7 @@ def check_dataset(
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            whole = data.read(name, data_root)
+            whole = data.read(name, data_root, class_names)
         sample = readable(whole.sample(images, seed))
     except (ValueError, OSError) as error:
         helps = info.layout.startswith("<data_root>") and info.layout not in str(error)
@@ -126,6 +134,9 @@ def _counts(dataset: Dataset, official: int) -> Findings:
         yield GOOD, counts
     else:
         yield NOTE, f"{counts}; the official set has {official:,}"
+    if lacking := data.unlabelled(dataset):
+        yield NOTE, f"{lacking}: chapters that measure against labels are left out"
+        return
     present = np.bincount(dataset.labels, minlength=len(dataset.class_names))
     missing = [dataset.class_names[label] for label in np.flatnonzero(present == 0)]
     if missing:
@@ -135,14 +146,21 @@ def _counts(dataset: Dataset, official: int) -> Findings:
 
 def _names(dataset: Dataset) -> Findings:
     """Five labels with their folder and name, and class names that CLIP cannot use."""
-    _, first = np.unique(dataset.labels, return_index=True)
+    known = np.flatnonzero(dataset.labelled)
+    if len(known) < len(dataset):
+        all_names = dataset.names or [(name,) for name in dataset.class_names]
+        shown = [" or ".join(map(repr, names)) for names in all_names]
+        yield GOOD, f"class names: {_some(shown, LISTED)}"
+    _, first = np.unique(dataset.labels[known], return_index=True)
+    first = known[first]
     chosen = first[np.linspace(0, len(first) - 1, min(5, len(first))).astype(int)]
     triples = (
         f"label {dataset.labels[i]}: {dataset.ids[i]} = "
         f"{dataset.class_names[dataset.labels[i]]!r}"
         for i in chosen
     )
-    yield GOOD, "\n".join(["labels, images and class names", *triples])
+    if len(known):
+        yield GOOD, "\n".join(["labels, images and class names", *triples])
     twice = [text for text, k in Counter(dataset.class_names).items() if k > 1]
     if twice:
         text = f"class names that occur twice ({', '.join(twice)}): their logits tie"
@@ -162,6 +180,7 @@ def _respelt(dataset: Dataset) -> Findings:
     if (root / CLASSES_CSV).exists():
         return
     called = {f: class_folders.respelt(f) for f in class_folders.class_folders(root)}
+    called = {f: name for f, name in called.items() if name in dataset.class_names}
     changed = [folder for folder, text in called.items() if folder != text]
     hyphens = [folder for folder in changed if "-" in folder]  # part of a name, maybe
     for mark, folders in ((NOTE, hyphens), (GOOD, set(changed) - set(hyphens))):
@@ -217,7 +236,10 @@ def _skipped(whole: Dataset, sample: Dataset) -> Findings:
 
 
 def contact_sheet(dataset: Dataset, path: Path, count: int = 40) -> Path:
-    """Write `count` pictures of as many classes as possible, names under them."""
+    """Write `count` pictures of as many classes as possible, names under them.
+
+    A picture without a label has a "?".
+    """
     import matplotlib
 
     tile, line, columns = 128, 20, 8
@@ -239,7 +261,8 @@ def contact_sheet(dataset: Dataset, path: Path, count: int = 40) -> Path:
         sheet.paste(
             picture, (x + (tile - picture.width) // 2, y + tile - 2 - picture.height)
         )
-        name = chosen.class_names[chosen.labels[position]]
+        label = chosen.labels[position]
+        name = "?" if label == UNKNOWN else chosen.class_names[label]
         while font.getlength(name) > tile - 6:
             name = name.rstrip("…")[:-1] + "…"
         draw.text((x + tile / 2, y + tile), name, "black", font, anchor="ma")
@@ -399,6 +422,9 @@ def check_published(
             report.add(topic, GOOD, f"expect {row.top1:.2%} ({row.source})")
         return
     frame = predictions.read(ledger, with_logits=False)
+    frame = frame[frame["label"] != UNKNOWN]
+    if frame.empty:
+        return
     top1 = float((frame["prediction"] == frame["label"]).mean())
     mark, text = judge(
         top1,

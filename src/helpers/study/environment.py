@@ -40,9 +40,14 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Give the block streams that take any text, a home and handlers of signals."""
+    """Give the block streams that take any text, a home and handlers of signals.
+
+    OpenMP's threads spin while they wait, which on a busy machine takes the cores from
+    whoever has work: GNU's are told to sleep soon, unless the user has told otherwise.
+    """
     _open_streams()
     _find_home()
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ["MATPLOTLIBRC"] = _plain_matplotlib()
     with _ended_by_signals():
         yield
@@ -63,13 +68,9 @@ def of_kernel(outputs: Path, private: Path) -> dict[str, str]:
     that change what it saves, and with figures drawn into the notebook.
 
     `private` is a folder for what it writes of its own accord.
-
-    OpenMP's threads spin while they wait, which on a busy machine takes the cores from
-    whoever has work: GNU's are told to sleep soon, unless the user has told otherwise.
     """
     kept = {name: value for name, value in os.environ.items() if name not in OTHERS}
     return {
-        "GOMP_SPINCOUNT": "3000",
         **kept,
         **{
             name: str(paths.from_here(kept[name])) for name in FOLDERS if kept.get(name)

@@ -73,13 +73,13 @@ def data(parameters: dict[str, Any]) -> str:
     """
     from helpers import data as sets
 
-    named = []
-    root = parameters.get("data_root", "")
-    for value in _texts(v for key, v in parameters.items() if key != "data_root"):
+    named, of_folder = [], ("data_root", "class_names")
+    root, classes = (parameters.get(key, "") for key in of_folder)
+    for value in _texts(v for key, v in parameters.items() if key not in of_folder):
         path = from_root(value.removeprefix("local-dir:"))
         if value in sets.names() and not value.startswith("picto"):
-            found = sets.read(value, root)
-            named.append([value, found.key])
+            found = sets.read(value, root, classes if value == "folder" else "")
+            named.append([value, found.key, found.fingerprint])
         elif value and os.path.exists(path):
             inside = sorted(path.iterdir()) if path.is_dir() else []
             named.append([value, *map(_state, [path, *inside])])
@@ -90,12 +90,15 @@ def earlier(notebook: Path, folder: Path) -> str:
     """Hash of all studies' ledgers by name, size and time, and of what chapters claim,
     for chapters that read both.
 
-    They write none themselves.
+    Those that the chapter itself has left do not count.
     """
     if number_of(notebook.stem) < LATER:
         return ""
+    own = {folder / name for name in kept(folder / notebook.name).get("files", [])}
     found = sorted(folder.parent.glob("*/predictions/*/*/*.parquet"))
-    ledgers = [[str(f.relative_to(folder.parent)), *_state(f)] for f in found]
+    ledgers = [
+        [str(f.relative_to(folder.parent)), *_state(f)] for f in found if f not in own
+    ]
     return keys.key(ledgers, [asdict(chapter) for chapter in notebooks.chapters()])
 
 

@@ -4,6 +4,7 @@ Profiles, the machine's /etc/ipython and PYTHONSTARTUP may load, set and print a
 which would change what a study saves.
 """
 
+import logging
 from typing import Any
 
 from ipykernel.kernelapp import IPKernelApp
@@ -17,6 +18,15 @@ class PlainKernelApp(IPKernelApp):
 
     def _run_startup_files(self) -> None:
         """Run no files."""
+
+    def initialize(self, argv: Any = None) -> None:
+        """Say nothing of an interrupt while idle: each shutdown begins with one."""
+        super().initialize(argv)
+        self.log.addFilter(_no_idle_interrupt)
+
+
+def _no_idle_interrupt(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("KeyboardInterrupt caught in kernel")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -25,9 +25,12 @@ from helpers.paths import ROOT, from_here, located
 from helpers.study.checks import NOUNS, check, closest
 from helpers.study.places import base_of, placed
 
+if TYPE_CHECKING:
+    from helpers.study.own_images import OwnImages
+
 TYPES = {wanted.__name__: wanted for wanted in NOUNS}
 COMMAND_LINE = "the command line"
-INCLUDE, DATASET = "include", "$dataset"
+INCLUDE, DATASET, LABELS = "include", "$dataset", "labels"
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,8 @@ def plan(
     that is not meant for the study is left out, and `tell` is given a line about it.
     Raises one ValueError that lists all problems.
     """
+    from helpers.study.own_images import OwnImages
+
     path = study_file(name, params)
     found = layers(path, params)
     chapters = {number_of(c.stem): _given(c) for c in notebooks(folder)}
@@ -194,7 +199,7 @@ def plan(
     problems = _misfits(path, found, chapters)
     numbers = [number_of(chapter.stem) for chapter in chosen]
     problems += _unknown(COMMAND_LINE, overrides, numbers, chapters)
-    jobs, left_out = [], []
+    jobs: list[Job] = []
     for chapter, number in zip(chosen, numbers, strict=True):
         keys = chapters[number]
         types = {key: kind for key, (kind, _) in keys.items()}
@@ -204,27 +209,44 @@ def plan(
             check(job.parameters, sources, types)
         except ValueError as error:
             problems += str(error).splitlines()
-        if lacks := unsuited(job):
-            left_out.append(f"{chapter.stem} is left out: {lacks}")
-        else:
-            jobs.append(job)
+        jobs.append(job)
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
-    if not jobs:
+    images = OwnImages((merged(found) | overrides).get("class_names", ""))
+    reasons = {job.notebook.stem: unsuited(job, images) for job in jobs}
+    suited = [job for job in jobs if not reasons[job.notebook.stem]]
+    problems = [line for job in suited for line in images.too_long(job.parameters)]
+    if problems:
+        raise ValueError("\n".join(dict.fromkeys(problems)))
+    left_out = [
+        f"{', '.join(stems)} {'is' if len(stems) == 1 else 'are'} left out: {reason}"
+        for reason, stems in _by_reason(reasons).items()
+    ]
+    if not suited:
         raise ValueError("\n".join(left_out))
     for line in left_out:
         tell(line)
-    return jobs
+    return suited
 
 
-def unsuited(job: Job) -> str:
+def unsuited(job: Job, images: "OwnImages") -> str:
     """Why the notebook is not meant for the study, "" where it is."""
-    needed = chapter_metadata(job.notebook).needs
+    needed = dict(chapter_metadata(job.notebook).needs)
+    labels = needed.pop(LABELS, "")
     given = {key: str(job.parameters.get(key)) for key in needed}
     if all(fnmatchcase(given[key], pattern) for key, pattern in needed.items()):
-        return ""
+        return images.lacks_labels(job.parameters) if labels else ""
     told = [f"{key} {pattern}" for key, pattern in needed.items()]
-    return f"it is for studies with {' and '.join(told)}"
+    return f"meant for studies with {' and '.join(told)}"
+
+
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    """The chapters that are left out, by the reason."""
+    found: dict[str, list[str]] = {}
+    for chapter, reason in reasons.items():
+        if reason:
+            found.setdefault(reason, []).append(chapter)
+    return found
 
 
 def shown(path: Path) -> str:

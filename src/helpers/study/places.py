@@ -32,6 +32,8 @@ def place(key: str, value: str, base: Path) -> str:
     """The value, made absolute where it is a path and no name of a model or texts."""
     if value.startswith(LOCAL):
         return LOCAL + str(located(value.removeprefix(LOCAL), base))
+    if key == "class_names" and value.lower().endswith((".txt", ".csv")):
+        return str(located(value, base))
     if key not in PATHS and key not in NAMES:
         return value
     if key in PATHS or _looks_like_a_path(value) or _is_there(key, value, base):

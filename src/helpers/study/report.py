@@ -1,5 +1,6 @@
-"""What the doctor finds, line by line."""
+"""What commands print: the doctor's findings, line by line, and tables."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 GOOD, NOTE, LEFT_OUT, BAD = "✓", "!", "○", "✗"
@@ -35,3 +36,10 @@ class Report:
         if self.ok and any(mark == LEFT_OUT for _, mark, _ in self.lines):
             verdict += f", leaving out what is marked {LEFT_OUT}"
         return "\n".join([*shown, verdict])
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A line per row, columns to the left with two blanks between them."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (map(str.ljust, row, widths) for row in rows)
+    return "\n".join("  ".join(line).rstrip() for line in lines)

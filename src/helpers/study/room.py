@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from helpers.data.naming import Classes, parse
 from helpers.models import optional
 from helpers.models.sizes import Size, size_of
 from helpers.paths import CACHE
@@ -83,7 +84,7 @@ def estimate(job: Job) -> Need:
         return Need(name, {"Python": PLAIN}, {}, 0)
     models = [size_of(m) for m in (p["backbone"], p.get("second_backbone")) if m]
     sets = {
-        s: _images(s, p.get("data_root", ""), p.get("images", 0))
+        s: _images(s, p.get("data_root", ""), p.get("images", 0), _named(p, s))
         for s in (p["dataset"], *p.get("shifts", []))
     }
     first, names = models[0], next(iter(sets.values())).classes
@@ -177,14 +178,20 @@ def _training_bytes(model: Size, p: Mapping[str, Any]) -> float:
     return max(graphs, whole + each)
 
 
+def _named(p: Mapping[str, Any], name: str) -> Classes:
+    """The class names that a study gives for its own folder."""
+    given = p.get("class_names") if name == "folder" else ""
+    return parse(given) if given else ()
+
+
 @cache
-def _images(name: str, data_root: str, most: int) -> _Images:
+def _images(name: str, data_root: str, most: int, classes: Classes) -> _Images:
     from PIL import Image
 
     from helpers import data
 
     try:
-        found = data.read(name, data_root)
+        found = data.read(name, data_root, classes)
     except (ValueError, OSError):  # the run says so, and what to do
         info = data.describe(name)
         return _Images(most or info.images, ("a class",) * (info.classes or 2), 2e5)

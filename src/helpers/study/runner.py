@@ -112,7 +112,7 @@ def _refuse_to_replace(jobs: Sequence[Job], folder: Path) -> None:
 
 def _refuse_without_ledgers(job: Job, folder: Path) -> None:
     """Raise NotebookFailed for a chapter that reads results where there are none."""
-    later = number_of(job.notebook.stem) >= fingerprints.LATER
+    later = number_of(job.notebook.stem) == fingerprints.LATER
     if later and not any(folder.glob("predictions/*/*/*.parquet")):
         raise NotebookFailed(
             f"{job.notebook.name}: not started, since no chapter before it has left "

@@ -226,7 +226,7 @@ def _evidence(
     table, about = Markup(), ""
     if not missing:
         table, about = _gains(leaderboard, backbones)
-    elif results is not None and not results.empty:
+    elif results is not None and (results["n"] > 0).any():
         table, about = _accuracies(results)
     if not figure.is_file():
         return Evidence(Markup(), Markup(), table, about, missing)

@@ -110,6 +110,7 @@ def work(job: Job, datasets: Mapping[str, Dataset]) -> Work:
         ("prompt_sets" in p, _weighing),
         (p.keys() >= TRAINING, _training),
         ("remembering" in p, _remembering),
+        ("to_label" in p, _own_images),
     ]
     found: Work = Counter()
     for fits, count in kinds:
@@ -280,7 +281,10 @@ def _drawn(p: Mapping[str, Any], counts: Mapping[str, int]) -> int:
 
 def _size(p: Mapping[str, Any], name: str) -> int:
     """The number of images of a data set that is none of the study's own."""
-    return data.describe(name).images or len(data.read(name, p.get("data_root", "")))
+    names = p.get("class_names", "") if name == "folder" else ""
+    return data.describe(name).images or len(
+        data.read(name, p.get("data_root", ""), names)
+    )
 
 
 # What the chapters do: a function each of (parameters, images of each data set, number
@@ -326,6 +330,14 @@ def _tuning(p: Mapping, counts: dict[str, int], classes: int, models: int) -> di
         "encoded": seen + drawn,
         "steps": classes * (tuned + learned),
     }
+
+
+def _own_images(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    taken = _some(counts[p["focus"]], p["view_images"])
+    drawn = taken * p["view_count"]
+    texts = classes * (LISTS["openai_80"] + models)
+    seen = {"read": taken, "drawn": drawn, "encoded": drawn + taken * models}
+    return seen | {"texts": texts, "steps": classes * taken}
 
 
 def _diffusion(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
