@@ -7,9 +7,11 @@ of standard deviation 0.01 (held there by a norm cap), a logit scale that is lea
 ten times faster than the rest, and capped at 100, QuickGELU, a causal text tower of
 eight layers read at its end token.
 
-A batch holds one picture of each class, so that no caption is wrongly called the wrong
-one for a picture. Pictures are cropped, recoloured, blurred and made noisy, since
-CLIP's own training data vary in these ways by themselves.
+A batch holds `each` pictures of some classes, and all classes come in turn. With one
+picture of a class no caption is wrongly called the wrong one for a picture; with two,
+what else captions say, place, style and quality, tells the two apart. Pictures are
+cropped, recoloured, blurred and made noisy, since CLIP's own training data vary in
+these ways by themselves.
 
 A run is a function of its recipe: batch `step` is drawn from (seed, step), so that a
 killed run goes on from its last checkpoint to the same weights.
@@ -17,6 +19,7 @@ killed run goes on from its last checkpoint to the same weights.
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -50,14 +53,18 @@ class Recipe:
     weight_decay: float = 0.1  # on matrices only
     warmup: int = 300
     seed: int = 0
+    each: int = (
+        2  # pictures of a class in a batch, which holds a share 1 / each of them
+    )
     teacher: str = ""  # an embedded CLIP to learn from, see `transformer`
 
 
 RECIPES = {
-    "picto-rn": Recipe(steps=16_000),
+    "picto-rn": Recipe(steps=8_000),
     "picto-vit": Recipe(steps=16_000, teacher="picto-rn"),
 }
 STEPS_APART = 1_000_000  # of the torch seeds of two runs
+SLOW_RATE = 0.1  # of a text tower that was taken over
 SCALE_RATE = 10  # the logit scale's learning rate over the others'
 LENGTHS = (10, 16)  # captions are encoded in three groups, cut off at these many tokens
 
@@ -83,7 +90,8 @@ def train_clip(
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     model = new_model(name, recipe.seed)
     teacher = transformer.teacher(recipe.teacher) if recipe.teacher else None
-    optimizer = new_optimizer(model, recipe)
+    slow = transformer.take_over_texts(model, teacher) if teacher else []
+    optimizer = new_optimizer(model, recipe, slow)
     made_by = {
         **asdict(recipe),
         "world": pool.world_hash(),
@@ -133,17 +141,26 @@ def new_model(name: str, seed: int) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def new_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW with CLIP's betas; gains, biases and the logit scale are not decayed."""
-    learned = [p for p in model.parameters() if p.requires_grad]
-    matrices = [p for p in learned if p.ndim > 1]
-    vectors = [p for p in learned if p.ndim == 1]
-    scale = [p for p in learned if p.ndim == 0]
+def new_optimizer(
+    model: nn.Module, recipe: Recipe, slow: Sequence[Tensor] = ()
+) -> torch.optim.Optimizer:
+    """AdamW with CLIP's betas; gains, biases and the logit scale are not decayed.
+
+    `slow` parameters learn at `SLOW_RATE` of the rate, the logit scale at `SCALE_RATE`.
+    """
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    ours = {id(p) for p in slow}
+    for p in model.parameters():
+        if p.requires_grad:
+            rate = SCALE_RATE if p.ndim == 0 else SLOW_RATE if id(p) in ours else 1
+            decay = recipe.weight_decay if p.ndim > 1 else 0.0
+            groups.setdefault((rate, decay), []).append(p)
     return torch.optim.AdamW(
         [
-            {"params": matrices, "weight_decay": recipe.weight_decay, "rate": 1},
-            {"params": vectors, "weight_decay": 0.0, "rate": 1},
-            {"params": scale, "weight_decay": 0.0, "rate": SCALE_RATE},
+            {"params": params, "weight_decay": decay, "rate": rate}
+            for (rate, decay), params in sorted(
+                groups.items(), key=lambda g: (g[0][0], -g[0][1])
+            )
         ],
         lr=recipe.learning_rate,
         betas=(0.9, 0.98),
@@ -174,7 +191,7 @@ def draw_batch(
     `members` holds the rows of each class in the pool. They come in a new random order
     each time that all have been seen.
     """
-    rows = class_rows(members, step, recipe.seed)
+    rows = class_rows(members, step, recipe.seed, recipe.each)
     rng = np.random.default_rng([recipe.seed, 2, step])
     texts = tokens[rows, rng.integers(tokens.shape[1], size=len(rows))]
     mirrored = rows < recipe.images  # a scene, which may be mirrored, not a numeral
@@ -182,18 +199,27 @@ def draw_batch(
     return images, torch.from_numpy(texts.astype(np.int64))
 
 
-def class_rows(members: list[np.ndarray], step: int, seed: int) -> np.ndarray:
-    """Where batch `step` finds a picture of each class, int64 [C]."""
+def class_rows(
+    members: list[np.ndarray], step: int, seed: int, each: int = 1
+) -> np.ndarray:
+    """Where batch `step` finds its pictures: `each` of every class whose turn it is.
+
+    `each` consecutive batches give every class one turn. int64 [about C].
+    """
+    turn, part = divmod(step, each)
+    classes = _order(seed, -1, turn, len(members)) if each > 1 else range(len(members))
     chosen = []
-    for label, rows in enumerate(members):
-        epoch, place = divmod(step, len(rows))
-        chosen.append(rows[_order(seed, label, epoch, len(rows))[place]])
+    for label in classes[part::each]:
+        rows = members[label]
+        for number in range(turn * each, (turn + 1) * each):
+            epoch, place = divmod(number, len(rows))
+            chosen.append(rows[_order(seed, label, epoch, len(rows))[place]])
     return np.array(chosen)
 
 
 @lru_cache(maxsize=1000)
 def _order(seed: int, label: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, 1, label, epoch]).permutation(count)
+    return np.random.default_rng([seed, 1, label + 1, epoch]).permutation(count)
 
 
 def training_step(

@@ -8,7 +8,8 @@ published remedies help it to more:
 - half of the patches, drawn anew for every picture, are left out in training: Li et al.
   2022, arXiv 2212.00794;
 - it imitates the image features of a CLIP that is trained already: feature
-  distillation, Yang et al. 2023, arXiv 2307.12732. Its text tower is its own.
+  distillation, Yang et al. 2023, arXiv 2307.12732. Its text tower starts as that
+  CLIP's and learns on, slowly.
 
 In training a few random tokens stand among the patches, as registers do in larger
 towers (Darcet et al. 2023, arXiv 2309.16588), so that tokens which the tower has never
@@ -99,6 +100,16 @@ def teacher(name: str) -> nn.Module:
     weights = str(embedded.weights_file(name))
     model = open_clip.create_model(name, pretrained=weights).eval()
     return model.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def take_over_texts(model: nn.Module, teacher: nn.Module) -> list[Tensor]:
+    """Give the model the teacher's text tower and logit scale.
+
+    Returns the tower's parameters in the model.
+    """
+    theirs = {k: v for k, v in teacher.state_dict().items() if k[:7] != "visual."}
+    model.load_state_dict(theirs, strict=False)
+    return [p for k, p in model.named_parameters() if k in theirs and p.ndim]
 
 
 def imitation(features: Tensor, goal: Tensor) -> Tensor:
