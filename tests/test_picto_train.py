@@ -1,6 +1,7 @@
 """Training at toy length, and the shipped assets against what they claim."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -124,6 +125,29 @@ def test_a_batch_holds_several_pictures_of_some_classes_and_all_have_turns(each)
     assert sorted(np.concatenate(batches)) == list(range(7 * 12))
     orders = {tuple(np.unique(rows // 12)) for rows in batches}
     assert len(orders) > each  # which classes meet is drawn anew
+
+
+def test_batches_of_one_and_of_two_pictures_of_a_class_alternate(toy_pool):
+    recipe = replace(TOY, images=200, each=(1, 2))
+    labels, members = pool.training_labels(200), members_of(200)
+    for step in range(4):
+        rows = train.class_rows(members, step // 2, recipe.seed, 1 + step % 2)
+        _, count = np.unique(labels[rows], return_counts=True)
+        assert set(count) == {1 + step % 2}
+        _, texts = train.draw_batch(*pool.training_pool(200), members, step, recipe)
+        assert len(texts) == len(rows)
+
+
+def test_checkpoints_of_one_name_differ_in_their_seeds_alone():
+    for name, recipe in train.RECIPES.items():
+        first, number = re.fullmatch(r"(picto-[a-z]+)(-\d)?", name).groups()
+        same = replace(train.RECIPES[first], seed=recipe.seed, teacher=recipe.teacher)
+        assert recipe == same
+        assert recipe.seed == int((number or "-1")[1:]) - 1
+        if recipe.teacher:
+            assert recipe.teacher == f"picto-rn{number or ''}"
+        config = (embedded.ASSETS / f"{name}.json").read_text()
+        assert config == (embedded.ASSETS / f"{first}.json").read_text()
 
 
 def test_captions_encoded_by_length_are_the_same(toy_pool):
