@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from helpers import figures
-from helpers.figures import chapter_01, chapter_02, explore
+from helpers.figures import chapter_01, chapter_02, explore, style
 from helpers.methods import registry
 from helpers.results import compare, metrics
 
@@ -358,6 +359,16 @@ def test_what_cannot_be_drawn_is_said(draw, message):
         draw()
 
 
+def test_methods_of_one_colour_get_colours_to_tell_them_apart():
+    greys = ["zero_shot_name", "zero_shot_photo", "ensemble_7", "ensemble_80"]
+    found = style.level_colours("method", greys)
+    assert len(set(found.values())) == 4
+    red, green, blue = mpl.colors.to_rgb(found["zero_shot_name"])
+    assert max(red, green, blue) - min(red, green, blue) > 0.2
+    pair = style.level_colours("method", ["zero_shot_photo", "ensemble_80", "tpt"])
+    assert pair["tpt"] == style.colour("tpt")
+
+
 def test_a_method_has_one_colour():
     known = registry.colours()
     assert figures.colour("tpt") == known["tpt"]
@@ -423,7 +434,7 @@ def test_view_rows_frame_what_is_kept():
     framed = [any(s.get_visible() for s in ax.spines.values()) for ax in fig.axes]
     assert framed == data["kept"].tolist() == [False, True, False] * 2
     assert [ax.get_xlabel() for ax in fig.axes] == ["original", "", ""] * 2
-    assert [ax.get_ylabel() for ax in fig.axes[::3]] == ["preaugment", "augmix"]
+    assert [ax.get_ylabel() for ax in fig.axes[::3]] == ["crops and\nflips", "AugMix"]
 
 
 def test_first_step_keeps_every_coordinate():

@@ -1,4 +1,4 @@
-"""What the README says is so: links, commands, findings, code."""
+"""What README and GUIDE say is so: links, commands, findings, code."""
 
 import itertools
 import re
@@ -15,32 +15,42 @@ from picto.splits import CLASS_NAMES
 from picto.styles import STYLES
 from tools import front
 
-README = (ROOT / "README.md").read_text("utf-8")
+README, GUIDE, CONTRIBUTING = (
+    (ROOT / f"{name}.md").read_text("utf-8")
+    for name in ("README", "GUIDE", "CONTRIBUTING")
+)
 REFERENCE = "outputs/reference/picto"
 VARIABLES = ("`STUDY_OUTPUTS`", "`STUDY_CACHE`")
 
 
-def test_links_lead_somewhere():
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", README)
+@pytest.mark.parametrize("page", [README, GUIDE], ids=["README", "GUIDE"])
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", page)
     missing = [x for x in links if "://" not in x and not (ROOT / x).exists()]
     assert links
     assert not missing
 
 
-def test_findings_are_those_of_the_reference_run():
-    block = front.findings(ROOT / REFERENCE, REFERENCE)
-    assert front.renewed(README, "findings", block) == README, "renew: make reference"
-    assert block.count("\n") > 6
+def test_the_table_of_chapters_is_the_reference_runs():
+    block = front.chapters(ROOT / REFERENCE, REFERENCE)
+    told = front.renewed(README, "chapters", block)
+    assert told == README, "renew it: make reference, or python tools/front.py"
+    assert block.count(" points [") > 6  # answers with their intervals
 
 
-def test_chapters_are_those_that_the_notebooks_say():
-    told = front.renewed(README, "chapters", front.chapters())
-    assert told == README, "renew it: python tools/front.py"
+def test_a_run_without_synthesis_has_no_table(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run chapter 07"):
+        front.chapters(tmp_path, REFERENCE)
 
 
 def test_a_readme_without_marks_is_refused():
-    with pytest.raises(ValueError, match="findings: begin"):
-        front.renewed("# Title", "findings", "block")
+    with pytest.raises(ValueError, match="chapters: begin"):
+        front.renewed("# Title", "chapters", "block")
+
+
+def test_the_front_page_stays_short_and_begins_with_what_is_drawn():
+    assert README.count("\n") <= 120
+    assert "A program drew the pictures" in README[:300]
 
 
 def test_the_embedded_world_is_counted():
@@ -59,13 +69,13 @@ def test_every_study_and_chapter_is_named():
 def test_commands_are_those_that_there_are():
     parser = command._parser()
     known = next(a for a in parser._actions if a.dest != "help").choices
-    told = set(re.findall(r"(?:^|`|/)study (\w+)", README, flags=re.MULTILINE))
+    told = set(re.findall(r"(?:^|`|/)study (\w+)", README + GUIDE, flags=re.MULTILINE))
     assert told
     assert told <= set(known)
 
 
-def test_the_method_of_the_readme_runs():
-    code = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_the_method_of_the_guide_runs():
+    code = next(re.finditer(r"```python\n(.*?)```", CONTRIBUTING, re.DOTALL))[1]
     place: dict = {}
     exec(code, place)
     torch.manual_seed(0)
@@ -85,11 +95,12 @@ def test_the_model_of_a_data_set_has_what_is_promised():
 
 def test_systems_and_variables_are_named():
     for word in ("Linux", "macOS on Apple silicon", "WSL 2", *VARIABLES):
-        assert word in README
+        assert word in " ".join((README + GUIDE).split())
 
 
-def test_no_paragraph_ends_in_the_middle():
-    prose = re.sub(r"```.*?```", "CODE", README, flags=re.DOTALL)
+@pytest.mark.parametrize("page", [README, GUIDE], ids=["README", "GUIDE"])
+def test_no_paragraph_ends_in_the_middle(page):
+    prose = re.sub(r"```.*?```", "CODE", page, flags=re.DOTALL)
     parts = re.split(r"\n\s*\n", prose)
     for part, following in itertools.pairwise(parts):
         if part.rstrip().endswith((":", ",", ";")):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import matplotlib.pyplot as plt
+import pandas as pd
 import pytest
 from test_synthesis import ledger, names
 
@@ -12,6 +13,7 @@ from helpers import figures, notebooks
 from helpers.figures import chapter_07 as drawn
 from helpers.methods import registry
 from helpers.methods.registry import method
+from helpers.paths import ROOT
 from helpers.results import findings, synthesis
 
 MINE = """
@@ -156,3 +158,29 @@ def test_the_command_and_the_site_import_no_method():
     run = [sys.executable, "-c", code]
     said = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120)
     assert said.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("ledger", "title"),
+    [
+        ("zero", "ZERO"),
+        ("vote_mean-preaugment", "vote of views, none left out, crops and flips"),
+        ("lafter_wo_stop_grad", "LaFTer, no stop-gradient"),
+        ("ensemble_7", "7 prompts"),
+        ("vote-more_crops", "vote of crops alone"),
+        ("a photo of a {}.", "a photo of a {}."),
+        ("tptish", "tptish"),
+    ],
+)
+def test_figures_call_a_prediction_file_by_its_methods_name(ledger, title):
+    assert registry.title(ledger) == title
+
+
+def test_every_prediction_file_of_the_reference_run_has_a_title_of_its_own():
+    written = pd.read_csv(ROOT / "outputs/reference/picto/results.csv")
+    for _, group in written.groupby(["dataset", "backbone", "seed"]):
+        ledgers = sorted(set(group["method"]))
+        controls = registry.ledgers(registry.ONE) + registry.ledgers(registry.CONTROL)
+        titles = [registry.title(x) for x in ledgers if x not in controls]
+        assert len(set(titles)) == len(titles)
+        assert not [title for title in titles if "_" in title]

@@ -1,4 +1,4 @@
-"""The README's chapters and findings, written from a run: `python tools/front.py`."""
+"""The README's table of chapters, written from a run: `python tools/front.py`."""
 
 import sys
 from pathlib import Path
@@ -8,37 +8,28 @@ import pandas as pd
 from helpers.files import replacing
 from helpers.notebooks import read
 from helpers.paths import NOTEBOOKS, ROOT
-from helpers.study.parameters import notebooks, number_of
+from helpers.study.parameters import notebooks
 
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
-def findings(folder: Path, at: str) -> str:
-    """A table in Markdown: what each chapter asked, and what this run answers.
+def chapters(folder: Path, at: str) -> str:
+    """A table in Markdown: each chapter's question, answer and minutes.
 
     `folder` is a study's outputs, `at` where the README links to them. Raises
-    FileNotFoundError where the last chapter has not been run.
+    FileNotFoundError where the synthesis has not been run.
     """
     path = folder / "tables" / "07_findings.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run chapter 07 of the study")
-    lines = ["| chapter | question | what was found |", "|---|---|---|"]
-    chapters = {number_of(p.stem): p.name for p in folder.glob("*.ipynb")}
-    for row in pd.read_csv(path, dtype=str).itertuples():
-        number = number_of(row.chapter)
-        link = f"[{number}]({at}/{chapters[number]})"
-        cells = (text.replace("|", "\\|") for text in (link, row.question, row.answer))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def chapters() -> str:
-    """A table in Markdown: each notebook, its question, and how long it takes."""
-    lines = ["| notebook | question | minutes |", "|---|---|---|"]
-    for path in notebooks(NOTEBOOKS):
-        said = read(path)
-        link = f"[{path.stem}](notebooks/{path.name})"
-        lines.append(f"| {link} | {said.question} | {said.minutes:g} |")
+    found = pd.read_csv(path, dtype=str).set_index("chapter")["answer"]
+    lines = ["| chapter | question | what was found | minutes |", "|---|---|---|---|"]
+    for notebook in notebooks(NOTEBOOKS):
+        said = read(notebook)
+        executed = f"[{said.number}]({at}/{notebook.name})"
+        question = f"[{said.question}](notebooks/{notebook.name})"
+        answer = str(found.get(said.number, "")).replace("|", "\\|")
+        lines.append(f"| {executed} | {question} | {answer} | {said.minutes:g} |")
     return "\n".join(lines)
 
 
@@ -55,8 +46,8 @@ def renewed(readme: str, name: str, block: str) -> str:
 def main(folder: str = "outputs/reference/picto") -> None:
     """Renew the README's blocks; `folder`, a run's, is under the repository's root."""
     path = ROOT / "README.md"
-    text = renewed(path.read_text("utf-8"), "chapters", chapters())
-    text = renewed(text, "findings", findings(ROOT / folder, folder))
+    block = chapters(ROOT / folder, folder)
+    text = renewed(path.read_text("utf-8"), "chapters", block)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -27,6 +27,7 @@ from helpers.figures.style import (
     short,
     styled,
 )
+from helpers.methods import registry
 from helpers.results import metrics
 
 
@@ -59,7 +60,8 @@ def view_rows(
         for spine in ax.spines.values():
             spine.set(visible=row.kept, color=VERMILION, linewidth=3)
     for ax, group in zip(axes[:, 0], groups, strict=True):
-        name = group["recipe"].iloc[0].replace("_", "\n")  # rows are an inch high
+        name = group["recipe"].iloc[0].replace("_", " ")
+        name = textwrap.fill(registry.WORDS.get(name, name), 12)  # rows: an inch high
         ax.set_ylabel(name, fontsize=10)
     return fig, frame.reset_index(drop=True)
 
@@ -124,7 +126,8 @@ def before_and_after(
         part = frame[frame["method"] == method]
         y = part["class_name"].map(row) + (number - (len(methods) - 1) / 2) * height
         width = 100 * part["probability"]
-        right.barh(y, width, height, color=colour(method), label=method)
+        name = registry.title(method)
+        right.barh(y, width, height, color=colour(method), label=name)
     label_rows(right, list(map(short, names)))
     right.set_xlabel("probability (%)")
     fig.legend(loc="outside lower center", ncols=min(4, len(methods)))
@@ -154,7 +157,8 @@ def _method_markers(
     for number, method in enumerate(frame["method"]):
         at = x.iloc[number], y.iloc[number]
         reach = np.abs(ends[number] - at[side == "yerr"])[:, None]
-        look = {"markersize": 8, "elinewidth": 1, "label": method, side: reach}
+        look = {"markersize": 8, "elinewidth": 1, side: reach}
+        look["label"] = registry.title(method)
         sign = MARKERS[number % len(MARKERS)]
         ax.errorbar(*at, fmt=sign, color=colour(method), **look)
     ax.figure.legend(loc="outside right upper")
@@ -197,7 +201,7 @@ def seconds_by_stage(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         left += table[stage].to_numpy()
     for y, total in enumerate(left):
         beside(ax, y, f"{total:,.1f}")
-    label_rows(ax, methods, above=0.6)
+    label_rows(ax, list(map(registry.title, methods)), above=0.6)
     ax.set_xlabel("milliseconds per image")
     fig.legend(loc="outside lower center", ncols=min(3, len(stages)))
     return fig, frame.reset_index(drop=True)

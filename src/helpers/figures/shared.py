@@ -31,6 +31,7 @@ from helpers.figures.style import (
     styled,
     two_lines,
 )
+from helpers.methods import registry
 from helpers.results import metrics
 
 
@@ -121,7 +122,7 @@ def accuracy_by_dataset(
             color=colours[level],
             markersize=5.5,
             elinewidth=1.6,
-            label=level,
+            label=registry.title(level),
         )
         if part["dataset"].duplicated().any():
             y = part["dataset"].map(height)
@@ -172,7 +173,7 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **look)
             beside(ax, y, f"{row.wins} : {row.losses}")
         labels = [
-            f"{row.method}, seed {row.seed}" if row.seed else row.method
+            registry.title(row.method) + (f", seed {row.seed}" if row.seed else "")
             for row in group.itertuples()
         ]
         label_rows(ax, labels, above=0.6)
@@ -186,7 +187,7 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         fontsize=10,
     )
     axes[-1, 0].set_xlabel(
-        f"top-1 difference to {frame['baseline'].iloc[0]} (points)\n"
+        f"points against {registry.title(frame['baseline'].iloc[0])}\n"
         "filled: Holm-corrected p < 0.05"
     )
     return fig, frame.reset_index(drop=True)
@@ -292,7 +293,8 @@ def curves(
             line = part[part[hue] == level].sort_values(x)
             sign = MARKERS[number % len(MARKERS)] if len(line) <= 15 else ""
             shade = colours[level]
-            ax.plot(line[x], 100 * line[y], color=shade, marker=sign, label=level)
+            name = registry.title(str(level))
+            ax.plot(line[x], 100 * line[y], color=shade, marker=sign, label=name)
             if {"ci_low", "ci_high"} <= set(line):
                 low, high = 100 * line["ci_low"], 100 * line["ci_high"]
                 ax.fill_between(line[x], low, high, color=shade, alpha=0.13, lw=0)
@@ -336,7 +338,8 @@ def difference_map(
     cells[frame["method"].map(y), heads.map(x)] = 100 * frame["difference"]
     edge = max(1.0, np.nanmax(np.abs(cells)))
     lines = ["\n".join(textwrap.fill(part, 11) for part in h.split("\n")) for h in x]
-    margin = 0.3 + 0.09 * max(map(len, y))
+    names = [textwrap.fill(registry.title(method), 24) for method in y]
+    margin = 0.3 + 0.09 * max(len(part) for name in names for part in name.split("\n"))
     height = 0.9 + 0.16 * max(text.count("\n") for text in lines) + 0.46 * len(y)
     fig, ax = plt.subplots(figsize=(margin + max(2.4, 0.92 * len(x)), height))
     gains_and_losses(ax, cells, 1.5 * edge)
@@ -345,12 +348,12 @@ def difference_map(
         interval = f"[{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]"
         cell = x[head], y[row.method]
         two_lines(ax, *cell, points, interval, bold=row.p_holm < 0.05)
-    label_cells(ax, lines, y)
+    label_cells(ax, lines, names)
     ax.set_xticks(np.arange(len(x) + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(y) + 1) - 0.5, minor=True)
     ax.tick_params(which="both", length=0, top=False, bottom=False)
     ax.xaxis.tick_top()
     ax.grid(True, which="minor", color="white")
-    baseline = frame["baseline"].iloc[0]
+    baseline = registry.title(frame["baseline"].iloc[0])
     ax.set_xlabel(f"points against {baseline}\nbold: Holm-corrected p < 0.05")
     return fig, frame.reset_index(drop=True)

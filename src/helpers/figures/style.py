@@ -106,10 +106,22 @@ def coloured(method: str) -> str:
 
 
 def level_colours(hue: str, levels: Sequence[str]) -> dict[str, str]:
+    """A colour for each level: of methods their own, where these can be told apart.
+
+    More than two shades of one colour, or greys, cannot.
+    """
     if hue == "method":
-        return {level: colour(level) for level in levels}
+        hues = [_hue(level) for level in levels]
+        if max(map(hues.count, hues)) < 3:
+            return {level: colour(level) for level in levels}
     palette = sns.color_palette("colorblind", len(levels)).as_hex()
     return dict(zip(levels, palette, strict=True))
+
+
+def _hue(method: str) -> str:
+    red, green, blue = mpl.colors.to_rgb(colour(method))
+    grey = max(red, green, blue) - min(red, green, blue) < 0.05
+    return "grey" if grey else coloured(method) or method
 
 
 def short(text: str, width: int = 22) -> str:

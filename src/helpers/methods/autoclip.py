@@ -62,7 +62,7 @@ ROUNDS = 200  # of the root search; six or so do, unless templates almost tie
     colour="#029e73",
     speaker="autoclip_80",
 )
-@method("autoclip_sample", chapter="03", role=CONTROL)
+@method("autoclip_sample", title="AutoCLIP", chapter="03", role=CONTROL)
 def autoclip(
     image_features: Tensor,
     template_features: Tensor,

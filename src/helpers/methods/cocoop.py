@@ -125,7 +125,12 @@ def logits(
     speaker="",
     published=("CoCoOp 16-shot",),
 )
-@method("tpt_cocoop", family="learned prompts", published=("TPT+CoCoOp",))
+@method(
+    "tpt_cocoop",
+    title="TPT from CoCoOp",
+    family="learned prompts",
+    published=("TPT+CoCoOp",),
+)
 def train(
     image_features: Tensor,
     labels: Tensor,

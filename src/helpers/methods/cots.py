@@ -50,7 +50,12 @@ def e_cots(
     return online.mixture(others, (adapted[:, 0] / t).log_softmax(dim=1), share)
 
 
-@method("tpt_cots", paper="code yuweiliang911/CoTS", published=("TPT+CoTS",))
+@method(
+    "tpt_cots",
+    title="TPT with CoTS",
+    paper="code yuweiliang911/CoTS",
+    published=("TPT+CoTS",),
+)
 def tpt_cots(
     views: Tensor,
     text_features: TextFeatures,

@@ -53,12 +53,14 @@ def similar(logits: Tensor, share: float = SIMILAR) -> Tensor:
     colour="#8c2d04",
     speaker="difftpt-both",
 )
-@method("difftpt-more", needs="image")
-@method("tpt-both", needs="diffusion", chapter="02b")
-@method("tpt-more", chapter="02b")
-@method("vote-drawn", needs="diffusion", chapter="02b")
+@method("difftpt-more", title="DiffTPT on crops alone", needs="image")
+@method(
+    "tpt-both", title="TPT, half of the views drawn", needs="diffusion", chapter="02b"
+)
+@method("tpt-more", title="TPT on crops alone", chapter="02b")
+@method("vote-drawn", title="vote, drawn views", needs="diffusion", chapter="02b")
 @method("vote-both", "vote, some views drawn", needs="diffusion", chapter="02b")
-@method("vote-more", chapter="02b")
+@method("vote-more", title="vote of crops alone", chapter="02b")
 def difftpt(
     views: Tensor,
     text_features: tpt.TextFeatures,

@@ -60,7 +60,7 @@ def centred(features: Tensor, mean: Tensor, renormalise: bool = True) -> Tensor:
 
 
 @method("drml", "DrML", "centring", paper="arXiv 2302.04269", chapter="05", speaker="")
-@method("drml_uncentred", family="text classifiers")
+@method("drml_uncentred", title="DrML, uncentred", family="text classifiers")
 def transfer(
     text_features: Tensor,
     labels: Tensor,

@@ -121,7 +121,7 @@ def text_classifier(
     colour="#cc78bc",
     published=("LaFTer",),
 )
-@method("lafter_transductive", needs="stream")
+@method("lafter_transductive", title="LaFTer on the test images", needs="stream")
 def lafter(
     make_tower: Callable[..., nn.Module],
     weight: Tensor,

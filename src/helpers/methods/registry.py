@@ -89,7 +89,8 @@ class Entry:
     """A method's traits; the key is "" for a prediction file that has no entry."""
 
     key: str
-    name: str = ""  # in figures; "" for variants that no figure shows
+    name: str = ""  # in the synthesis; "" for variants that it does not show
+    title: str = ""  # in other figures; "" for the name
     family: str = "own"
     needs: str = "unknown"
     paper: str = ""
@@ -112,6 +113,7 @@ def method(
     name: str = "",
     family: str | None = None,
     *,
+    title: str = "",
     needs: str | None = None,
     paper: str | None = None,
     chapter: str | None = None,
@@ -124,8 +126,9 @@ def method(
 
     Args:
         key: the prediction file's name, or the beginning of all variants' names.
-        name: in figures and tables; by default the key. Figures show a variant of
-            another entry only if it has a name.
+        name: in figures and tables; by default the key. The synthesis shows a variant
+            of another entry only if it has a name.
+        title: in figures of a chapter; by default the name.
         family: of `FAMILIES`; by default that of the main entry, or "own".
         needs: of `NEEDS`; by default that of the given family, or of the main entry.
         speaker: the prediction file that figures show, "" for none; by default the key.
@@ -149,7 +152,8 @@ def method(
         needs = FAMILIES[family].needs
     given = {"family": family, "needs": needs, "paper": paper, "chapter": chapter}
     traits: dict = {trait: value for trait, value in given.items() if value is not None}
-    traits |= {"name": name, "colour": colour, "published": published, "role": role}
+    traits |= {"name": name, "title": title, "colour": colour}
+    traits |= {"published": published, "role": role}
     traits["speaker"] = speaker
 
     def enter(function: F) -> F:
@@ -213,6 +217,56 @@ def _longest(keys: dict[str, Entry], ledger: str) -> str:
 def names() -> dict[str, str]:
     """Each method's name in figures and tables, by key."""
     return {key: entry.name for key, entry in entries().items()}
+
+
+WORDS = {
+    "00": "none",
+    "100": "all",
+    "25": "a quarter",
+    "50": "half",
+    "7": "7 templates",
+    "75": "three quarters",
+    "80": "80 templates",
+    "augmix": "AugMix",
+    "autoaugment": "AutoAugment",
+    "averaged": "averaged with one prompt",
+    "both": "half of the views drawn",
+    "crops": "",
+    "encoder": "encoder tuned",
+    "gated": "where one prompt is unsure",
+    "linear": "linearised",
+    "mean": "none left out",
+    "noisy": "noisy texts",
+    "online": "on a stream",
+    "per batch": "batch by batch",
+    "pooled": "80 descriptors",
+    "preaugment": "crops and flips",
+    "prompt": "prompt tuned",
+    "reference": "reference project's form",
+    "style": "style alone",
+    "styles": "style templates",
+    "waffle": "random words",
+    "wo affine": "no affine parameters",
+    "wo aug": "no strong view",
+    "wo cls": "no text classifier",
+    "wo prompts": "no prompts",
+    "wo stop grad": "no stop-gradient",
+}
+"""What figures say for the part of a prediction file's name that names no method."""
+
+
+def title(ledger: str) -> str:
+    """What figures call a prediction file; a name that no method has stays as it is.
+
+    "autoclip_80" is "AutoCLIP, 80 templates".
+    """
+    titles = {key: e.title or e.name for key, e in entries().items()}
+    titles = {key: text for key, text in titles.items() if text}
+    key = _longest(titles, ledger)
+    if not key:
+        return ledger
+    parts = [part.replace("_", " ").strip() for part in ledger[len(key) :].split("-")]
+    return ", ".join(filter(None, [titles[key], *(WORDS.get(p, p) for p in parts)]))
 
 
 def published() -> dict[str, str]:

@@ -104,7 +104,7 @@ def tent(
     return torch.cat(found)
 
 
-@method("tent_marginal", needs="image")
+@method("tent_marginal", title="TENT on one image's views", needs="image")
 def marginal(
     make_tower: Callable[..., nn.Module],
     class_features: Tensor,

@@ -33,7 +33,7 @@ EPSILON = 1e-9
     colour="#56b4e9",
     published=("VTE",),
 )
-@method("vote_episodic", chapter="05")
+@method("vote_episodic", title="vote of views", chapter="05")
 def confident_vote(
     views: Tensor, class_features: Tensor, logit_scale: float, rho: float = 0.1
 ) -> Tensor:

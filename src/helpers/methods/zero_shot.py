@@ -25,7 +25,7 @@ from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, method
     colour="#b3b3b3",
     speaker="",
 )
-@method("ensemble_7", chapter="01")
+@method("ensemble_7", title="7 prompts", chapter="01")
 @method(
     "ensemble_80",
     "80 prompts",
@@ -33,7 +33,7 @@ from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, method
     published=("CLIP ensemble 80", "zero-shot ensemble"),
     role=ENSEMBLE,
 )
-@method("ensemble_held_out", chapter="05", role=CONTROL)
+@method("ensemble_held_out", title="80 prompts", chapter="05", role=CONTROL)
 def ensemble(template_features: Tensor) -> Tensor:
     """Class features [C, D], unit, from template features [K, C, D], unit."""
     return F.normalize(template_features.mean(dim=0), dim=-1)
@@ -51,6 +51,7 @@ def ensemble(template_features: Tensor) -> Tensor:
 )
 @method(
     "zero_shot_photo",
+    title="one prompt",
     chapter="01",
     published=(
         "CLIP zero-shot (a photo of a)",
@@ -61,11 +62,11 @@ def ensemble(template_features: Tensor) -> Tensor:
     ),
     role=ONE,
 )
-@method("zero_shot_name", chapter="01")
-@method("zero_shot_varied", chapter="02b", role=ONE)
-@method("zero_shot_sample", chapter="03", role=ONE)
-@method("zero_shot_episodic", chapter="05", role=ONE)
-@method("zero_shot_held_out", chapter="05", role=ONE)
+@method("zero_shot_name", title="name alone", chapter="01")
+@method("zero_shot_varied", title="one prompt", chapter="02b", role=ONE)
+@method("zero_shot_sample", title="one prompt", chapter="03", role=ONE)
+@method("zero_shot_episodic", title="one prompt", chapter="05", role=ONE)
+@method("zero_shot_held_out", title="one prompt", chapter="05", role=ONE)
 def zero_shot(
     image_features: Tensor, class_features: Tensor, logit_scale: float
 ) -> Tensor:
