@@ -12,10 +12,10 @@ from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.methods import tpt, vote
 from helpers.models import clip
+from helpers.notebooks import number_of
 from helpers.store import features, folders
 from helpers.store import views as view_store
 from helpers.study import main
-from helpers.study.parameters import number_of
 
 TIE = 1e-6  # of the best logit: closer ones may change places
 ALIKE = 0.95  # share of all predictions that another machine must give alike

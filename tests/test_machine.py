@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 from nbformat import v4
 
-from helpers import figures, files, paths
+from helpers import figures, files, notebooks, paths
 from helpers.chapters import notebook
 from helpers.figures import chapter_03
 from helpers.figures.style import styled
@@ -150,7 +150,7 @@ def test_a_path_counts_from_where_it_was_given(tmp_path, key, value, expected):
 def test_every_key_that_the_notebooks_take_paths_for_is_known():
     """Rules that look for a file or folder, and keys that say so in their comment."""
     told = set()
-    for chapter in parameters.notebooks(paths.NOTEBOOKS):
+    for chapter in notebooks.files(paths.NOTEBOOKS):
         for cell in nbformat.read(chapter, as_version=4).cells:
             if "parameters" in cell.metadata.get("tags", []):
                 lines = cell.source.splitlines()

@@ -32,7 +32,7 @@ from picto import make
 
 PICTO = yaml.safe_load((paths.PARAMS / "picto.yaml").read_text())
 STUDIES = sorted(path.stem for path in paths.PARAMS.glob("*.yaml"))
-CHAPTERS = parameters.notebooks(paths.NOTEBOOKS)
+CHAPTERS = notebooks.files(paths.NOTEBOOKS)
 CPU = {"device": "cpu"}
 CELL = 'study: str = "tiny"  # folder\nimages: int = 3  # per data set\n'
 
@@ -442,7 +442,7 @@ def test_a_chapter_says_in_its_metadata_what_its_title_says(path):
 
 def test_every_optional_model_is_some_chapters():
     assert [c.number for c in notebooks.chapters()] == [
-        parameters.number_of(path.stem) for path in CHAPTERS
+        notebooks.number_of(path.stem) for path in CHAPTERS
     ]
     named = [key for chapter in notebooks.chapters() for key in chapter.optional]
     assert sorted(named) == sorted(optional.PARTS)

@@ -6,9 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.files import replacing
-from helpers.notebooks import read
+from helpers.notebooks import files, number_of, read
 from helpers.paths import NOTEBOOKS, ROOT
-from helpers.study.parameters import notebooks, number_of
 
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
@@ -35,7 +34,7 @@ def findings(folder: Path, at: str) -> str:
 def chapters() -> str:
     """A table in Markdown: each notebook, its question, and how long it takes."""
     lines = ["| notebook | question | minutes |", "|---|---|---|"]
-    for path in notebooks(NOTEBOOKS):
+    for path in files(NOTEBOOKS):
         said = read(path)
         link = f"[{path.stem}](notebooks/{path.name})"
         lines.append(f"| {link} | {said.question} | {said.minutes:g} |")

@@ -1,6 +1,7 @@
-"""Work spread over processes of this machine or of a cluster, with Ray's tasks.
+"""Work in threads, and spread over processes of this machine or of a cluster.
 
-Two variables ask for it, which `study run` sets for its notebooks:
+`ahead` has threads read and draw images while the caller encodes others. `spread` gives
+work to processes, as tasks of Ray. Two variables ask for these, which `study run` sets for its notebooks:
 
     STUDY_WORKERS=4                    four processes on this machine
     STUDY_RAY_ADDRESS=10.0.0.1:6379    the Ray cluster that this machine is a node of
@@ -25,7 +26,9 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -36,6 +39,7 @@ from helpers.files import digest
 from helpers.progress import track
 
 WORKERS, ADDRESS = "STUDY_WORKERS", "STUDY_RAY_ADDRESS"
+THREADS = 4  # that work ahead
 RETRIES = 3  # of a task whose worker or node died
 STARTS = 3  # of Ray on a machine that is too busy for its first start
 CLUSTER_CPUS = 4  # of a task on a cluster: as many threads draw and decode
@@ -60,6 +64,24 @@ class Placement(NamedTuple):
     cpus: int
     gpus: float
     at_once: int  # tasks on all nodes together
+
+
+def ahead(
+    work: Callable[[int], Result], positions: Iterable[int], most: int
+) -> Iterator[tuple[int, Result]]:
+    """Yield (n, work(n)) in order, made by threads while the encoder works.
+
+    At most `most` results wait to be taken.
+    """
+    with ThreadPoolExecutor(THREADS) as threads:
+        pending: deque = deque()
+        for n in positions:
+            pending.append((n, threads.submit(work, n)))
+            if len(pending) > most:
+                first, result = pending.popleft()
+                yield first, result.result()
+        for n, result in pending:
+            yield n, result.result()
 
 
 def active() -> bool:

@@ -29,11 +29,12 @@ from helpers import figures
 from helpers.data.dataset import Dataset
 from helpers.models.clip import Backbone, resolve_device
 from helpers.models.optional import MissingModel
-from helpers.paths import OUTPUTS, PARAMS, ROOT, require_checkout
+from helpers.notebooks import number_of
+from helpers.paths import OUTPUTS, PARAMS, ROOT, require_checkout, shown
 from helpers.results import predictions
 from helpers.study.checks import check
 from helpers.study.fingerprints import note
-from helpers.study.parameters import INCLUDE, fill, number_of, shown
+from helpers.study.parameters import INCLUDE, fill
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
 NEEDS = re.compile(r"#\| needs: ([\w, ]+)")

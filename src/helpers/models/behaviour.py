@@ -86,10 +86,8 @@ def _end_weights(blocks: Sequence[ResidualAttentionBlock], x: Tensor) -> Tensor:
     layers = []
     for block in blocks:
         y = block.ln_1(x)
-        queries, keys_values = (
-            project_queries(block.attn, y),
-            project_keys_values(block.attn, y),
-        )
+        queries = project_queries(block.attn, y)
+        keys_values = project_keys_values(block.attn, y)
         scores = torch.einsum("bhd,blhd->bhl", queries[:, -1], keys_values[0])
         weights = (scores / queries.shape[-1] ** 0.5).softmax(dim=-1)
         layers.append(weights.mean(dim=1).sum(dim=0))

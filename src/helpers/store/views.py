@@ -21,7 +21,6 @@ from helpers import views as recipes
 from helpers.data.dataset import Dataset
 from helpers.models.clip import Backbone
 from helpers.progress import track
-from helpers.store.features import ahead
 from helpers.store.folders import folder
 from helpers.store.rows import Rows
 
@@ -145,7 +144,7 @@ class _Maker:
             return None if skip(n) else self.draw(n)
 
         began = time.perf_counter()
-        for n, drawn in ahead(draw, positions, AHEAD):
+        for n, drawn in parallel.ahead(draw, positions, AHEAD):
             features = None if drawn is None else encode(self.backbone, drawn)
             yield n, features, time.perf_counter() - began
             began = time.perf_counter()

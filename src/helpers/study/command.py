@@ -251,7 +251,7 @@ def _run(arguments: argparse.Namespace) -> int:
     except (runner.NotebookFailed, runner.KernelMissing) as failure:
         environment.complain(str(failure))
         return 1 if isinstance(failure, runner.NotebookFailed) else 3
-    print(f"Notebooks, figures, tables and results.csv: {parameters.shown(folder)}")
+    print(f"Notebooks, figures, tables and results.csv: {paths.shown(folder)}")
     return 0
 
 
@@ -261,7 +261,7 @@ def _site(arguments: argparse.Namespace) -> int:
     name = Path(arguments.name)
     study = name.stem if name.suffix in (".yaml", ".yml") else arguments.name
     index = site.build(arguments.outputs / study)
-    print(f"Open {parameters.shown(index)} in a browser")
+    print(f"Open {paths.shown(index)} in a browser")
     return 0
 
 

@@ -24,8 +24,9 @@ from typing import Any
 from helpers import keys, notebooks
 from helpers.files import digest, replacing
 from helpers.models import optional
+from helpers.notebooks import number_of
 from helpers.paths import from_root
-from helpers.study.parameters import Job, number_of
+from helpers.study.parameters import Job
 
 SOURCE = Path(__file__).parents[2]
 PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")

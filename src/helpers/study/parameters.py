@@ -10,18 +10,18 @@ file's folder, or else from `params/`. The value `$dataset` is the study's data 
 
 import ast
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from helpers.notebooks import read as chapter_metadata
-from helpers.paths import ROOT, from_here, located
+from helpers import notebooks
+from helpers.notebooks import number_of
+from helpers.paths import from_here, located, shown
 from helpers.study.checks import NOUNS, check, closest
 from helpers.study.places import base_of, placed
 
@@ -128,26 +128,6 @@ def fill(
         namespace[key] = _named(namespace[key], namespace.get("dataset"))
 
 
-def number_of(chapter: str) -> str:
-    """The number of a chapter called so: "02" of "02_tpt_augmentations"."""
-    return chapter.partition("_")[0]
-
-
-def notebooks(folder: Path) -> list[Path]:
-    """The chapters, `NN_name.ipynb`, in order, one of each number.
-
-    A chapter that carries another one on has its number and a letter, as in `02b`.
-    """
-    found = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
-    found = [p for p in found if re.fullmatch(r"\d\d[a-z]?", number_of(p.stem))]
-    for one, other in pairwise(found):
-        if number_of(one.stem) == number_of(other.stem):
-            raise ValueError(
-                f"{shown(one)} and {shown(other)} have the same number: rename one"
-            )
-    return found
-
-
 def declared(notebook: Path) -> dict[str, tuple[type, Any]]:
     """(type, default) of every key in the notebook's parameters cell."""
     from papermill import inspect_notebook
@@ -194,7 +174,7 @@ def plan(
 
     path = study_file(name, params)
     found = layers(path, params)
-    chapters = {number_of(c.stem): _given(c) for c in notebooks(folder)}
+    chapters = {number_of(c.stem): _given(c) for c in notebooks.files(folder)}
     chosen, overrides = _choose(only, folder), dict(overrides or {})
     problems = _misfits(path, found, chapters)
     numbers = [number_of(chapter.stem) for chapter in chosen]
@@ -231,7 +211,7 @@ def plan(
 
 def unsuited(job: Job, images: "OwnImages") -> str:
     """Why the notebook is not meant for the study, "" where it is."""
-    needed = dict(chapter_metadata(job.notebook).needs)
+    needed = dict(notebooks.read(job.notebook).needs)
     labels = needed.pop(LABELS, "")
     given = {key: str(job.parameters.get(key)) for key in needed}
     if all(fnmatchcase(given[key], pattern) for key, pattern in needed.items()):
@@ -247,12 +227,6 @@ def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
         if reason:
             found.setdefault(reason, []).append(chapter)
     return found
-
-
-def shown(path: Path) -> str:
-    """A path as messages show it: from the repository's root where it is inside."""
-    path = path.absolute()
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def _given(notebook: Path) -> dict[str, tuple[type, Any]]:
@@ -332,7 +306,7 @@ def _job(
 
 
 def _choose(only: Sequence[str], folder: Path) -> list[Path]:
-    found = {number_of(path.stem): path for path in notebooks(folder)}
+    found = {number_of(path.stem): path for path in notebooks.files(folder)}
     if not found:
         raise FileNotFoundError(f"no notebooks NN_name.ipynb in {shown(folder)}")
     missing = [number for number in only if number not in found]

@@ -23,10 +23,12 @@ from papermill.engines import NBClientEngine, papermill_engines
 from tqdm import tqdm
 
 from helpers.files import DiskFull, enough_room, replacing
+from helpers.notebooks import number_of
+from helpers.paths import shown
 from helpers.progress import MARK
 from helpers.study import environment, fingerprints, watch
 from helpers.study.lock import locked
-from helpers.study.parameters import Job, number_of, shown
+from helpers.study.parameters import Job
 
 ENGINE = "study"
 STARTING = 600  # seconds that a kernel may take: a network's disk may be slow
