@@ -1,7 +1,8 @@
 """Work in threads, and spread over processes of this machine or of a cluster.
 
 `ahead` has threads read and draw images while the caller encodes others. `spread` gives
-work to processes, as tasks of Ray. Two variables ask for these, which `study run` sets for its notebooks:
+work to processes, as tasks of Ray. Two variables ask for processes, which `study run`
+sets for its notebooks:
 
     STUDY_WORKERS=4                    four processes on this machine
     STUDY_RAY_ADDRESS=10.0.0.1:6379    the Ray cluster that this machine is a node of
@@ -46,7 +47,7 @@ CLUSTER_CPUS = 4  # of a task on a cluster: as many threads draw and decode
 REACH = 5.0  # seconds to wait for a cluster's answer
 TURNS, MOST = 2, 64  # tasks that each GPU gets; spans in one of them, at most
 STALLED = 30.0  # seconds without a result, after which we look whether nodes are left
-SLIM = str(Path(__file__).parent / "slim")  # what Ray's processes need not import
+STUBS = str(Path(__file__).parent / "stubs")  # what Ray's processes need not import
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # tells nobody that it runs
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leaves devices to the tasks
@@ -245,7 +246,7 @@ def _connected() -> Any:
     """The module `ray`, once this process is connected to a cluster."""
     check()
     address = os.environ.get(ADDRESS)
-    path = os.pathsep.join(filter(None, [SLIM, os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [STUBS, os.environ.get("PYTHONPATH")]))
     with _variables(QUIET if address else {**QUIET, **ALONE, "PYTHONPATH": path}):
         import ray
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from helpers import store
-from helpers import views as recipes
 from helpers.chapters.notebook import Run
 from helpers.data.dataset import Dataset
 from helpers.files import digest
@@ -33,6 +33,7 @@ from helpers.results import compare, predictions
 from helpers.store import contexts
 from helpers.store.chunks import in_chunks, seconds
 from helpers.store.folders import folder
+from helpers.store.views import draw
 
 CHUNK = 128  # images, or nearly so many, that a killed run loses of what it tuned
 HERE = Path(__file__).parents[1]
@@ -329,9 +330,7 @@ def look(
     kept those that TPT keeps, a tenth of all `count`.
     """
     image, image_id = dataset.image(position), dataset.ids[position]
-    generator = np.random.default_rng(recipes.image_seed(seed, image_id))
-    size = backbone.image_size
-    drawn = recipes.make(recipe, image, count, size, generator, backbone.crop)
+    drawn = draw(backbone, image, image_id, recipe, count, seed)
     views = store.view_features(backbone, dataset, recipe, count, seed)[position]
     views = views.to(text.class_features)
     logits = text.logit_scale * views @ text.class_features.T  # [V, C]
@@ -368,22 +367,16 @@ def learn_coop(
     """
     made = {"method": "coop", "tokens": tokens, "views": [recipe, count]}
     made |= {"epochs": epochs, "seed": seed}
-    path = _context_file(backbone, dataset, made)
-    if not contexts.sound(path):
+
+    def train(views: Tensor, labels: Tensor) -> dict[str, Tensor]:
         tower = PromptTower(backbone, dataset.class_names, tokens)
-        start = coop.random_start(tokens, tower.context.shape[1], seed)
-        trained = coop.train(
-            *_labelled(backbone, dataset, recipe, count, seed),
-            tower.features,
-            backbone.logit_scale,
-            start.to(backbone.device),
-            epochs,
-            seed=seed,
-            progress=partial(track, label="epochs of CoOp"),
-        )
-        learned = {"context": trained.context}
-        contexts.save(path, learned, backbone, dataset.name, made)
-    return path
+        start = coop.random_start(*tower.context.shape, seed).to(backbone.device)
+        side = tower.features, backbone.logit_scale, start
+        bar = partial(track, label="epochs of CoOp")
+        trained = coop.train(views, labels, *side, epochs, seed=seed, progress=bar)
+        return {"context": trained.context}
+
+    return _learned(backbone, dataset, made, train)
 
 
 def learn_cocoop(
@@ -397,19 +390,32 @@ def learn_cocoop(
     """The file of a CoCoOp that starts from "a photo of a", learned now or before."""
     made = {"method": "cocoop", "views": [recipe, count], "epochs": epochs}
     made |= {"seed": seed}
+
+    def train(views: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        tower = PromptTower(backbone, dataset.class_names)
+        side = tower.features, backbone.logit_scale, tower.context
+        bar = partial(track, label="epochs of CoCoOp")
+        trained = cocoop.train(views, labels, *side, epochs, seed=seed, progress=bar)
+        return trained.model._asdict()
+
+    return _learned(backbone, dataset, made, train)
+
+
+def _learned(
+    backbone: Backbone,
+    dataset: Dataset,
+    made: dict[str, Any],
+    train: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
+) -> Path:
+    """The file of what `train` learns from views and labels, made unless it is there.
+
+    The views [N, count - 1, D] are those of `made`, without the plain image.
+    """
     path = _context_file(backbone, dataset, made)
     if not contexts.sound(path):
-        tower = PromptTower(backbone, dataset.class_names)
-        trained = cocoop.train(
-            *_labelled(backbone, dataset, recipe, count, seed),
-            tower.features,
-            backbone.logit_scale,
-            tower.context,
-            epochs,
-            seed=seed,
-            progress=partial(track, label="epochs of CoCoOp"),
-        )
-        learned = trained.model._asdict()
+        views = store.view_features(backbone, dataset, *made["views"], made["seed"])
+        labels = torch.tensor(dataset.labels).to(backbone.device)
+        learned = train(views[:, 1:].to(backbone.device), labels)
         contexts.save(path, learned, backbone, dataset.name, made)
     return path
 
@@ -421,12 +427,3 @@ def _context_file(
     of = dataset.key, dataset.fingerprint  # the labels count, too
     where = folder("contexts", backbone.key, *of, recipe)
     return where / "context.safetensors"
-
-
-def _labelled(
-    backbone: Backbone, dataset: Dataset, recipe: str, count: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Views but for the plain image, [N, count - 1, D], and labels, on the device."""
-    views = store.view_features(backbone, dataset, recipe, count, seed)[:, 1:]
-    labels = torch.tensor(dataset.labels)
-    return views.to(backbone.device), labels.to(backbone.device)

@@ -110,7 +110,7 @@ class Run:
         """`load(*arguments)`, or None where that needs a model that is not to be had.
 
         Says what is missing and how to get it, and notes it. Cells that begin with
-        `#| needs: NAME` are then left out: see `heed_needs`.
+        `#| needs: NAME` are then left out: see `leave_out_unmet_cells`.
         """
         try:
             return load(*arguments)
@@ -145,9 +145,9 @@ def start(chapter: str, namespace: dict[str, Any]) -> Run:
     parameters = {key: namespace[key] for key in types}
     check(parameters, chapter, types)
     study, seed, device = (parameters[key] for key in ("study", "seed", "device"))
-    quiet()
-    show_alike()
-    heed_needs()
+    quiet_libraries()
+    reset_display_options()
+    leave_out_unmet_cells()
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  scikit-learn draws from it
     torch.manual_seed(seed)
@@ -169,7 +169,7 @@ def _declared(namespace: dict[str, Any]) -> dict[str, type]:
     return dict(inspect.get_annotations(module))
 
 
-def heed_needs() -> None:
+def leave_out_unmet_cells() -> None:
     """From now on the kernel leaves out cells whose needs are not met.
 
     A cell names them in its first line, `#| needs: writer, embedder`: if one of these
@@ -177,11 +177,11 @@ def heed_needs() -> None:
     runs the notebook.
     """
     shell = get_ipython()
-    if shell and _unless_needs_lack not in shell.input_transformers_cleanup:
-        shell.input_transformers_cleanup.append(_unless_needs_lack)
+    if shell and _without_unmet_needs not in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.append(_without_unmet_needs)
 
 
-def _unless_needs_lack(lines: list[str]) -> list[str]:
+def _without_unmet_needs(lines: list[str]) -> list[str]:
     needs = NEEDS.match(lines[0]) if lines else None
     names = needs[1].replace(",", " ").split() if needs else []
     known = get_ipython().user_ns
@@ -216,7 +216,7 @@ def commit(root: Path = ROOT) -> str:
     return answer.stdout.strip() or "unknown"
 
 
-def show_alike() -> None:
+def reset_display_options() -> None:
     """Leave aside the user's settings of how figures and tables look.
 
     Kernels of `study run` have none; those of JupyterLab and papermill read them.
@@ -229,13 +229,13 @@ def show_alike() -> None:
     inline.close_figures = True
 
 
-def quiet() -> None:
+def quiet_libraries() -> None:
     """Keep the libraries' small talk out of the notebook; errors still show."""
     for name in CHATTER:
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger().addFilter(_not_asked_for)
+    logging.getLogger().addFilter(_is_wanted)
 
 
-def _not_asked_for(record: logging.LogRecord) -> bool:
+def _is_wanted(record: logging.LogRecord) -> bool:
     """False for open_clip's warning that weights are random: the study says so."""
     return "Model initialized randomly" not in record.getMessage()

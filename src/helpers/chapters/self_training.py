@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import psutil
 import torch
 from torch import Tensor, nn
 
-from helpers import parallel, store, views
+from helpers import parallel, store
 from helpers.chapters.notebook import Run
 from helpers.data.dataset import Dataset
 from helpers.data.pool import Pool, held_out, pool, protocol, twins
@@ -27,6 +26,7 @@ from helpers.progress import track
 from helpers.results import predictions
 from helpers.store.checkpoints import Checkpoint
 from helpers.store.folders import folder
+from helpers.store.views import draw
 from helpers.views.strong import strong
 
 VERSION = 1  # of what training computes: raise it, and kept runs are made anew
@@ -162,7 +162,7 @@ def side_by_side(
     return [call() for call in trainings]
 
 
-def hits(logits: Tensor, labels: Sequence[int]) -> float:
+def accuracy(logits: Tensor, labels: Sequence[int]) -> float:
     """Top-1 accuracy of logits [N, C]."""
     chosen = logits.argmax(dim=-1).cpu()
     return (chosen == torch.as_tensor(labels)).double().mean().item()
@@ -170,7 +170,7 @@ def hits(logits: Tensor, labels: Sequence[int]) -> float:
 
 def watch(images: Tensor, labels: Sequence[int]) -> Callable[[nn.Module], dict]:
     """What a log tells of an epoch: `top1` on these images; training never sees it."""
-    return lambda model: {"top1": hits(training.logits(model, images), labels)}
+    return lambda model: {"top1": accuracy(training.logits(model, images), labels)}
 
 
 def label_accuracy(trained: training.Trained, labels: Sequence[int]) -> list[float]:
@@ -192,10 +192,8 @@ def drawn(
     backbone: Backbone, dataset: Dataset, recipe: str, count: int, seed: int
 ) -> Iterator[Tensor]:
     """Of each image its views uint8 [V, 3, S, S], the same as those of the store."""
-    for i, name in enumerate(dataset.ids):
-        generator = np.random.default_rng(views.image_seed(seed, name))
-        size, crop = backbone.image_size, backbone.crop
-        yield views.make(recipe, dataset.image(i), count, size, generator, crop)
+    for i, image_id in enumerate(dataset.ids):
+        yield draw(backbone, dataset.image(i), image_id, recipe, count, seed)
 
 
 def record(

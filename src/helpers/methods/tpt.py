@@ -191,7 +191,7 @@ def tune(
     loss = loss or (lambda logits, class_features: selection.marginal_entropy(logits))
     shared, size = None, batch
     if context.ndim == 2:
-        shared = _shared_start(text_features, context, jacobian, batch)
+        shared = _shared_features(text_features, context, jacobian, batch)
         size = FIRST_STEPS if steps == 1 else batch
         context = context.expand(len(views), -1, -1)
     parts = []
@@ -203,21 +203,21 @@ def tune(
         gradients, losses, originals = [], [], []
         for step in range(1, steps + 1):
             first = shared if step == 1 else None
-            features, pull = first or _own_start(text_features, at)
+            features, pull_back = first or _own_features(text_features, at)
             if step == 1:
                 logits = _logits(part, features, logit_scale)
                 selected = selection.confident(logits, keep)
                 trusted = selection.take(part, selected)
             value, cotangent = _loss_gradient(trusted, features, logit_scale, loss)
-            gradient = pull(cotangent)
+            gradient = pull_back(cotangent)
             at, mean, square = adamw_step(
                 at, gradient, mean, square, step, learning_rate, weight_decay
             )
             gradients.append(gradient)
             losses.append(value)
             originals.append(_logits(part[:, :1], features, logit_scale)[:, 0])
-        told = (torch.stack(each, dim=1) for each in (losses, originals))
-        parts.append(Tuned(at, gradients[0], selected, *told))
+        stacked = (torch.stack(each, dim=1) for each in (losses, originals))
+        parts.append(Tuned(at, gradients[0], selected, *stacked))
     return Tuned(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -287,22 +287,23 @@ def _loss_gradient(
     return values.detach(), gradient
 
 
-Start = tuple[Tensor, Callable[[Tensor], Tensor]]
-"""Class features without graph, and the map of d loss / d features to d loss / d p."""
+FeaturesAndPullback = tuple[Tensor, Callable[[Tensor], Tensor]]
+"""Class features without a graph, and the vector-Jacobian product that takes the loss's
+gradient with respect to the features back to the context."""
 
 
-def _own_start(text_features: TextFeatures, contexts: Tensor) -> Start:
-    """Of contexts [b, M, W]: features [b, C, D], and a pull that can be used once."""
+def _own_features(text_features: TextFeatures, contexts: Tensor) -> FeaturesAndPullback:
+    """Features [b, C, D] of contexts [b, M, W]; `pull_back` can be used once."""
     with torch.enable_grad():
         leaf = contexts.detach().requires_grad_()
         features = text_features(leaf)
     return features.detach(), lambda g: torch.autograd.grad(features, leaf, g)[0]
 
 
-def _shared_start(
+def _shared_features(
     text_features: TextFeatures, context: Tensor, jacobian: Tensor | None, batch: int
-) -> Start:
-    """Of one context [M, W]: features [C, D], and a pull of [b, C, D] for any b."""
+) -> FeaturesAndPullback:
+    """Features [C, D] of one context [M, W]; `pull_back` takes [b, C, D] for any b."""
     if jacobian is not None:
         rows = jacobian.flatten(2).flatten(0, 1)  # [C D, M W]
         with torch.no_grad():
@@ -313,7 +314,7 @@ def _shared_start(
         leaf = context.detach().requires_grad_()
         features = text_features(leaf)
 
-    def pull(cotangents: Tensor) -> Tensor:
+    def pull_back(cotangents: Tensor) -> Tensor:
         def few(cotangents: Tensor) -> Tensor:
             return torch.autograd.grad(
                 features, leaf, cotangents, retain_graph=True, is_grads_batched=True
@@ -321,7 +322,7 @@ def _shared_start(
 
         return torch.cat([few(some) for some in cotangents.split(batch)])
 
-    return features.detach(), pull
+    return features.detach(), pull_back
 
 
 def _check(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import files, paths
-from helpers.study import environment, parameters, places, report
+from helpers.study import environment, parameters, report, user_paths
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     or 143: stopped by SIGHUP or SIGTERM. 141: nobody reads the output.
     """
     if sys.platform == "win32":
-        environment.complain("the study runs on Linux and macOS: on Windows, use WSL 2")
+        environment.print_error(
+            "the study runs on Linux and macOS: on Windows, use WSL 2"
+        )
         return 2
     with environment.prepared():
         try:
@@ -27,13 +29,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
         except BrokenPipeError:
-            environment.silence()
-            return environment.GONE
+            environment.discard_output()
+            return environment.NO_READER
         except (ValueError, OSError, RuntimeError) as error:
-            environment.complain(str(error))
+            environment.print_error(str(error))
             return 2
         except KeyboardInterrupt as stop:
-            environment.complain(str(stop) or "interrupted")
+            environment.print_error(str(stop) or "interrupted")
             return getattr(stop, "status", 130)
 
 
@@ -249,7 +251,7 @@ def _run(arguments: argparse.Namespace) -> int:
         with parallel.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)
     except (runner.NotebookFailed, runner.KernelMissing) as failure:
-        environment.complain(str(failure))
+        environment.print_error(str(failure))
         return 1 if isinstance(failure, runner.NotebookFailed) else 3
     print(f"Notebooks, figures, tables and results.csv: {paths.shown(folder)}")
     return 0
@@ -273,8 +275,8 @@ def _plan(arguments: argparse.Namespace) -> list[parameters.Job]:
         paths.PARAMS,
         paths.NOTEBOOKS,
         arguments.only,
-        places.placed(overrides, paths.here()) if overrides else {},
-        tell=print,
+        user_paths.resolve_all(overrides, paths.here()) if overrides else {},
+        log=print,
     )
 
 

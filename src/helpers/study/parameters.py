@@ -23,7 +23,7 @@ from helpers import notebooks
 from helpers.notebooks import number_of
 from helpers.paths import from_here, located, shown
 from helpers.study.checks import NOUNS, check, closest
-from helpers.study.places import base_of, placed
+from helpers.study.user_paths import base_of, resolve_all
 
 if TYPE_CHECKING:
     from helpers.study.own_images import OwnImages
@@ -95,9 +95,9 @@ def layers(path: Path, params: Path, before: Sequence[Path] = ()) -> list[Layer]
             circle = ", ".join(map(shown, [*way[way.index(included) :], included]))
             raise ValueError(f"{shown(path)}: include leads in a circle: {circle}")
         below = layers(included, params, way)
-    own = Layer(shown(path), "", placed(values, base))
+    own = Layer(shown(path), "", resolve_all(values, base))
     files = sorted(path.with_suffix("").glob("*.yaml"))
-    special = [Layer(shown(f), f.stem, placed(read(f), base)) for f in files]
+    special = [Layer(shown(f), f.stem, resolve_all(read(f), base)) for f in files]
     return [*below, own, *special]
 
 
@@ -161,13 +161,13 @@ def plan(
     folder: Path,
     only: Sequence[str] = (),
     overrides: Mapping[str, str] | None = None,
-    tell: Callable[[str], object] = lambda line: None,
+    log: Callable[[str], object] = lambda line: None,
 ) -> list[Job]:
     """The jobs of a study, every value checked.
 
     Parameter files lie in `params`, notebooks in `folder`; `only` keeps the notebooks
     of these numbers ("01"); `overrides` are texts from the command line. A notebook
-    that is not meant for the study is left out, and `tell` is given a line about it.
+    that is not meant for the study is left out, and `log` is called with the reason.
     Raises one ValueError that lists all problems.
     """
     from helpers.study.own_images import OwnImages
@@ -205,7 +205,7 @@ def plan(
     if not suited:
         raise ValueError("\n".join(left_out))
     for line in left_out:
-        tell(line)
+        log(line)
     return suited
 
 
