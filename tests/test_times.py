@@ -91,7 +91,7 @@ def test_what_chapters_do_is_counted():
         ({"long_epochs": 2}, ["05"], "trained"),
         ({"seeds": 1}, ["05"], "trained"),
         ({"pool_images": 100}, ["05"], "trained"),
-        ({"test_images": 100}, ["05"], "encoded"),
+        ({"test_images": 100, "pool_images": 3750}, ["05"], "encoded"),
     ],
 )
 def test_smaller_parameters_take_less(changed, chapters, part):

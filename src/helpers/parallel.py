@@ -185,7 +185,7 @@ def _in_tasks(
     content, on_gpu = _packed(work)
     room = placement(ray.nodes(), _workers(), on_gpu)
     key = hashlib.sha256(content).hexdigest()
-    shipped = [ray.put(content)]  # in a list, lest every task be handed a copy
+    shipped = [ray.put(content)]  # in a list, so that tasks get no copies
     threads = max(1, room.cpus)
     code = _code() if os.environ.get(ADDRESS) else ""  # here it is the same
     # Named here, not in .options(): GPU tasks then leave their process, and so its

@@ -1,8 +1,8 @@
-"""Adaptation as the chapters run it: methods on views, timed, and kept as ledgers.
+"""Adaptation as the chapters run it: methods on views, timed, written as ledgers.
 
-Here the rooms meet: the text side of a backbone, views from the store, the functions of
-`helpers.methods`, and ledgers. Contexts that are learned are learned once and kept in
-the store, and so are the logits of methods that tune for hours, in chunks of images.
+It connects the text side of a backbone, views from the store, the functions of
+`helpers.methods` and the ledgers. The store keeps learned contexts, and the logits of
+methods that tune prompts, in chunks of images.
 """
 
 import math
@@ -35,7 +35,7 @@ from helpers.store.chunks import in_chunks, seconds
 from helpers.store.folders import folder
 from helpers.store.views import draw
 
-CHUNK = 128  # images, or nearly so many, that a killed run loses of what it tuned
+CHUNK = 128  # tuned images, or nearly so many, that a killed run loses
 HERE = Path(__file__).parents[1]
 
 
@@ -157,8 +157,8 @@ def evaluate(
     Ledgers are named "METHOD-RECIPE", or "METHOD" without a recipe, where methods get
     the original image alone. Their seconds are those of the views (read, drawn and
     encoded, when the store made them) and of the method; `attrs["looking"]` has those
-    of the views. What a `Tuning` made before is read from disk, with its seconds: a
-    killed run goes on where it stood, and its ledgers are the same.
+    of the views. Earlier results of a `Tuning` are read from disk, with their seconds,
+    so that a killed run resumes and its ledgers are the same.
     """
     if recipe:
         asked = recipe, count, run.seed
@@ -184,8 +184,8 @@ def evaluate_views(
 ) -> list[pd.DataFrame]:
     """`evaluate` on views [N, V, D] that the caller has made.
 
-    `looking` is what views cost, seconds per image. Ledgers are named "METHOD-SUFFIX",
-    or "METHOD" where the suffix is "", and hold `settings` and a `Tuning`'s own.
+    `looking`: seconds per image of the views. Ledgers are named "METHOD-SUFFIX", or
+    "METHOD" if the suffix is "", and contain `settings` and those of a `Tuning`.
     """
     named = {f"{name}-{suffix}" if suffix else name: m for name, m in methods.items()}
     ledgers = []
@@ -209,8 +209,8 @@ def answers(
 ) -> Iterator[tuple[str, Tensor, float]]:
     """Each method's name, logits [N, C] on the CPU, and seconds per image.
 
-    `views`: [N, V, D]; what they cost is not counted. What a `Tuning` made before is
-    read from disk, with its seconds.
+    `views`: [N, V, D], whose seconds are not counted. Earlier results of a `Tuning` are
+    read from disk, with their seconds.
     """
     views = views.to(backbone.device)
     for name, method in methods.items():
@@ -423,7 +423,7 @@ def _learned(
 def _context_file(
     backbone: Backbone, dataset: Dataset, recipe: Mapping[str, object]
 ) -> Path:
-    """Where the store keeps what this recipe learns, whether it is there yet or not."""
+    """The store's file of the context that this recipe learns; it may not exist."""
     of = dataset.key, dataset.fingerprint  # the labels count, too
     where = folder("contexts", backbone.key, *of, recipe)
     return where / "context.safetensors"

@@ -1,4 +1,4 @@
-"""What every chapter calls first, and through which it leaves its results."""
+"""The start of every chapter, and the `Run` through which it saves its results."""
 
 import inspect
 import logging
@@ -64,7 +64,7 @@ class Run:
         return frame
 
     def _file(self, name: str) -> str:
-        """`NN_name`, whatever signs the name of a data set or backbone brings along."""
+        """`NN_name`, with "_" for characters that file names should not have."""
         plain = re.sub(r"[^\w-]", "_", name)
         return f"{number_of(self.chapter)}_{plain}"
 
@@ -107,9 +107,9 @@ class Run:
         return path
 
     def optional(self, load: Callable[..., Any], *arguments: Any) -> Any:
-        """`load(*arguments)`, or None where that needs a model that is not to be had.
+        """`load(*arguments)`, or None if it needs a model that is not available.
 
-        Says what is missing and how to get it, and notes it. Cells that begin with
+        Prints and notes what is missing and how to get it. Cells that begin with
         `#| needs: NAME` are then left out: see `leave_out_unmet_cells`.
         """
         try:
@@ -163,18 +163,17 @@ def start(chapter: str, namespace: dict[str, Any]) -> Run:
 
 
 def _declared(namespace: dict[str, Any]) -> dict[str, type]:
-    """What the notebook's cells annotate; Python keeps it as it does for modules."""
+    """The annotated variables of the notebook's cells, with their types."""
     module = ModuleType("cells")
     vars(module).update(namespace)
     return dict(inspect.get_annotations(module))
 
 
 def leave_out_unmet_cells() -> None:
-    """From now on the kernel leaves out cells whose needs are not met.
+    """Make the kernel leave out cells whose needs are not met.
 
-    A cell names them in its first line, `#| needs: writer, embedder`: if one of these
-    variables is None, the cell says so instead of running. It is the same whatever
-    runs the notebook.
+    A cell names its needs in the first line, `#| needs: writer, embedder`. If one of
+    these variables is None, the cell prints so instead of running, in any runner.
     """
     shell = get_ipython()
     if shell and _without_unmet_needs not in shell.input_transformers_cleanup:
@@ -217,7 +216,7 @@ def commit(root: Path = ROOT) -> str:
 
 
 def reset_display_options() -> None:
-    """Leave aside the user's settings of how figures and tables look.
+    """Reset the user's display settings of figures and tables.
 
     Kernels of `study run` have none; those of JupyterLab and papermill read them.
     """
@@ -230,7 +229,7 @@ def reset_display_options() -> None:
 
 
 def quiet_libraries() -> None:
-    """Keep the libraries' small talk out of the notebook; errors still show."""
+    """Show no messages of the libraries below errors."""
     for name in CHATTER:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger().addFilter(_is_wanted)

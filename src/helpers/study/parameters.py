@@ -35,7 +35,7 @@ INCLUDE, DATASET, LABELS = "include", "$dataset", "labels"
 
 @dataclass(frozen=True)
 class Layer:
-    """Values of one origin, for the chapter `number` or, where that is "", for all."""
+    """Values of one origin, for the chapter `number`, or for all if it is ""."""
 
     origin: str  # a file, as messages show it, or the command line
     number: str
@@ -210,7 +210,7 @@ def plan(
 
 
 def unsuited(job: Job, images: "OwnImages") -> str:
-    """Why the notebook is not meant for the study, "" where it is."""
+    """Why the notebook does not suit the study, "" if it does."""
     needed = dict(notebooks.read(job.notebook).needs)
     labels = needed.pop(LABELS, "")
     given = {key: str(job.parameters.get(key)) for key in needed}
@@ -361,7 +361,7 @@ def _parse(text: str, wanted: type) -> Any:
 
 
 def _yaml(text: str) -> Any:
-    """The value that a YAML text spells; ValueError for whatever is wrong with it."""
+    """The value of a YAML text; ValueError for any fault in it."""
     try:
         return yaml.load(text, _PlainLoader)
     except RecursionError as error:

@@ -277,7 +277,7 @@ class _Client(PapermillNotebookClient):
         try:
             return super().execute_cell(cell, cell_index, **options)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):  # whoever stops us waits
+            if isinstance(error, KeyboardInterrupt):  # the user waits
                 self.shutdown_kernel = "immediate"
             # papermill marks Ctrl-C and a dead kernel "completed"
             self.nb_man.cell_exception(cell, cell_index=cell_index)
