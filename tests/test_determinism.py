@@ -7,7 +7,7 @@ import pytest
 import torch
 from digests import FILE, digests, machine, unsure
 
-from helpers import data, store
+from helpers import data, parallel, store
 from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.methods import tpt, vote
@@ -101,7 +101,7 @@ def test_ledgers_do_not_depend_on_threads_that_read_and_draw_or_on_chunks(
     model, dataset, tmp_path, monkeypatch
 ):
     first = evaluated(tmp_path / "first", monkeypatch, model, dataset)
-    monkeypatch.setattr(features, "THREADS", 1)
+    monkeypatch.setattr(parallel, "THREADS", 1)
     monkeypatch.setattr(view_store, "AHEAD", 0)
     monkeypatch.setattr(adaptation, "CHUNK", 32)
     assert len(first) == 3

@@ -908,5 +908,5 @@ def test_what_a_chapter_left_is_told_without_a_clock(tmp_path):
     for name in ("renewed", "new"):
         path = figures.save_table(tmp_path, f"01_{name}", pd.DataFrame({"x": [1]}))
         os.utime(path, (1, 1))  # as with a clock that was set back
-    found = fingerprints.left(tmp_path, "01", before)
+    found = fingerprints.written_since(tmp_path, "01", before)
     assert found == ["tables/01_new.csv", "tables/01_renewed.csv"]
