@@ -223,7 +223,7 @@ def test_text_towers_of_another_kind_are_left_out(vit, dev, monkeypatch):
     def refuse(backbone):
         raise ValueError("not causal")
 
-    monkeypatch.setattr(behaviour, "_check_tower", refuse)
+    monkeypatch.setattr(behaviour, "check_tower", refuse)
     monkeypatch.setattr(cards, "PromptTower", lambda *_: refuse(None))
     found = cards.card(vit, dev, **SMALL).set_index("measure")
     lacking = found.index[found["note"].str.contains("not causal")]

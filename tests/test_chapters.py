@@ -14,8 +14,8 @@ import sklearn
 from lookalikes import imagenet_layout, picture
 
 from helpers import paths
+from helpers.notebooks import number_of
 from helpers.study import main
-from helpers.study.parameters import number_of
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
 SKLEARN = Path(sklearn.__file__).parent / "datasets" / "images"

@@ -7,15 +7,15 @@ import pytest
 import torch
 from digests import FILE, digests, machine, unsure
 
-from helpers import data, store
+from helpers import data, parallel, store
 from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.methods import tpt, vote
 from helpers.models import clip
+from helpers.notebooks import number_of
 from helpers.store import features, folders
 from helpers.store import views as view_store
 from helpers.study import main
-from helpers.study.parameters import number_of
 
 TIE = 1e-6  # of the best logit: closer ones may change places
 ALIKE = 0.95  # share of all predictions that another machine must give alike
@@ -101,7 +101,7 @@ def test_ledgers_do_not_depend_on_threads_that_read_and_draw_or_on_chunks(
     model, dataset, tmp_path, monkeypatch
 ):
     first = evaluated(tmp_path / "first", monkeypatch, model, dataset)
-    monkeypatch.setattr(features, "THREADS", 1)
+    monkeypatch.setattr(parallel, "THREADS", 1)
     monkeypatch.setattr(view_store, "AHEAD", 0)
     monkeypatch.setattr(adaptation, "CHUNK", 32)
     assert len(first) == 3

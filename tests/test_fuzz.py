@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from helpers import data, paths, views
+from helpers import data, notebooks, paths, views
 from helpers.data import integrity
 from helpers.models import clip, template_prompts
 from helpers.models.prompts import PromptTower
@@ -85,7 +85,7 @@ VALUES = st.recursive(
 @pytest.fixture(scope="module")
 def chapters() -> dict[str, tuple[type, object]]:
     """Keys of all notebooks, with types and defaults."""
-    books = parameters.notebooks(paths.NOTEBOOKS)
+    books = notebooks.files(paths.NOTEBOOKS)
     return {k: v for book in books for k, v in parameters.declared(book).items()}
 
 

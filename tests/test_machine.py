@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 from nbformat import v4
 
-from helpers import figures, files, paths
+from helpers import figures, files, notebooks, paths
 from helpers.chapters import notebook
 from helpers.figures import chapter_03
 from helpers.figures.style import styled
@@ -40,8 +40,8 @@ from helpers.study import (
     lock,
     main,
     parameters,
-    places,
     runner,
+    user_paths,
 )
 from helpers.study.kernel import PlainKernelApp
 
@@ -143,14 +143,14 @@ def test_a_path_counts_from_where_it_was_given(tmp_path, key, value, expected):
     for name in ("there", "owner/there", *names):  # known names win over such folders
         (tmp_path / name).mkdir(parents=True)
     home = os.path.expanduser("~")
-    found = places.placed({key: value}, tmp_path)[key]
+    found = user_paths.resolve_all({key: value}, tmp_path)[key]
     assert found == expected.format(here=tmp_path, home=home)
 
 
 def test_every_key_that_the_notebooks_take_paths_for_is_known():
     """Rules that look for a file or folder, and keys that say so in their comment."""
     told = set()
-    for chapter in parameters.notebooks(paths.NOTEBOOKS):
+    for chapter in notebooks.files(paths.NOTEBOOKS):
         for cell in nbformat.read(chapter, as_version=4).cells:
             if "parameters" in cell.metadata.get("tags", []):
                 lines = cell.source.splitlines()
@@ -162,7 +162,7 @@ def test_every_key_that_the_notebooks_take_paths_for_is_known():
                 }
     told |= {"coop_file", "cocoop_file"}
     told.remove("include")  # counts from the file that says so, see parameters.layers
-    assert told == {*places.PATHS, *places.NAMES} - {"model"}
+    assert told == {*user_paths.PATHS, *user_paths.NAMES} - {"model"}
 
 
 def test_paths_in_a_parameter_file_count_from_its_repository(small, monkeypatch):
@@ -271,7 +271,7 @@ def test_the_kernel_gets_absolute_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", "models")
     monkeypatch.setenv("PYTHONPATH", f"mine{os.pathsep}/others")
     monkeypatch.setenv("STUDY_CACHE", "cache")
-    found = environment.of_kernel(Path("out"), Path("/private"))
+    found = environment.kernel_variables(Path("out"), Path("/private"))
     assert found["STUDY_OUTPUTS"] == str(tmp_path / "out")
     assert found["STUDY_CACHE"] == str(paths.CACHE)
     assert found["HF_HOME"] == str(tmp_path / "models")
@@ -439,7 +439,7 @@ def test_a_user_whom_the_system_does_not_know_gets_a_home(monkeypatch):
     for home in ("", None):
         monkeypatch.setenv("HOME", "x")
         monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", "")
-        environment._find_home()
+        environment._set_home_and_user()
         assert os.environ["HOME"] == str(paths.CACHE / "home")
         assert Path.home() == paths.CACHE / "home"
     assert os.environ["USER"] == f"user{os.getuid()}"
@@ -455,7 +455,7 @@ def test_no_folder_for_temporary_files_leaves_the_cache(tmp_path, monkeypatch):
     with environment.private_folder() as folder:
         assert folder.parent == tmp_path
         assert folder.stat().st_mode & 0o77 == 0
-        assert environment.of_kernel(tmp_path, folder)["TMPDIR"] == str(tmp_path)
+        assert environment.kernel_variables(tmp_path, folder)["TMPDIR"] == str(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -463,9 +463,9 @@ def test_matplotlib_gets_a_folder_where_the_home_is_read_only(tmp_path, monkeypa
     for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert "MPLCONFIGDIR" not in environment.of_kernel(tmp_path, tmp_path)
+    assert "MPLCONFIGDIR" not in environment.kernel_variables(tmp_path, tmp_path)
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    found = environment.of_kernel(tmp_path, tmp_path)["MPLCONFIGDIR"]
+    found = environment.kernel_variables(tmp_path, tmp_path)["MPLCONFIGDIR"]
     assert found == str(paths.CACHE / "matplotlib")
 
 
@@ -908,5 +908,5 @@ def test_what_a_chapter_left_is_told_without_a_clock(tmp_path):
     for name in ("renewed", "new"):
         path = figures.save_table(tmp_path, f"01_{name}", pd.DataFrame({"x": [1]}))
         os.utime(path, (1, 1))  # as with a clock that was set back
-    found = fingerprints.left(tmp_path, "01", before)
+    found = fingerprints.written_since(tmp_path, "01", before)
     assert found == ["tables/01_new.csv", "tables/01_renewed.csv"]

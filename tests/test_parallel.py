@@ -371,7 +371,7 @@ def two_nodes(monkeypatch):
     watchful = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300}
     watchful["health_check_failure_threshold"] = 3
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": watchful}
-    with parallel._variables({**parallel.QUIET, "PYTHONPATH": parallel.SLIM}):
+    with parallel._variables({**parallel.QUIET, "PYTHONPATH": parallel.STUBS}):
         cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(num_cpus=1)
     monkeypatch.setenv(parallel.ADDRESS, cluster.address)

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from helpers import notebooks
 from helpers.data import digits
 from helpers.paths import PARAMS, ROOT
 from helpers.study import command, parameters
@@ -62,7 +63,7 @@ def test_the_embedded_world_is_counted():
 def test_every_study_and_chapter_is_named():
     for study in parameters.studies(PARAMS):
         assert f"`{study}`" in README
-    for notebook in parameters.notebooks(ROOT / "notebooks"):
+    for notebook in notebooks.files(ROOT / "notebooks"):
         assert f"(notebooks/{notebook.name})" in README
 
 

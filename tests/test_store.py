@@ -265,7 +265,7 @@ def test_views_depend_on_no_other_image_order_or_thread(counting, monkeypatch):
     picked = [7, 2, 0]
     some = store.view_features(model, dataset.subset(picked), count=5)
     assert torch.equal(some, features[picked])
-    monkeypatch.setattr(plain, "THREADS", 1)
+    monkeypatch.setattr(parallel, "THREADS", 1)
     monkeypatch.setattr(view_store, "AHEAD", 0)
     turned = store.view_features(model, dataset.subset(range(8, -1, -1)), count=5)
     assert torch.equal(turned, features.flip(0))

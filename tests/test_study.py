@@ -32,7 +32,7 @@ from picto import make
 
 PICTO = yaml.safe_load((paths.PARAMS / "picto.yaml").read_text())
 STUDIES = sorted(path.stem for path in paths.PARAMS.glob("*.yaml"))
-CHAPTERS = parameters.notebooks(paths.NOTEBOOKS)
+CHAPTERS = notebooks.files(paths.NOTEBOOKS)
 CPU = {"device": "cpu"}
 CELL = 'study: str = "tiny"  # folder\nimages: int = 3  # per data set\n'
 
@@ -344,7 +344,7 @@ def test_a_chapter_that_does_not_fit_is_left_out_and_told(world, capsys):
     assert len(plan(world, kind="picto-a")) == 2
     told = []
     options = [world.params, world.notebooks, (), {"kind": "folder"}]
-    (job,) = parameters.plan("tiny", *options, tell=told.append)
+    (job,) = parameters.plan("tiny", *options, log=told.append)
     assert job.notebook.stem == "02_two"
     assert told == ["01_one is left out: meant for studies with kind picto*"]
     with pytest.raises(ValueError, match="01_one is left out"):
@@ -397,7 +397,7 @@ def test_chapter_00_is_for_picto(overrides, fits):
     given = {"view_sets": "[]", "focus": "folder", "close_sets": "[folder]"}
     options = [paths.PARAMS, paths.NOTEBOOKS, (), given | {"shifts": "[]"} | overrides]
     told = []
-    jobs = parameters.plan("picto", *options, tell=told.append)
+    jobs = parameters.plan("picto", *options, log=told.append)
     assert (jobs[0].notebook.stem == "00_picto_world") == fits
     assert bool(told) != fits
 
@@ -442,7 +442,7 @@ def test_a_chapter_says_in_its_metadata_what_its_title_says(path):
 
 def test_every_optional_model_is_some_chapters():
     assert [c.number for c in notebooks.chapters()] == [
-        parameters.number_of(path.stem) for path in CHAPTERS
+        notebooks.number_of(path.stem) for path in CHAPTERS
     ]
     named = [key for chapter in notebooks.chapters() for key in chapter.optional]
     assert sorted(named) == sorted(optional.PARTS)

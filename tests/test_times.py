@@ -7,6 +7,7 @@ import pytest
 
 from helpers import data, paths
 from helpers.models import clip
+from helpers.notebooks import number_of
 from helpers.study import doctor, parameters, times
 
 ONE = dict.fromkeys(times.NAMES, 1.0)
@@ -40,7 +41,7 @@ def work_of(study: str, images: int = 7500, **changes: object) -> dict[str, Coun
     for job in parameters.plan(study, paths.PARAMS, paths.NOTEBOOKS):
         known = {k: v for k, v in changes.items() if k in job.parameters}
         job = parameters.Job(job.notebook, {}, {**job.parameters, **known})
-        number = parameters.number_of(job.notebook.stem)
+        number = number_of(job.notebook.stem)
         names = [job.parameters["dataset"], *job.parameters["shifts"]]
         found[number] = times.work(job, {name: Pictures(images) for name in names})
     return found
@@ -62,7 +63,7 @@ def test_what_chapters_do_is_counted():
     assert found["03"]["captions"] == 7500
     assert found["03"]["prompts"] >= 200 * 2 * 7500
     streams = 3750 * 11  # TENT online, and ten steps per batch
-    trainings = 50 * 3750 * (3 + 4 + 1 + 1) + 50 * 3750
+    trainings = 50 * 3750 * (2 + 4 + 1 + 1) + 50 * 3750
     assert found["05"]["trained"] == streams + trainings + 100 * 16
     views = 1000 * 64  # those of chapter 02, if they are still there
     texts = 200 * (1 + 80)
@@ -90,7 +91,7 @@ def test_what_chapters_do_is_counted():
         ({"long_epochs": 2}, ["05"], "trained"),
         ({"seeds": 1}, ["05"], "trained"),
         ({"pool_images": 100}, ["05"], "trained"),
-        ({"test_images": 100}, ["05"], "encoded"),
+        ({"test_images": 100, "pool_images": 3750}, ["05"], "encoded"),
     ],
 )
 def test_smaller_parameters_take_less(changed, chapters, part):

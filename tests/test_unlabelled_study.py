@@ -69,7 +69,7 @@ def planned(**overrides: str) -> tuple[list[str], list[str]]:
     """Chapters of the plan, and what is told."""
     told: list[str] = []
     options = [paths.PARAMS, paths.NOTEBOOKS, (), overrides]
-    jobs = parameters.plan("mine", *options, tell=told.append)
+    jobs = parameters.plan("mine", *options, log=told.append)
     return [job.notebook.stem for job in jobs], told
 
 

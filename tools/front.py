@@ -6,9 +6,8 @@ from pathlib import Path
 import pandas as pd
 
 from helpers.files import replacing
-from helpers.notebooks import read
+from helpers.notebooks import files, read
 from helpers.paths import NOTEBOOKS, ROOT
-from helpers.study.parameters import notebooks
 
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
@@ -24,7 +23,7 @@ def chapters(folder: Path, at: str) -> str:
         raise FileNotFoundError(f"{path} is missing: run chapter 07 of the study")
     found = pd.read_csv(path, dtype=str).set_index("chapter")["answer"]
     lines = ["| chapter | question | what was found | minutes |", "|---|---|---|---|"]
-    for notebook in notebooks(NOTEBOOKS):
+    for notebook in files(NOTEBOOKS):
         said = read(notebook)
         executed = f"[{said.number}]({at}/{notebook.name})"
         question = f"[{said.question}](notebooks/{notebook.name})"

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from helpers.study.places import place
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -38,7 +39,6 @@ from helpers.files import replacing
 from helpers.models.clip import resolve_device
 from helpers.paths import from_here, here
 from helpers.progress import track
-from helpers.study.places import place
 from helpers.words import composed, with_article
 
 QUESTIONS = (

@@ -1,7 +1,9 @@
-"""What the chapters say of themselves, in their notebooks' metadata under `study`."""
+"""The chapters: their files, and what their metadata says of them under `study`."""
 
 import json
+import re
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,32 @@ class Chapter:
 def read(notebook: Path) -> Chapter:
     """What a notebook says; a notebook without such metadata has no question."""
     content = json.loads(notebook.read_text(encoding="utf-8"))
-    number = notebook.stem.partition("_")[0]
-    said = {"number": number, "question": "", "minutes": 0}
-    return Chapter(**(said | content["metadata"].get("study", {})))
+    defaults = {"number": number_of(notebook.stem), "question": "", "minutes": 0}
+    return Chapter(**(defaults | content["metadata"].get("study", {})))
+
+
+def number_of(chapter: str) -> str:
+    """The number of a chapter of this name: "02" of "02_tpt_augmentations"."""
+    return chapter.partition("_")[0]
+
+
+def files(folder: Path) -> list[Path]:
+    """The chapters' files, `NN_name.ipynb`, in the order of their numbers.
+
+    A chapter that carries another one on has its number and a letter, as in `02b`.
+    Raises ValueError where two files have the same number.
+    """
+    found = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
+    found = [p for p in found if re.fullmatch(r"\d\d[a-z]?", number_of(p.stem))]
+    for one, other in pairwise(found):
+        if number_of(one.stem) == number_of(other.stem):
+            raise ValueError(
+                f"{paths.shown(one)} and {paths.shown(other)} have the same number: "
+                "rename one"
+            )
+    return found
 
 
 def chapters() -> list[Chapter]:
     """All chapters of this repository, in order."""
-    found = [read(path) for path in paths.NOTEBOOKS.glob("[0-9]*_*.ipynb")]
-    return sorted(found, key=lambda chapter: chapter.number)
+    return [read(path) for path in files(paths.NOTEBOOKS)]

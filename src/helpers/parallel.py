@@ -1,6 +1,8 @@
-"""Work spread over processes of this machine or of a cluster, with Ray's tasks.
+"""Work in threads, and spread over processes of this machine or of a cluster.
 
-Two variables ask for it, which `study run` sets for its notebooks:
+`ahead` has threads read and draw images while the caller encodes others. `spread` gives
+work to processes, as tasks of Ray. Two variables ask for processes, which `study run`
+sets for its notebooks:
 
     STUDY_WORKERS=4                    four processes on this machine
     STUDY_RAY_ADDRESS=10.0.0.1:6379    the Ray cluster that this machine is a node of
@@ -25,7 +27,9 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -36,13 +40,14 @@ from helpers.files import digest
 from helpers.progress import track
 
 WORKERS, ADDRESS = "STUDY_WORKERS", "STUDY_RAY_ADDRESS"
+THREADS = 4  # that work ahead
 RETRIES = 3  # of a task whose worker or node died
 STARTS = 3  # of Ray on a machine that is too busy for its first start
 CLUSTER_CPUS = 4  # of a task on a cluster: as many threads draw and decode
 REACH = 5.0  # seconds to wait for a cluster's answer
 TURNS, MOST = 2, 64  # tasks that each GPU gets; spans in one of them, at most
 STALLED = 30.0  # seconds without a result, after which we look whether nodes are left
-SLIM = str(Path(__file__).parent / "slim")  # what Ray's processes need not import
+STUBS = str(Path(__file__).parent / "stubs")  # what Ray's processes need not import
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # tells nobody that it runs
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leaves devices to the tasks
@@ -60,6 +65,24 @@ class Placement(NamedTuple):
     cpus: int
     gpus: float
     at_once: int  # tasks on all nodes together
+
+
+def ahead(
+    work: Callable[[int], Result], positions: Iterable[int], most: int
+) -> Iterator[tuple[int, Result]]:
+    """Yield (n, work(n)) in order, made by threads while the encoder works.
+
+    At most `most` results wait to be taken.
+    """
+    with ThreadPoolExecutor(THREADS) as threads:
+        pending: deque = deque()
+        for n in positions:
+            pending.append((n, threads.submit(work, n)))
+            if len(pending) > most:
+                first, result = pending.popleft()
+                yield first, result.result()
+        for n, result in pending:
+            yield n, result.result()
 
 
 def active() -> bool:
@@ -162,7 +185,7 @@ def _in_tasks(
     content, on_gpu = _packed(work)
     room = placement(ray.nodes(), _workers(), on_gpu)
     key = hashlib.sha256(content).hexdigest()
-    shipped = [ray.put(content)]  # in a list, lest every task be handed a copy
+    shipped = [ray.put(content)]  # in a list, so that tasks get no copies
     threads = max(1, room.cpus)
     code = _code() if os.environ.get(ADDRESS) else ""  # here it is the same
     # Named here, not in .options(): GPU tasks then leave their process, and so its
@@ -223,7 +246,7 @@ def _connected() -> Any:
     """The module `ray`, once this process is connected to a cluster."""
     check()
     address = os.environ.get(ADDRESS)
-    path = os.pathsep.join(filter(None, [SLIM, os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(filter(None, [STUBS, os.environ.get("PYTHONPATH")]))
     with _variables(QUIET if address else {**QUIET, **ALONE, "PYTHONPATH": path}):
         import ray
 

@@ -28,6 +28,12 @@ def from_here(path: str | Path) -> Path:
     return located(path, ROOT if absolute else here())
 
 
+def shown(path: Path) -> str:
+    """A path as messages show it: relative to the repository's root inside it."""
+    path = path.absolute()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
 def here() -> Path:
     """Return the working directory; raises FileNotFoundError if it was deleted."""
     try:

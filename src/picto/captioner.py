@@ -169,7 +169,7 @@ def _tokens(recipe: Recipe) -> np.ndarray:
     where = folder("picto", "telling", *made_by)
 
     def tokenise(rows: range) -> Iterator[tuple[range, Tensor]]:
-        found = pool._spread(_Tokenise(recipe.backbone, length), rows, "captions")
+        found = pool.on_all_cores(_Tokenise(recipe.backbone, length), rows, "captions")
         yield rows, torch.from_numpy(np.concatenate(found))
 
     count = recipe.images

@@ -35,7 +35,7 @@ def training_pool(images: int) -> tuple[np.ndarray, np.ndarray]:
     written = range(images // SCENES_PER_NUMERAL)
 
     def tokens(rows: range) -> Iterator[tuple[range, Tensor]]:
-        spoken = _spread(_tokenise, range(images), "captions")
+        spoken = on_all_cores(_tokenise, range(images), "captions")
         found = np.concatenate([*spoken, _tokenise_numerals(written)])
         yield rows, torch.from_numpy(found)
 
@@ -54,7 +54,7 @@ def render(split: str, indices: range) -> np.ndarray:
 
     def draw(rows: range) -> Iterator[tuple[range, Tensor]]:
         some = indices[rows.start : rows.stop]
-        drawn = _spread(partial(splits.images, split), some, f"drawing {split}")
+        drawn = on_all_cores(partial(splits.images, split), some, f"drawing {split}")
         yield rows, torch.from_numpy(np.concatenate(drawn))
 
     where = folder("picto", split, indices.start, indices.stop, world_hash())
@@ -117,7 +117,7 @@ def _token_ids(texts: list[list[str]]) -> np.ndarray:
     return tokens.numpy().astype(np.int16).reshape(len(texts), CAPTIONS_EACH, TOKENS)
 
 
-def _spread(work, indices: range, label: str) -> list[np.ndarray]:
+def on_all_cores(work, indices: range, label: str) -> list[np.ndarray]:
     """Run `work` on chunks of the indices, on all cores; results in order."""
     chunks = [indices[i : i + CHUNK] for i in range(0, len(indices), CHUNK)]
     if len(chunks) == 1:

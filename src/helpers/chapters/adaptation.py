@@ -1,8 +1,8 @@
-"""Adaptation as the chapters run it: methods on views, timed, and kept as ledgers.
+"""Adaptation as the chapters run it: methods on views, timed, written as ledgers.
 
-Here the rooms meet: the text side of a backbone, views from the store, the functions of
-`helpers.methods`, and ledgers. Contexts that are learned are learned once and kept in
-the store, and so are the logits of methods that tune for hours, in chunks of images.
+It connects the text side of a backbone, views from the store, the functions of
+`helpers.methods` and the ledgers. The store keeps learned contexts, and the logits of
+methods that tune prompts, in chunks of images.
 """
 
 import math
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor
 
 from helpers import store
-from helpers import views as recipes
 from helpers.chapters.notebook import Run
 from helpers.data.dataset import Dataset
 from helpers.files import digest
@@ -33,8 +33,9 @@ from helpers.results import compare, predictions
 from helpers.store import contexts
 from helpers.store.chunks import in_chunks, seconds
 from helpers.store.folders import folder
+from helpers.store.views import draw
 
-CHUNK = 128  # images, or nearly so many, that a killed run loses of what it tuned
+CHUNK = 128  # tuned images, or nearly so many, that a killed run loses
 HERE = Path(__file__).parents[1]
 
 
@@ -156,8 +157,8 @@ def evaluate(
     Ledgers are named "METHOD-RECIPE", or "METHOD" without a recipe, where methods get
     the original image alone. Their seconds are those of the views (read, drawn and
     encoded, when the store made them) and of the method; `attrs["looking"]` has those
-    of the views. What a `Tuning` made before is read from disk, with its seconds: a
-    killed run goes on where it stood, and its ledgers are the same.
+    of the views. Earlier results of a `Tuning` are read from disk, with their seconds,
+    so that a killed run resumes and its ledgers are the same.
     """
     if recipe:
         asked = recipe, count, run.seed
@@ -183,8 +184,8 @@ def evaluate_views(
 ) -> list[pd.DataFrame]:
     """`evaluate` on views [N, V, D] that the caller has made.
 
-    `looking` is what views cost, seconds per image. Ledgers are named "METHOD-SUFFIX",
-    or "METHOD" where the suffix is "", and hold `settings` and a `Tuning`'s own.
+    `looking`: seconds per image of the views. Ledgers are named "METHOD-SUFFIX", or
+    "METHOD" if the suffix is "", and contain `settings` and those of a `Tuning`.
     """
     named = {f"{name}-{suffix}" if suffix else name: m for name, m in methods.items()}
     ledgers = []
@@ -208,8 +209,8 @@ def answers(
 ) -> Iterator[tuple[str, Tensor, float]]:
     """Each method's name, logits [N, C] on the CPU, and seconds per image.
 
-    `views`: [N, V, D]; what they cost is not counted. What a `Tuning` made before is
-    read from disk, with its seconds.
+    `views`: [N, V, D], whose seconds are not counted. Earlier results of a `Tuning` are
+    read from disk, with their seconds.
     """
     views = views.to(backbone.device)
     for name, method in methods.items():
@@ -329,9 +330,7 @@ def look(
     kept those that TPT keeps, a tenth of all `count`.
     """
     image, image_id = dataset.image(position), dataset.ids[position]
-    generator = np.random.default_rng(recipes.image_seed(seed, image_id))
-    size = backbone.image_size
-    drawn = recipes.make(recipe, image, count, size, generator, backbone.crop)
+    drawn = draw(backbone, image, image_id, recipe, count, seed)
     views = store.view_features(backbone, dataset, recipe, count, seed)[position]
     views = views.to(text.class_features)
     logits = text.logit_scale * views @ text.class_features.T  # [V, C]
@@ -368,22 +367,16 @@ def learn_coop(
     """
     made = {"method": "coop", "tokens": tokens, "views": [recipe, count]}
     made |= {"epochs": epochs, "seed": seed}
-    path = _context_file(backbone, dataset, made)
-    if not contexts.sound(path):
+
+    def train(views: Tensor, labels: Tensor) -> dict[str, Tensor]:
         tower = PromptTower(backbone, dataset.class_names, tokens)
-        start = coop.random_start(tokens, tower.context.shape[1], seed)
-        trained = coop.train(
-            *_labelled(backbone, dataset, recipe, count, seed),
-            tower.features,
-            backbone.logit_scale,
-            start.to(backbone.device),
-            epochs,
-            seed=seed,
-            progress=partial(track, label="epochs of CoOp"),
-        )
-        learned = {"context": trained.context}
-        contexts.save(path, learned, backbone, dataset.name, made)
-    return path
+        start = coop.random_start(*tower.context.shape, seed).to(backbone.device)
+        side = tower.features, backbone.logit_scale, start
+        bar = partial(track, label="epochs of CoOp")
+        trained = coop.train(views, labels, *side, epochs, seed=seed, progress=bar)
+        return {"context": trained.context}
+
+    return _learned(backbone, dataset, made, train)
 
 
 def learn_cocoop(
@@ -397,19 +390,32 @@ def learn_cocoop(
     """The file of a CoCoOp that starts from "a photo of a", learned now or before."""
     made = {"method": "cocoop", "views": [recipe, count], "epochs": epochs}
     made |= {"seed": seed}
+
+    def train(views: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        tower = PromptTower(backbone, dataset.class_names)
+        side = tower.features, backbone.logit_scale, tower.context
+        bar = partial(track, label="epochs of CoCoOp")
+        trained = cocoop.train(views, labels, *side, epochs, seed=seed, progress=bar)
+        return trained.model._asdict()
+
+    return _learned(backbone, dataset, made, train)
+
+
+def _learned(
+    backbone: Backbone,
+    dataset: Dataset,
+    made: dict[str, Any],
+    train: Callable[[Tensor, Tensor], Mapping[str, Tensor]],
+) -> Path:
+    """The file of what `train` learns from views and labels, made unless it is there.
+
+    The views [N, count - 1, D] are those of `made`, without the plain image.
+    """
     path = _context_file(backbone, dataset, made)
     if not contexts.sound(path):
-        tower = PromptTower(backbone, dataset.class_names)
-        trained = cocoop.train(
-            *_labelled(backbone, dataset, recipe, count, seed),
-            tower.features,
-            backbone.logit_scale,
-            tower.context,
-            epochs,
-            seed=seed,
-            progress=partial(track, label="epochs of CoCoOp"),
-        )
-        learned = trained.model._asdict()
+        views = store.view_features(backbone, dataset, *made["views"], made["seed"])
+        labels = torch.tensor(dataset.labels).to(backbone.device)
+        learned = train(views[:, 1:].to(backbone.device), labels)
         contexts.save(path, learned, backbone, dataset.name, made)
     return path
 
@@ -417,16 +423,7 @@ def learn_cocoop(
 def _context_file(
     backbone: Backbone, dataset: Dataset, recipe: Mapping[str, object]
 ) -> Path:
-    """Where the store keeps what this recipe learns, whether it is there yet or not."""
+    """The store's file of the context that this recipe learns; it may not exist."""
     of = dataset.key, dataset.fingerprint  # the labels count, too
     where = folder("contexts", backbone.key, *of, recipe)
     return where / "context.safetensors"
-
-
-def _labelled(
-    backbone: Backbone, dataset: Dataset, recipe: str, count: int, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Views but for the plain image, [N, count - 1, D], and labels, on the device."""
-    views = store.view_features(backbone, dataset, recipe, count, seed)[:, 1:]
-    labels = torch.tensor(dataset.labels)
-    return views.to(backbone.device), labels.to(backbone.device)

@@ -24,7 +24,6 @@ from PIL.Image import Image
 from torch import Tensor
 
 from helpers import store
-from helpers import views as recipes
 from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.data.dataset import FORMATS, Dataset, UnreadableImage, open_image, to_rgb
@@ -32,7 +31,7 @@ from helpers.figures.explore import explorer
 from helpers.methods import autoclip, selection, tpt, vote
 from helpers.models.clip import Backbone
 from helpers.prompts.templates import TEMPLATES
-from helpers.store.views import encode
+from helpers.store.views import draw, encode
 
 MOST = 64  # views on the slider
 
@@ -126,9 +125,8 @@ class Looker:
             picture, image_id = image.image(), image.name
         else:
             picture, image_id = self.dataset.image(image), self.dataset.ids[image]
-        generator = np.random.default_rng(recipes.image_seed(self.seed, image_id))
-        size, crop = self.backbone.image_size, self.backbone.crop
-        drawn = recipes.make(self.recipe, picture, count, size, generator, crop)
+        how = self.recipe, count, self.seed
+        drawn = draw(self.backbone, picture, image_id, *how)
         features = encode(self.backbone, drawn).to(self.backbone.device)
         return drawn.permute(0, 2, 3, 1).numpy(), features[None]
 

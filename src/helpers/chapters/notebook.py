@@ -1,4 +1,4 @@
-"""What every chapter calls first, and through which it leaves its results."""
+"""The start of every chapter, and the `Run` through which it saves its results."""
 
 import inspect
 import logging
@@ -29,11 +29,12 @@ from helpers import figures
 from helpers.data.dataset import Dataset
 from helpers.models.clip import Backbone, resolve_device
 from helpers.models.optional import MissingModel
-from helpers.paths import OUTPUTS, PARAMS, ROOT, require_checkout
+from helpers.notebooks import number_of
+from helpers.paths import OUTPUTS, PARAMS, ROOT, require_checkout, shown
 from helpers.results import predictions
 from helpers.study.checks import check
 from helpers.study.fingerprints import note
-from helpers.study.parameters import INCLUDE, fill, number_of, shown
+from helpers.study.parameters import INCLUDE, fill
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
 NEEDS = re.compile(r"#\| needs: ([\w, ]+)")
@@ -63,7 +64,7 @@ class Run:
         return frame
 
     def _file(self, name: str) -> str:
-        """`NN_name`, whatever signs the name of a data set or backbone brings along."""
+        """`NN_name`, with "_" for characters that file names should not have."""
         plain = re.sub(r"[^\w-]", "_", name)
         return f"{number_of(self.chapter)}_{plain}"
 
@@ -106,10 +107,10 @@ class Run:
         return path
 
     def optional(self, load: Callable[..., Any], *arguments: Any) -> Any:
-        """`load(*arguments)`, or None where that needs a model that is not to be had.
+        """`load(*arguments)`, or None if it needs a model that is not available.
 
-        Says what is missing and how to get it, and notes it. Cells that begin with
-        `#| needs: NAME` are then left out: see `heed_needs`.
+        Prints and notes what is missing and how to get it. Cells that begin with
+        `#| needs: NAME` are then left out: see `leave_out_unmet_cells`.
         """
         try:
             return load(*arguments)
@@ -144,9 +145,9 @@ def start(chapter: str, namespace: dict[str, Any]) -> Run:
     parameters = {key: namespace[key] for key in types}
     check(parameters, chapter, types)
     study, seed, device = (parameters[key] for key in ("study", "seed", "device"))
-    quiet()
-    show_alike()
-    heed_needs()
+    quiet_libraries()
+    reset_display_options()
+    leave_out_unmet_cells()
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  scikit-learn draws from it
     torch.manual_seed(seed)
@@ -162,25 +163,24 @@ def start(chapter: str, namespace: dict[str, Any]) -> Run:
 
 
 def _declared(namespace: dict[str, Any]) -> dict[str, type]:
-    """What the notebook's cells annotate; Python keeps it as it does for modules."""
+    """The annotated variables of the notebook's cells, with their types."""
     module = ModuleType("cells")
     vars(module).update(namespace)
     return dict(inspect.get_annotations(module))
 
 
-def heed_needs() -> None:
-    """From now on the kernel leaves out cells whose needs are not met.
+def leave_out_unmet_cells() -> None:
+    """Make the kernel leave out cells whose needs are not met.
 
-    A cell names them in its first line, `#| needs: writer, embedder`: if one of these
-    variables is None, the cell says so instead of running. It is the same whatever
-    runs the notebook.
+    A cell names its needs in the first line, `#| needs: writer, embedder`. If one of
+    these variables is None, the cell prints so instead of running, in any runner.
     """
     shell = get_ipython()
-    if shell and _unless_needs_lack not in shell.input_transformers_cleanup:
-        shell.input_transformers_cleanup.append(_unless_needs_lack)
+    if shell and _without_unmet_needs not in shell.input_transformers_cleanup:
+        shell.input_transformers_cleanup.append(_without_unmet_needs)
 
 
-def _unless_needs_lack(lines: list[str]) -> list[str]:
+def _without_unmet_needs(lines: list[str]) -> list[str]:
     needs = NEEDS.match(lines[0]) if lines else None
     names = needs[1].replace(",", " ").split() if needs else []
     known = get_ipython().user_ns
@@ -215,8 +215,8 @@ def commit(root: Path = ROOT) -> str:
     return answer.stdout.strip() or "unknown"
 
 
-def show_alike() -> None:
-    """Leave aside the user's settings of how figures and tables look.
+def reset_display_options() -> None:
+    """Reset the user's display settings of figures and tables.
 
     Kernels of `study run` have none; those of JupyterLab and papermill read them.
     """
@@ -228,13 +228,13 @@ def show_alike() -> None:
     inline.close_figures = True
 
 
-def quiet() -> None:
-    """Keep the libraries' small talk out of the notebook; errors still show."""
+def quiet_libraries() -> None:
+    """Show no messages of the libraries below errors."""
     for name in CHATTER:
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger().addFilter(_not_asked_for)
+    logging.getLogger().addFilter(_is_wanted)
 
 
-def _not_asked_for(record: logging.LogRecord) -> bool:
+def _is_wanted(record: logging.LogRecord) -> bool:
     """False for open_clip's warning that weights are random: the study says so."""
     return "Model initialized randomly" not in record.getMessage()

@@ -1,7 +1,7 @@
-"""Self-training as chapter 05 runs it: halves of data sets, runs that go on, ledgers.
+"""Self-training as chapter 05 runs it: data sets cut into halves, trainings, ledgers.
 
-Here the rooms meet: data sets, pools of pictures, the loop of `helpers.methods`, the
-store, and ledgers.
+It connects data sets, pools of images, the training loop of `helpers.methods`, the
+store and the ledgers.
 """
 
 import time
@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import psutil
 import torch
 from torch import Tensor, nn
 
-from helpers import parallel, store, views
+from helpers import parallel, store
 from helpers.chapters.notebook import Run
 from helpers.data.dataset import Dataset
 from helpers.data.pool import Pool, held_out, pool, protocol, twins
@@ -27,6 +26,7 @@ from helpers.progress import track
 from helpers.results import predictions
 from helpers.store.checkpoints import Checkpoint
 from helpers.store.folders import folder
+from helpers.store.views import draw
 from helpers.views.strong import strong
 
 VERSION = 1  # of what training computes: raise it, and kept runs are made anew
@@ -58,15 +58,18 @@ def halves(
     seed: int = 0,
     transductive: bool = False,
 ) -> Halves:
-    """Cut a data set in two by the hash of its ids; no label has a say.
+    """Cut a data set into two halves by the hash of its ids, without its labels.
 
-    Half of it is tested, or `test_images` if those are fewer, and the rest is seen,
-    or `unlabelled` in its place, `pool_images` at most; 0 for all. Pictures of the pool
-    that are tested, too, are left out of it and named in `twins`, each with the id that
-    is tested. If that leaves none, as with a single image, the pool is what is tested,
-    and the protocol says so.
+    Args:
+        unlabelled: training images; by default the half that is not tested.
+        pool_images: training images at most, 0 for all.
+        test_images: test images at most, 0 for half of the data set.
+        transductive: train on the whole data set, test images included.
 
-    `transductive`: nothing is left out, and what is seen is the whole data set.
+    Returns:
+        The halves. Training images that equal a test image are left out of the pool;
+        `twins` names them with the id of the test image. If no training image is left,
+        as with a single image, the test images are the pool, and `protocol` says so.
     """
     share = min(0.5, test_images / len(dataset)) if test_images else 0.5
     cut = held_out(dataset.ids, share, seed) if len(dataset) > 1 else ([0], [0])
@@ -85,7 +88,7 @@ def halves(
 
 
 def few(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
-    """So many pictures by the hash of their ids, 0 for all; no label has a say."""
+    """`count` images by the hash of their ids, without labels; 0 for all."""
     if count == 0 or count >= len(dataset):
         return dataset
     return dataset.subset(held_out(dataset.ids, count / len(dataset), seed)[1])
@@ -94,9 +97,10 @@ def few(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
 def kept(
     backbone: Backbone, method: str, seen: Pool, *tensors: Tensor, **settings: object
 ) -> dict[str, Any]:
-    """Arguments of a training that the store keeps: another run, another checkpoint.
+    """Keyword arguments of a training whose checkpoint is kept in the store.
 
-    `tensors` and `settings` are all that it depends on besides backbone and pool.
+    `tensors` and `settings` are the inputs besides backbone and pool: the checkpoint's
+    key is made of all of them.
     """
     made_by = VERSION, method, backbone.key, seen.key, tensors, settings
     return {"checkpoint": Checkpoint(folder("trained", *made_by)), "free": free_bytes}
@@ -110,10 +114,12 @@ def upl_trainings(
     epochs: int,
     seeds: int,
 ) -> list[Callable[[], training.Trained]]:
-    """UPL on the pool with its logits [N, C], to be called: a training for each seed.
+    """Functions that train UPL on the pool, one for each seed.
 
-    The images to train on are encoded in views of a recipe, without the plain image;
-    `looks`: recipe, views per image, seed of the views and of the first training.
+    Args:
+        zero_shot_logits: [N, C] of the pool's images.
+        looks: recipe of the views, views per image, and the seed of the views and of
+            the first training. The original image is not trained on.
     """
     rows = upl.confident_images(zero_shot_logits)
     images, logits = cut.seen.subset(rows.tolist()), zero_shot_logits[rows]
@@ -141,12 +147,12 @@ def free_bytes(device: torch.device) -> float:
 def side_by_side(
     trainings: Sequence[Callable[[], training.Trained]], label: str
 ) -> list[training.Trained]:
-    """What trainings that do not depend on each other leave, in their order.
+    """The results of independent trainings, in their order.
 
-    Each is a `functools.partial` with a keyword `checkpoint` of its own. With workers
-    (`helpers.parallel`) one trains on each, and its last state comes back: the training
-    that is then called here finds itself done. All of them are shipped to every worker,
-    their pools too.
+    Each training is a `functools.partial` with its own keyword `checkpoint`. With
+    workers (`helpers.parallel`), each worker runs one training and returns its last
+    state, from which the training is completed here. All trainings and their pools are
+    shipped to every worker.
     """
     if not parallel.active():
         return [call() for call in track(trainings, label=label)]
@@ -162,19 +168,19 @@ def side_by_side(
     return [call() for call in trainings]
 
 
-def hits(logits: Tensor, labels: Sequence[int]) -> float:
+def accuracy(logits: Tensor, labels: Sequence[int]) -> float:
     """Top-1 accuracy of logits [N, C]."""
     chosen = logits.argmax(dim=-1).cpu()
     return (chosen == torch.as_tensor(labels)).double().mean().item()
 
 
 def watch(images: Tensor, labels: Sequence[int]) -> Callable[[nn.Module], dict]:
-    """What a log tells of an epoch: `top1` on these images; training never sees it."""
-    return lambda model: {"top1": hits(training.logits(model, images), labels)}
+    """A training's `evaluate`: logs `top1` on these images, which do not train."""
+    return lambda model: {"top1": accuracy(training.logits(model, images), labels)}
 
 
 def label_accuracy(trained: training.Trained, labels: Sequence[int]) -> list[float]:
-    """The share of right labels, an epoch each, among images that were taught one."""
+    """The share of correct pseudo-labels in each epoch."""
     given, labels = trained.labels, torch.as_tensor(labels)
     taught = given != training.NO_LABEL
     right = ((given == labels) & taught).sum(dim=1) / taught.sum(dim=1)
@@ -191,11 +197,9 @@ def timed(model: nn.Module, images: Tensor) -> tuple[Tensor, float]:
 def drawn(
     backbone: Backbone, dataset: Dataset, recipe: str, count: int, seed: int
 ) -> Iterator[Tensor]:
-    """Of each image its views uint8 [V, 3, S, S], the same as those of the store."""
-    for i, name in enumerate(dataset.ids):
-        generator = np.random.default_rng(views.image_seed(seed, name))
-        size, crop = backbone.image_size, backbone.crop
-        yield views.make(recipe, dataset.image(i), count, size, generator, crop)
+    """The views of each image, uint8 [V, 3, S, S], equal to those of the store."""
+    for i, image_id in enumerate(dataset.ids):
+        yield draw(backbone, dataset.image(i), image_id, recipe, count, seed)
 
 
 def record(
@@ -210,8 +214,8 @@ def record(
 ) -> pd.DataFrame:
     """Write a method's ledger on the test half, and read it back without logits.
 
-    `seed` is that of training, the run's unless given. The settings tell the protocol
-    and how many pictures were seen.
+    `seed` is that of training, by default the run's. The settings also contain the
+    protocol and the number of training images.
     """
     used = {"protocol": cut.protocol, "pool_images": len(cut.seen), **(settings or {})}
     run = run if seed is None else replace(run, seed=seed)

@@ -1,20 +1,21 @@
-"""Streams: in which order test images arrive, and what a method says on the way.
+"""Streams: the order in which test images arrive, and what methods predict for them.
 
-A stream is a row of positions into a data set, `orders` int64 [O, T] being O of them:
+A stream is a sequence of T positions in a data set. `orders`, int64 [O, T], holds O
+streams:
 
-    shuffled         every image once, in no order: what papers report
-    by_class         one class after the other
-    bursts           classes come and go, the more abruptly the smaller alpha is
-    long_tailed      a part of the images, the classes being unequally common
+    shuffled         every image once, in random order, as papers report results
+    by_class         one class after another
+    bursts           the classes' shares change; the smaller alpha, the more abruptly
+    long_tailed      a part of the images, with unequal numbers of images per class
     there_and_back   one domain, then another one, then the first again
 
-A method knows only what came before, so that the first 50 images of a stream are a
-stream of 50. Labels may decide an order and score what was predicted; `follow` and
-`in_batches`, which run the methods, are not given any.
+Methods see earlier images only, so that the first 50 images of a stream are a stream of
+50. Labels may decide an order and score predictions; `follow` and `in_batches`, which
+run the methods, get no labels.
 
-Randomness belongs to the image: each has a number of its own for every (seed, order),
-made of its id, by which a stream sorts. Whatever else a data set holds, and in which
-order it lists its images, two images of one class follow each other as before.
+Randomness belongs to the image: for every (seed, order) each image has a random number
+made of its id, and streams sort by these numbers. So the relative order of two images
+of one class does not depend on the data set's other images or on their order.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,24 +40,24 @@ class Online(Protocol):
     def start(
         self, class_features: Tensor, logit_scale: float, orders: int, **settings: Any
     ) -> Any:
-        """The state of `orders` streams that have seen nothing."""
+        """The state of `orders` streams before their first image."""
 
     def step(self, state: Any, features: Tensor) -> tuple[Any, Tensor]:
-        """The next images, [O, T, D]: the state after them, their logits [O, T, C]."""
+        """The state after the next images [O, T, D], and their logits [O, T, C]."""
 
 
 # Orders
 
 
 def shuffled(ids: Sequence[str], orders: int = 10, seed: int = 0) -> np.ndarray:
-    """Every image once, in no order: int64 [orders, N]."""
+    """Every image once, in random order: int64 [orders, N]."""
     return _draw(ids, orders, seed, "order").argsort(axis=1, kind="stable")
 
 
 def by_class(
     ids: Sequence[str], labels: ArrayLike, orders: int = 10, seed: int = 0
 ) -> np.ndarray:
-    """One class after the other, classes and their images in no order: [orders, N]."""
+    """One class after another, classes and images shuffled: int64 [orders, N]."""
     classes, member = _classes(ids, labels)
     turn = _draw(_names(classes), orders, seed, "class")[:, member]
     return _sorted(turn, _draw(ids, orders, seed, "order"))
@@ -71,23 +72,26 @@ def bursts(
 ) -> np.ndarray:
     """Every image once, classes in bursts: int64 [orders, N].
 
-    A stream has as many slots as there are classes. Each class shares out its images
-    among them by proportions that are drawn from a Dirichlet distribution with all
-    parameters `alpha`: near 0, it comes all at once; far above 1, it is spread evenly.
-    Within a slot, images are shuffled.
+    A stream has as many sections as there are classes. Each class distributes its
+    images over the sections by proportions from a symmetric Dirichlet distribution of
+    parameter `alpha`: near 0, all its images are in one section; far above 1, they are
+    spread evenly. Images are shuffled within a section.
+
+    Raises:
+        ValueError: `alpha` is not a finite number above 0.
     """
     if not 0 < alpha < np.inf:
         raise ValueError(f"alpha is {alpha}, but must be a finite number above 0")
     classes, member = _classes(ids, labels)
     uniform, order = (_draw(ids, orders, seed, what) for what in ("slot", "order"))
-    slots = np.empty(uniform.shape)
+    sections = np.empty(uniform.shape)
     for number in range(orders):
         shares = _dirichlet(alpha, _names(classes), seed, number)
         edges = np.arange(len(classes))[:, None] + shares.cumsum(axis=1)
-        edges[:, -1] = np.arange(len(classes)) + 1  # whatever rounding left
-        slots[number] = np.searchsorted(edges.ravel(), member + uniform[number])
-        slots[number] -= len(classes) * member
-    return _sorted(slots, order)
+        edges[:, -1] = np.arange(len(classes)) + 1  # despite rounding
+        sections[number] = np.searchsorted(edges.ravel(), member + uniform[number])
+        sections[number] -= len(classes) * member
+    return _sorted(sections, order)
 
 
 def long_tailed(
@@ -97,12 +101,15 @@ def long_tailed(
     orders: int = 10,
     seed: int = 0,
 ) -> np.ndarray:
-    """A part of the images, shuffled, the classes unequally common: [orders, T].
+    """A part of the images, shuffled, classes of unequal size: int64 [orders, T].
 
-    Classes are ranked at random, anew for each order. Of the first all images are kept,
-    of the last 1 / `ratio` of them, of those between a share that falls by the same
-    factor from rank to rank; one at least of each. Where that makes streams of unequal
-    length, the longer ones are cut to the shortest.
+    Each order ranks the classes at random. All images of the first class are kept, a
+    share 1 / `ratio` of the last one, and in between a share that falls by the same
+    factor from rank to rank; each class keeps at least one image. All streams are cut
+    to the length of the shortest.
+
+    Raises:
+        ValueError: `ratio` is not a finite number of at least 1.
     """
     if not 1 <= ratio < np.inf:
         raise ValueError(f"ratio is {ratio}, but must be a finite number of at least 1")
@@ -120,10 +127,10 @@ def long_tailed(
 def there_and_back(
     ids: Sequence[str], away: ArrayLike, orders: int = 10, seed: int = 0
 ) -> np.ndarray:
-    """Half of one domain, all of another, the other half of the first: [orders, N].
+    """Half of a domain, all of another one, the first's other half: int64 [orders, N].
 
-    `away` bool [N] is true of the images of the other domain. Without these images, the
-    order of the others is the same.
+    `away`: bool [N], true for images of the other domain. The order of the remaining
+    images does not depend on them.
     """
     away = np.asarray(away, dtype=bool)
     if away.shape != (len(ids),) or away.all() or not away.any():
@@ -135,9 +142,9 @@ def there_and_back(
 
 
 def variety(labels: ArrayLike, orders: np.ndarray, window: int = 50) -> np.ndarray:
-    """How many classes there are among `window` images that follow each other.
+    """The mean number of classes among `window` consecutive images: float [O].
 
-    The mean over a stream's windows, float [O]; a stream that is shorter is one window.
+    A stream shorter than `window` is one window.
     """
     arrived = np.asarray(labels)[orders]
     window = min(window, arrived.shape[1])
@@ -146,7 +153,7 @@ def variety(labels: ArrayLike, orders: np.ndarray, window: int = 50) -> np.ndarr
     return 1 + (np.diff(parts, axis=2) != 0).sum(axis=2).mean(axis=1)
 
 
-# What a method says
+# Predictions
 
 
 def follow(
@@ -157,9 +164,9 @@ def follow(
     orders: np.ndarray,
     **settings: Any,
 ) -> Tensor:
-    """What a method predicts for each image of each stream when it arrives: [O, T].
+    """A method's predictions for each image of each stream on its arrival: [O, T].
 
-    Streams run together as far as their memories fit into `memory.ROOM`.
+    As many streams run together as have memories that fit into `memory.ROOM`.
 
     Args:
         method: has `start` and `step`, as `Online`.
@@ -174,12 +181,12 @@ def follow(
     _check(features, orders)
     each = memory.state_bytes(method.start(class_features, logit_scale, 1, **settings))
     together = max(1, memory.ROOM // max(1, each))
-    said = []
+    predicted = []
     for some in np.split(orders, range(together, len(orders), together)):
         case = features, class_features, logit_scale, some
         parts = [p.argmax(dim=-1).cpu() for p in _steps(method, *case, **settings)]
-        said.append(torch.cat(parts, dim=1))
-    return torch.cat(said)
+        predicted.append(torch.cat(parts, dim=1))
+    return torch.cat(predicted)
 
 
 def logits(
@@ -202,8 +209,8 @@ def logits(
         )
     _check(features, order[None])
     case = features, class_features, logit_scale, order[None]
-    said = torch.cat([p[0].cpu() for p in _steps(method, *case, **settings)])
-    return said[torch.from_numpy(order.argsort())]
+    found = torch.cat([p[0].cpu() for p in _steps(method, *case, **settings)])
+    return found[torch.from_numpy(order.argsort())]
 
 
 def in_batches(
@@ -215,21 +222,21 @@ def in_batches(
     size: int,
     **settings: Any,
 ) -> Tensor:
-    """What a transductive method predicts for `size` images at a time: int64 [O, T].
+    """A transductive method's predictions for batches of `size` images: int64 [O, T].
 
-    `method.predict(features [B, D], class_features, logit_scale) -> logits [B, C]`
-    sees a batch at once and nothing before it. The last one may be smaller.
+    `method.predict(features [B, D], class_features, logit_scale) -> logits [B, C]` sees
+    one batch at a time and no earlier one. The last batch may be smaller.
     """
     if size < 1:
         raise ValueError(f"batches of {size} images: 1 or more")
     _check(features, orders)
-    said = torch.empty(orders.shape, dtype=torch.int64)
-    for row, order in zip(said, torch.from_numpy(orders), strict=True):
-        for there, batch in zip(row.split(size), order.split(size), strict=True):
+    predicted = torch.empty(orders.shape, dtype=torch.int64)
+    for row, order in zip(predicted, torch.from_numpy(orders), strict=True):
+        for row_part, batch in zip(row.split(size), order.split(size), strict=True):
             part = features[batch.to(features.device)]
             found = method.predict(part, class_features, logit_scale, **settings)
-            there.copy_(found.argmax(dim=-1))
-    return said
+            row_part.copy_(found.argmax(dim=-1))
+    return predicted
 
 
 def _steps(
@@ -250,7 +257,7 @@ def _steps(
 
 
 def _check(features: Tensor, orders: np.ndarray) -> None:
-    """Refuse streams of nothing, of images that are not there, of broken features."""
+    """ValueError for empty streams, unknown positions, or features not finite."""
     if orders.ndim != 2 or 0 in orders.shape:
         raise ValueError(
             f"orders are {list(orders.shape)}: expected [streams, images], one at least"
@@ -269,19 +276,19 @@ def _check(features: Tensor, orders: np.ndarray) -> None:
 
 
 def by_image(values: ArrayLike, orders: np.ndarray, images: int) -> np.ndarray:
-    """From values [O, T] as images arrive to values [O, N] by image.
+    """Values [O, T] in the order of arrival as float [O, N], in the order of images.
 
-    float; NaN where a stream has not had an image.
+    NaN for images that a stream does not contain.
     """
     found = np.full((len(orders), images), np.nan)
     np.put_along_axis(found, orders, np.asarray(values, dtype=float), axis=1)
     return found
 
 
-def score(said: ArrayLike, labels: ArrayLike, orders: np.ndarray) -> np.ndarray:
-    """1.0 where what was said [O, T] is right, else 0.0: by image, [O, N]."""
+def score(predicted: ArrayLike, labels: ArrayLike, orders: np.ndarray) -> np.ndarray:
+    """1.0 for correct predictions [O, T], else 0.0, by image: float [O, N]."""
     labels = np.asarray(labels)
-    return by_image(np.asarray(said) == labels[orders], orders, len(labels))
+    return by_image(np.asarray(predicted) == labels[orders], orders, len(labels))
 
 
 def gains(
@@ -292,22 +299,24 @@ def gains(
     orders: np.ndarray,
     labels: ArrayLike,
 ) -> dict[str, np.ndarray]:
-    """Correct (1 or 0) minus zero-shot's, by method: [O, N], NaN as in `by_image`."""
+    """`score` of each method minus zero-shot's: float [O, N], NaN as in `by_image`."""
     case = features, class_features, logit_scale
     plain = zero_shot(*case).argmax(dim=1).cpu().numpy() == np.asarray(labels)
-    said = {name: follow(method, *case, orders) for name, method in methods.items()}
-    return {name: score(one, labels, orders) - plain for name, one in said.items()}
+    return {
+        name: score(follow(method, *case, orders), labels, orders) - plain
+        for name, method in methods.items()
+    }
 
 
 def arrival(orders: np.ndarray, images: int) -> np.ndarray:
-    """How many images a stream has had before each: float [O, N], NaN as `by_image`."""
+    """The number of images before each one: float [O, N], NaN as in `by_image`."""
     return by_image(
         np.broadcast_to(np.arange(orders.shape[1]), orders.shape), orders, images
     )
 
 
 def spans(length: int) -> list[tuple[int, int]]:
-    """(first, end) of parts of a stream, each as long as all before: 50, 50, 100 .."""
+    """(first, end) of parts of a stream: 50 images, then as many as came before."""
     edges = [0]
     while (edge := 50 * 2 ** (len(edges) - 1)) <= length / 2:
         edges.append(edge)
@@ -318,7 +327,7 @@ def spans(length: int) -> list[tuple[int, int]]:
 
 
 def _draw(ids: Sequence[str], orders: int, seed: int, purpose: str) -> np.ndarray:
-    """A number in [0, 1) for every image of every order: float64 [orders, N]."""
+    """A random number in [0, 1) for every image and order: float64 [orders, N]."""
     if orders < 1 or not len(ids):
         raise ValueError(f"{orders} streams of {len(ids)} images: 1 or more of both")
     of_image = np.array([image_seed(seed, name) for name in ids], dtype=np.uint64)
@@ -329,7 +338,7 @@ def _draw(ids: Sequence[str], orders: int, seed: int, purpose: str) -> np.ndarra
 
 
 def _mixed(bits: np.ndarray) -> np.ndarray:
-    """Numbers that share no pattern with `bits` (splitmix64's last step, uint64)."""
+    """Mix the bits of uint64 numbers: the finaliser of splitmix64."""
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
@@ -352,7 +361,7 @@ def _dirichlet(alpha: float, names: Sequence[str], seed: int, order: int) -> np.
 
 
 def _classes(ids: Sequence[str], labels: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """The classes that occur [K], and of each image which of them it is [N]."""
+    """The classes that occur [K], and each image's position among them [N]."""
     labels = np.asarray(labels)
     if labels.shape != (len(ids),):
         raise ValueError(f"{len(ids)} ids, but labels of shape {list(labels.shape)}")
@@ -364,7 +373,7 @@ def _names(classes: np.ndarray) -> list[str]:
 
 
 def _rank_in_class(values: np.ndarray, member: np.ndarray) -> np.ndarray:
-    """How many images of its own class have a lower value: int64 [O, N]."""
+    """The number of images of the same class with a lower value: int64 [O, N]."""
     sorted_rows = _sorted(np.broadcast_to(member, values.shape), values)
     starts = np.concatenate([[0], np.bincount(member).cumsum()[:-1]])
     ranks = np.arange(len(member)) - starts[member[sorted_rows]]

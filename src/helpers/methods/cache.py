@@ -75,9 +75,9 @@ def push(
     new, arrivals = _by_class(old, capacity, classes, entropies, keys, values)
 
     both = Cache(*(torch.cat(pair, dim=2) for pair in zip(old, new, strict=True)))
-    place = torch.arange(filled, device=classes.device).expand_as(old.entropies)
+    position = torch.arange(filled, device=classes.device).expand_as(old.entropies)
     not_above = (old.entropies[:, :, None] <= new.entropies[..., None]).sum(dim=3)
-    rank = torch.cat([place, not_above], dim=2)
+    rank = torch.cat([position, not_above], dim=2)
     images = classes.shape[1]
     since = torch.where(old.entropies.isfinite(), -1, images)  # an empty slot: never
     joins = torch.cat([since, arrivals], dim=2)
@@ -124,10 +124,11 @@ def _by_class(
     before += (old.entropies.gather(1, own) <= entropies[..., None]).sum(dim=2)
     joins = entropies.isfinite() & (before < capacity)
 
-    place = (same & joins[:, None]).sum(dim=2)
-    width = int(torch.where(joins, place + 1, 0).amax())
+    position = (same & joins[:, None]).sum(dim=2)
+    width = int(torch.where(joins, position + 1, 0).amax())
     count = old.entropies.shape[1]
-    slot = torch.where(joins, classes * width + place, count * width)  # last: no slot
+    # The last slot takes the images that do not join.
+    slot = torch.where(joins, classes * width + position, count * width)
 
     def sort(part: Tensor, fill: float) -> Tensor:
         table = part.new_full((orders, count * width + 1, *part.shape[2:]), fill)
@@ -150,9 +151,9 @@ def _preceding(old: Tensor, new: Tensor) -> Tensor:
 
 def _kept(both: Cache, rank: Tensor, present: Tensor, capacity: int) -> Cache:
     """The cache of the images present [O, C, S], ordered by rank."""
-    place = torch.where(present, rank, rank.shape[2] + capacity)
-    place, order = place.sort(dim=2, stable=True)
-    held = place[:, :, :capacity] < capacity
+    position = torch.where(present, rank, rank.shape[2] + capacity)
+    position, order = position.sort(dim=2, stable=True)
+    held = position[:, :, :capacity] < capacity
     room = capacity - held.shape[2]
 
     def take(part: Tensor, fill: float) -> Tensor:

@@ -1,14 +1,15 @@
-"""Ways to use an image's caption prompts beside prompts that all images share.
+"""Prompts made of an image's caption, alone or together with prompts of all images.
 
-With cosines S_ikc of image i and class c in template k, where template k = 0 .. K-1 may
-be the image's own (its caption, see `helpers.prompts.captions`) or a shared one:
+S_ikc is the cosine of image i and class c in template k. A template is either the
+image's own, made of its caption (see `helpers.prompts.captions`), or shared by all
+images. With logit scale s:
 
-    alone       logit_ic = s S_i0c
+    alone       logit_ic = s S_i0c, template 0 being the caption's
     averaged    logit_ic = s mean_k S_ikc
     weighted    logit_ic = s sum_k w_ik S_ikc, with AutoCLIP's weights of the image
                 (Metzen et al. 2023, arXiv 2309.16414; see `helpers.methods.autoclip`)
-    gated       the caption's cosines for images of which a test of their own says
-                that the caption fits them, the plain ones for the others
+    gated       the caption's cosines for images that their caption fits, those of the
+                plain prompt for the others
 """
 
 import torch
@@ -19,7 +20,7 @@ from helpers.methods.registry import method
 
 WITH_KEYWORD = ("caption", "caption_averaged", "caption_gated", "caption_weighted")
 MEMORY = 2**26  # bytes of cosines held at once
-BASELINES = {  # what each use of captions has to beat: the same prompts without them
+BASELINES = {  # the method without captions that each use of captions is compared with
     "caption": "zero_shot",
     "caption_placed": "zero_shot",
     "caption_averaged": "zero_shot",
@@ -30,15 +31,15 @@ BASELINES = {  # what each use of captions has to beat: the same prompts without
 
 
 def averaged(cosines: Tensor, logit_scale: float) -> Tensor:
-    """Logits [B, C] of the mean over templates of cosines [B, K, C]."""
+    """Logits [B, C] of cosines [B, K, C], averaged over the K templates."""
     return logit_scale * _checked(cosines).mean(dim=1)
 
 
 def weighted(cosines: Tensor, logit_scale: float, *, beta: float = 0.85) -> Tensor:
-    """Logits [B, C] of cosines [B, K, C], templates weighted image by image.
+    """Logits [B, C] of cosines [B, K, C], with AutoCLIP's weights of the K templates.
 
-    As in AutoCLIP with its published choices, with which it agrees where the templates
-    are shared: log-sum-exp at the logit scale, weights of entropy `beta` log K.
+    The settings are the published ones: log-sum-exp at the logit scale, and weights of
+    entropy `beta` log K. For shared templates the result is AutoCLIP's.
     """
     cosines = _checked(cosines)
     pull = aggregate_gradient(cosines.mean(dim=1), "logsumexp", logit_scale)
@@ -47,7 +48,7 @@ def weighted(cosines: Tensor, logit_scale: float, *, beta: float = 0.85) -> Tens
 
 
 def gated(plain: Tensor, caption: Tensor, fits: Tensor, logit_scale: float) -> Tensor:
-    """Logits [B, C] of cosines [B, C] with the caption where `fits`, bool [B]."""
+    """Logits [B, C] of cosines [B, C]: of `caption` where `fits`, bool [B], is true."""
     return logit_scale * torch.where(fits.unsqueeze(-1), caption, plain)
 
 
@@ -65,33 +66,40 @@ def attempts(
     beta: float = 0.85,
     memory: int = MEMORY,
 ) -> dict[str, Tensor]:
-    """Logits [B, C] of every use of captions, and of what they have to beat.
+    """Logits [B, C] of every use of captions and of its baseline, by name.
 
-    `image_features` [B, D] and `shared` [1 + K, C, D], whose first template is the
-    plain one, are unit features; `caption`, `placed` and `style` [B, C] are cosines
-    with the image's own prompts: as published, with the class where the caption names
-    one, and those restricted to words of style; `fits` bool [B] opens the gate. Without
-    `caption`, whose place a keyword decides, what uses it is left out. `BASELINES` says
-    what each has to beat. Cosines [b, K, C] are held `memory` bytes at a time.
+    Args:
+        image_features: unit [B, D].
+        shared: unit features [1 + K, C, D] of shared templates, the plain one first.
+        caption: cosines [B, C] with the image's caption prompts as published, the class
+            replacing the caption's keyword; None leaves out what uses them.
+        placed: likewise, the class replacing a class that the caption names.
+        style: likewise, of the caption's words of style alone.
+        fits: bool [B], whether the caption fits the image, for `gated`.
+        beta: of AutoCLIP's weights, see `weighted`.
+        memory: bytes of the cosines [b, 1 + K, C] that are held at once.
+
+    Returns:
+        Logits by name; `BASELINES` has the baseline of each use.
     """
     rows = max(1, memory // (4 * shared[:, :, 0].numel()))
     published = placed if caption is None else caption
-    evidence = (image_features, published, placed, style, fits)
-    parts = [x.split(rows) for x in evidence]
+    cases = (image_features, published, placed, style, fits)
+    parts = [x.split(rows) for x in cases]
     found: dict[str, list[Tensor]] = {}
-    for images, own, place, styled, fit in zip(*parts, strict=True):
+    for images, own, own_placed, own_style, fit in zip(*parts, strict=True):
         cosines = torch.einsum("bd,kcd->bkc", images, shared)
         plain, others = cosines[:, 0], cosines[:, 1:]
-        more = torch.cat([others, own.unsqueeze(1)], dim=1)
+        all_templates = torch.cat([others, own.unsqueeze(1)], dim=1)
         logits = {
             "zero_shot": logit_scale * plain,
             "caption": logit_scale * own,
-            "caption_placed": logit_scale * place,
+            "caption_placed": logit_scale * own_placed,
             "caption_averaged": averaged(torch.stack([plain, own], 1), logit_scale),
             "caption_gated": gated(plain, own, fit, logit_scale),
-            "caption_style": logit_scale * styled,
+            "caption_style": logit_scale * own_style,
             "autoclip": weighted(others, logit_scale, beta=beta),
-            "caption_weighted": weighted(more, logit_scale, beta=beta),
+            "caption_weighted": weighted(all_templates, logit_scale, beta=beta),
         }
         for name, part in logits.items():
             if caption is not None or name not in WITH_KEYWORD:

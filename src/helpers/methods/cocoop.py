@@ -19,8 +19,8 @@ feature as the image tower gives it, not normalised, before it tunes v(x) furthe
 Deviations: float32, and prepared views, as in CoOp.
 """
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -140,13 +140,12 @@ def train(
     epochs: int = 10,
     batch: int = 1,
     seed: int = 0,
-    progress: Callable[[range], Iterable[int]] = iter,
+    **recipe: Any,
 ) -> Trained:
-    """Learn context and net from labelled image features, as `coop.train` does.
+    """Learn context and net from labelled image features.
 
-    `image_features` [N, D] or [N, V, D], unit; `labels` int64 [N]; `start` [M, W];
-    `text_features` as in `logits`. `seed` decides the net's first weights, the order of
-    the images and their views.
+    `start` [M, W]; `text_features` as in `logits`; `seed` decides the net's first
+    weights, too; the others are those of `coop.descend`.
     """
     model = initial(start, image_features.shape[-1], seed)
     for tensor in model:
@@ -156,6 +155,6 @@ def train(
         return logits(model, features, text_features, logit_scale)
 
     losses = coop.descend(
-        model, batch_logits, image_features, labels, epochs, batch, seed, progress
+        model, batch_logits, image_features, labels, epochs, batch, seed, **recipe
     )
     return Trained(CoCoOp(*(tensor.detach() for tensor in model)), losses)

@@ -19,7 +19,7 @@ epoch, here an epoch draws one of an image's V views.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -79,27 +79,17 @@ def train(
     logit_scale: float,
     start: Tensor,
     epochs: int = 50,
-    batch: int = 32,
-    seed: int = 0,
-    progress: Callable[[range], Iterable[int]] = iter,
+    **recipe: Any,
 ) -> Trained:
     """Learn a context from labelled image features.
 
     All tensors are on one device.
 
     Args:
-        image_features: unit, of any float type, [N, D], or [N, V, D] for V views an
-            image. The authors never train on the original image: of stored views whose
-            view 0 is the original, give `views[:, 1:]`.
-        labels: int64 [N].
+        image_features, labels, recipe: see `descend`.
         text_features: context float32 [M, W] -> unit class features [C, D],
             differentiable.
         start: [M, W], `random_start` or embeddings of words; the authors' M is 16 or 4.
-        seed: decides the order of the images and their views.
-        progress: wraps the range of epochs, for example to show a bar.
-
-    Raises:
-        ValueError: shapes or labels that do not fit, or a loss that is not finite.
     """
     if start.ndim != 2:
         raise ValueError(f"start of shape {[*start.shape]}: needs [M, W]")
@@ -108,9 +98,7 @@ def train(
     def logits(features: Tensor) -> Tensor:
         return zero_shot(features, text_features(context), logit_scale)
 
-    losses = descend(
-        [context], logits, image_features, labels, epochs, batch, seed, progress
-    )
+    losses = descend([context], logits, image_features, labels, epochs, **recipe)
     return Trained(context.detach(), losses)
 
 
@@ -120,13 +108,25 @@ def descend(
     image_features: Tensor,
     labels: Tensor,
     epochs: int,
-    batch: int,
-    seed: int,
+    batch: int = 32,
+    seed: int = 0,
     progress: Callable[[range], Iterable[int]] = iter,
 ) -> list[float]:
     """Optimise `parameters` of `logits` ([B, D] -> [B, C]) in place by CoOp's recipe.
 
-    Features and labels as in `train`; returns each epoch's mean loss.
+    Args:
+        image_features: unit, of any float type, [N, D], or [N, V, D] for V views an
+            image. The authors never train on the original image: of stored views whose
+            view 0 is the original, give `views[:, 1:]`.
+        labels: int64 [N].
+        seed: decides the order of the images and their views.
+        progress: wraps the range of epochs, for example to show a bar.
+
+    Returns:
+        Each epoch's mean loss, in nats.
+
+    Raises:
+        ValueError: shapes or labels that do not fit, or a loss that is not finite.
     """
     _check(image_features, labels, epochs, batch)
     views = image_features if image_features.ndim == 3 else image_features[:, None]

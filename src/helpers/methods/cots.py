@@ -7,14 +7,10 @@ tuning, A, with logits z' after and z before it:
 
     T = argmin_T  sum_{v in A} (max softmax(z'_v / T) - max softmax(z_v))^2
 
-CoTS divides view 0's logits by T: no label is needed and no prediction changes. E-CoTS
-mixes in the other views, the more of them the less the class names resemble each other:
-
-    ln of  b softmax(z'_0 / T) + (1 - b) mean_{v in A} softmax(z'_v / T)
-    b = mean cosine of two class features before the tuning, or 0.6 in the fixed form
+CoTS divides view 0's logits by T: no label is needed and no prediction changes.
 
 Deviations. The code takes 50 steps of Adam on ln T from 0; here ln T comes from a grid
-over [-3, 3], refined. b is kept in [0, 1], and is 1 for one class.
+over [-3, 3], refined. E-CoTS, which mixes in the other views, is left out.
 """
 
 from typing import Any
@@ -22,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from helpers.methods import online, selection
+from helpers.methods import selection
 from helpers.methods.registry import method
 from helpers.methods.tpt import TextFeatures, tune, view_logits
 
@@ -37,17 +33,6 @@ def cots(adapted: Tensor, before: Tensor, rho: float = 0.1) -> Tensor:
     surest = _surest(adapted, rho)
     after, target = (selection.take(z, surest) for z in (adapted, before))
     return adapted[:, 0] / temperatures(after, target)[:, None]
-
-
-def e_cots(
-    adapted: Tensor, before: Tensor, share: float | Tensor, rho: float = 0.1
-) -> Tensor:
-    """ln of the mixed probabilities [B, C]; `share` is b, see `resemblance`."""
-    surest = _surest(adapted, rho)
-    after, target = (selection.take(z, surest) for z in (adapted, before))
-    t = temperatures(after, target)[:, None]
-    others = selection.log_marginal(after / t[..., None])
-    return online.mixture(others, (adapted[:, 0] / t).log_softmax(dim=1), share)
 
 
 @method(
@@ -82,16 +67,6 @@ def tuned_logits(
     start = context.expand_as(tuned)
     after = view_logits(views, text_features, logit_scale, tuned, batch)
     return after, view_logits(views, text_features, logit_scale, start, batch)
-
-
-def resemblance(class_features: Tensor) -> Tensor:
-    """Mean cosine of two different classes' unit features [C, D], within [0, 1]."""
-    count = len(class_features)
-    if count == 1:
-        return class_features.new_ones(())
-    cosines = class_features @ class_features.T
-    pairs = cosines.sum() - cosines.diagonal().sum()
-    return (pairs / (count * (count - 1))).clamp(min=0, max=1)
 
 
 @torch.no_grad()

@@ -1,19 +1,21 @@
-"""DrML: a classifier of texts works on images once the modality gap is removed.
+"""DrML: a classifier learned from texts classifies images without the modality gap.
 
 Diagnosing and Rectifying Vision Models using Language, Zhang et al. 2023, arXiv
-2302.04269. Texts and images lie apart on the unit sphere by a nearly constant vector
+2302.04269. On the unit sphere, image and text features differ by a nearly constant
+vector, the modality gap:
 
     gap = mean of image features - mean of text features
 
-so a linear classifier learned from texts transfers to images after "centring": each
-modality minus its own mean, and back to unit length,
+A linear classifier learned from texts transfers to images after centring, which
+subtracts the mean of the own modality and normalises again:
 
     x' = (x - mean) / |x - mean|
 
 The recipe is the paper's: a linear layer with bias, Adam at 1e-3, batches of 128,
 cross-entropy. Means of images come from the unlabelled pool, never from test images.
 
-Deviation: `noise` adds LaFTer's N(0, 0.1^2) to the texts, for comparison.
+Deviation: `noise`, 0 by default, is the standard deviation of Gaussian noise on the
+text features, as in LaFTer, for comparison.
 """
 
 from typing import NamedTuple
@@ -28,21 +30,21 @@ from helpers.methods.training import order
 
 
 class Transfer(NamedTuple):
-    """A classifier of texts, and the transformation of image features for it."""
+    """A linear classifier learned from texts, and how image features are centred."""
 
     weight: Tensor  # [C, D]
     bias: Tensor  # [C]
-    image_mean: Tensor  # [D], zeros where nothing is centred
+    image_mean: Tensor  # [D], zeros without centring
     renormalise: bool
 
     def logits(self, image_features: Tensor) -> Tensor:
         """Logits float32 [N, C] of unit image features [N, D]."""
-        moved = centred(image_features, self.image_mean, self.renormalise)
-        return moved @ self.weight.T + self.bias
+        features = centred(image_features, self.image_mean, self.renormalise)
+        return features @ self.weight.T + self.bias
 
 
 def gap(image_features: Tensor, text_features: Tensor) -> Tensor:
-    """Mean image feature minus mean text feature: [D]."""
+    """The modality gap [D], float32, of features [N, D] and [M, D]."""
     return image_features.float().mean(dim=0) - text_features.float().mean(dim=0)
 
 
@@ -54,9 +56,9 @@ def gap(image_features: Tensor, text_features: Tensor) -> Tensor:
     chapter="05",
 )
 def centred(features: Tensor, mean: Tensor, renormalise: bool = True) -> Tensor:
-    """Features [N, D] minus a mean [D], float32, of unit length if `renormalise`."""
-    moved = features.float() - mean
-    return F.normalize(moved, dim=-1) if renormalise else moved
+    """Features [N, D] minus a mean [D], float32; unit vectors if `renormalise`."""
+    centred_features = features.float() - mean
+    return F.normalize(centred_features, dim=-1) if renormalise else centred_features
 
 
 @method("drml", "DrML", "centring", paper="arXiv 2302.04269", chapter="05", speaker="")
@@ -74,9 +76,19 @@ def transfer(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> Transfer:
-    """Learn from texts [M, D] with labels [M]; image means from the pool [N, D].
+    """Learn the classifier from texts; the images' mean is that of an unlabelled pool.
 
-    All features are unit vectors of one backbone.
+    Args:
+        text_features: unit [M, D].
+        labels: the class of each text, int64 [M].
+        classes: C.
+        pool_features: unit features [N, D] of the pool's images, same backbone.
+        centre: subtract the means; without, features stay as they are.
+        renormalise: normalise centred features.
+        noise: standard deviation of the noise on text features.
+
+    Raises:
+        ValueError: texts and labels do not fit, or a class has no text.
     """
     check_texts(text_features, labels, classes)
     width = text_features.shape[1]

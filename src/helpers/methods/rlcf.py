@@ -1,32 +1,36 @@
-"""RLCF: another CLIP rewards this one's predictions, one test image at a time.
+"""RLCF: a second CLIP rewards the predictions for one test image at a time.
 
 Test-Time Adaptation with CLIP Reward for Zero-Shot Generalization in Vision-Language
-Models, Zhao et al. 2023, arXiv 2305.18010. Of an image's views v, the S = int(rho V) of
-lowest entropy count, chosen once. For each, the K = 3 most probable classes c are taken
-(the paper says sampled, its code takes the top) and rewarded by a frozen CLIP:
+Models, Zhao et al. 2023, arXiv 2305.18010. Of the V views of an image, the
+S = int(rho V) of lowest entropy are selected once. For each selected view v, a frozen
+CLIP, the reward model, rewards the K = 3 most probable classes c (the paper samples
+classes, its code takes the most probable ones):
 
-    r(v, c) = 2.5 max(0, cos(its feature of v, its feature of "a photo of a c."))
+    r(v, c) = 2.5 max(0, cos(reward feature of v, reward feature of "a photo of a c."))
     A(v, c) = r(v, c) - mean over the K of r(v, .)
     loss = mean over S and K of  A(v, c) CE(p(v), c)
 
-In `prompt` the context of the prompts is tuned (AdamW, 7e-3, 3 steps), in `encoder`
-the whole image tower (1e-5, 3 steps), both with weight decay 5e-4, and both forget the
-image afterwards. The reward's CLIP is larger in the paper, so much of the gain is its
-knowledge: `two_models`, the mean of both zero-shot probabilities, is the control.
+`prompt` tunes the context of the prompts (AdamW, 7e-3, 3 steps), `encoder` the whole
+image tower (AdamW, 1e-5, 3 steps), both with weight decay 5e-4. Each image starts from
+the pretrained weights. In the paper the reward model is the larger one, so that much of
+the gain is its knowledge. The control is `two_models`: the mean of both models'
+zero-shot probabilities.
 
-Deviations: the authors' prompt form starts from CoOp's weights, which learned from
-labels; here it starts from words. Everything in float32. No momentum over images. The
-release tunes a ResNet with BatchNorm in training mode, so with the statistics of an
-image's views; here BatchNorm keeps CLIP's own.
+Deviations: the authors start `prompt` from CoOp's context, which was learned from
+labels; here it starts from words. Everything is float32. There is no momentum over
+images. The release tunes ResNets with BatchNorm in training mode, that is with the
+statistics of an image's views; here BatchNorm keeps CLIP's running statistics.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from helpers.methods import selection, tpt
 from helpers.methods.registry import method
+from helpers.methods.tent import Episode
 from helpers.methods.training import Student, images_at_once, logits
 from helpers.methods.zero_shot import zero_shot
 
@@ -50,10 +54,20 @@ def prompt(
     weight_decay: float = 5e-4,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:
-    """Logits [B, C] of view 0 after tuning the context [M, W] on each image's views.
+    """Logits [B, C] of view 0, with a context tuned on each image's views.
 
-    `views` [B, V, D] and `reward_views` [B, V, R] are unit features of the same views
-    from the two models, `reward_class_features` [C, R]; `text_features` as in `tpt`.
+    Args:
+        views: unit features [B, V, D] of the model that is tuned.
+        reward_views: unit features [B, V, R] of the same views by the reward model.
+        text_features: as in `tpt.tune`.
+        reward_class_features: unit class features [C, R] of the reward model.
+        context: where tuning starts, float32 [M, W].
+        rho: share of the views that is selected.
+        samples: K, classes that are rewarded in each view.
+        progress: wraps the images, for example to show a bar.
+
+    Raises:
+        ValueError: `views` and `reward_views` differ in their images or views.
     """
     _check_pair(views, reward_views)
     keep = selection.keep_count(views.shape[1], rho)
@@ -65,14 +79,14 @@ def prompt(
         rewarded = selection.take(reward_views, chosen)
         scores = clip_scores(rewarded, reward_class_features)
     contexts = []
-    for of_image, rewards in progress(zip(trusted, scores, strict=True)):
+    for selected, rewards in progress(zip(trusted, scores, strict=True)):
         at = context.float()
         mean = square = torch.zeros_like(at)
         for step in range(1, steps + 1):
             with torch.enable_grad():
                 leaf = at.detach().requires_grad_()
-                made = zero_shot(of_image, text_features(leaf), logit_scale)
-                loss = reward_loss(made[None], rewards[None], samples).sum()
+                image_logits = zero_shot(selected, text_features(leaf), logit_scale)
+                loss = reward_loss(image_logits[None], rewards[None], samples).sum()
                 (gradient,) = torch.autograd.grad(loss, leaf)
             at, mean, square = tpt.adamw_step(
                 at, gradient, mean, square, step, learning_rate, weight_decay
@@ -96,54 +110,62 @@ def encoder(
     weight_decay: float = 5e-4,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:
-    """Logits [N, C] of view 0 after tuning the image tower on each image's views.
+    """Logits [N, C] of view 0, with the image tower tuned on each image's views.
 
-    `views`: of each image uint8 [V, 3, S, S], view 0 the image as it is; the rest as in
-    `prompt`. `make_tower`: as in `lafter.lafter`.
+    Args:
+        make_tower: as in `lafter.lafter`.
+        class_features: unit [C, D], frozen.
+        views: the views of each image, uint8 [V, 3, S, S], view 0 the original image.
+
+        Others as in `prompt`.
+
+    Raises:
+        ValueError: the views of an image and its `reward_views` differ in number, or
+            the loss is not finite.
     """
     student = Student(make_tower(whole=True), class_features, logit_scale)
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    start = [p.detach().clone() for p in parameters]
+    adamw = partial(torch.optim.AdamW, lr=learning_rate, weight_decay=weight_decay)
+    tuned = Episode(student, adamw)
     found, at_once = [], 0
-    for of_image, theirs in progress(zip(views, reward_views, strict=True)):
-        _check_pair(of_image[None], theirs[None])
-        keep = selection.keep_count(len(of_image), rho)
-        optimizer = torch.optim.AdamW(
-            parameters, learning_rate, weight_decay=weight_decay
-        )
-        before = logits(student, of_image)
+    for image, reward_image in progress(zip(views, reward_views, strict=True)):
+        _check_pair(image[None], reward_image[None])
+        keep = selection.keep_count(len(image), rho)
+        tuned.reset()
+        before = logits(student, image)
         (chosen,) = selection.confident(before[None], keep)
-        scores = clip_scores(theirs[chosen], reward_class_features)
-        trusted = of_image[chosen.to(of_image.device)]
+        rewards = clip_scores(reward_image[chosen], reward_class_features)
+        trusted = image[chosen.to(image.device)]
         at_once = at_once or images_at_once(student, trusted)
-        parts = [*zip(trusted.split(at_once), scores.split(at_once), strict=True)]
         for _ in range(steps):
-            optimizer.zero_grad()
-            for part, rewards in parts:
-                loss = reward_loss(student(part)[None], rewards[None], samples).mean()
-                (len(part) / keep * loss).backward()
-            optimizer.step()
-        found.append(logits(student, of_image[:1]))
-        with torch.no_grad():
-            for parameter, value in zip(parameters, start, strict=True):
-                parameter.copy_(value)
+            tuned.step(_reward_losses(student, trusted, rewards, at_once, samples))
+        found.append(logits(student, image[:1]))
     return torch.cat(found)
 
 
+def _reward_losses(
+    student: Student, views: Tensor, scores: Tensor, at_once: int, samples: int
+) -> Iterator[Tensor]:
+    """Losses that add up to the mean of `reward_loss` over uint8 views [K, 3, S, S]."""
+    parts = zip(views.split(at_once), scores.split(at_once), strict=True)
+    for part, rewards in parts:
+        loss = reward_loss(student(part)[None], rewards[None], samples).mean()
+        yield len(part) / len(views) * loss
+
+
 def clip_scores(views: Tensor, class_features: Tensor) -> Tensor:
-    """Rewards [..., C], 2.5 max(0, cosine), of unit features [..., R] and [C, R]."""
+    """CLIP score 2.5 max(0, cosine), [..., C], of unit features [..., R] and [C, R]."""
     return CLIP_SCORE * (views.float() @ class_features.float().T).clamp(min=0)
 
 
-def reward_loss(made: Tensor, scores: Tensor, samples: int) -> Tensor:
-    """The loss [b] of logits [b, K, C] with rewards [b, K, C] of all classes.
+def reward_loss(logits: Tensor, scores: Tensor, samples: int) -> Tensor:
+    """Loss [b] of logits [b, S, C] of S views, given rewards [b, S, C] of all classes.
 
-    Of fewer classes than `samples`, all count.
+    The `samples` most probable classes count, or all classes if there are fewer.
     """
-    top = made.detach().topk(min(samples, made.shape[-1]), dim=-1).indices
+    top = logits.detach().topk(min(samples, logits.shape[-1]), dim=-1).indices
     rewards = scores.gather(-1, top)
     centred = rewards - rewards.mean(dim=-1, keepdim=True)
-    return -(centred * made.log_softmax(dim=-1).gather(-1, top)).mean(dim=(1, 2))
+    return -(centred * logits.log_softmax(dim=-1).gather(-1, top)).mean(dim=(1, 2))
 
 
 @method(

@@ -18,7 +18,7 @@ that for ImageNet-A. Their other files differ from set to set; here one serves a
 
 H is divided by log2 C though it is in nats, so that the band is 29 to 72 % of the
 highest entropy: kept as released. The authors take the mean of the surest tenth of 64
-views for the image on ImageNet's variants; here it is one feature, given as it is.
+views for the image on ImageNet's variants; here it is one feature.
 Deviation: where there is one class, no image is unsure, and nothing is divided by 0.
 """
 

@@ -5,30 +5,31 @@ Tent: Fully Test-Time Adaptation by Entropy Minimization, Wang et al. 2021, arXi
 
     min  mean over the batch of H(softmax(z)),        z_c = s <x / |x|, t_c>
 
-with CLIP's class features t frozen and its logit scale s. Without s the entropies are
-all near ln C and teach nothing.
+with CLIP's class features t and logit scale s frozen. Without s all entropies are near
+ln C and their gradients vanish.
 
-Two protocols with this name differ in four settings, which `PROTOCOLS` holds:
+Two protocols are called TENT. They differ in four settings, see `PROTOCOLS`:
 
-    online     the paper's, with the rates of a benchmark on CLIP (github.com/
-               mariodoebler/test-time-adaptation): SGD, 1 step a batch of 64, never
-               reset, predictions from before the last step. It depends on the order.
+    online     the paper's, with the learning rate of a benchmark on CLIP (github.com/
+               mariodoebler/test-time-adaptation): SGD, 1 step on each batch of 64, no
+               reset; the logits before the step are the predictions. Results depend on
+               the order of the images.
     per batch  that of CLIPArTT (Hakim et al. 2024, arXiv 2405.00754) and WATT
-               (Osowiechi et al. 2024, arXiv 2406.13875): Adam, 10 steps on a batch of
-               128, reset before each, predictions from after the last.
+               (Osowiechi et al. 2024, arXiv 2406.13875): Adam, 10 steps on each batch
+               of 128, reset before each batch; the logits after the last step are the
+               predictions.
 
-`marginal` is a third kind: episodic, one image with many views, and the entropy of the
-mean probability over them. That is the objective of MEMO (Zhang et al. 2022, arXiv
-2110.09506), here on TENT's parameters. Plain TENT on one image and one view would only
-sharpen what it predicts already.
+`marginal` is episodic: for one image it minimises the entropy of the mean probability
+over many views. This is the objective of MEMO (Zhang et al. 2022, arXiv 2110.09506) on
+TENT's parameters. TENT on one view of one image would only sharpen its prediction.
 
-For ResNets the paper takes the statistics of the batch in BatchNorm (`batch_norm`);
-CLIP's running ones are the default.
+For ResNets the paper normalises by the statistics of the batch (`batch_norm`); the
+default are CLIP's running statistics.
 
-Memory: the graph of a large tower is 0.1 GB an image. Where a batch's is too much (see
-`training.fitting`), images go through in parts whose gradients are added, which is the
-same to rounding. Statistics of a batch need all of it, so that blocks are then computed
-once more on the way back instead of kept.
+Memory: the graph of a large tower takes 0.1 GB per image. If the graph of a batch is
+too large (see `training.fitting`), images go through the tower in parts whose gradients
+are added, which gives the same step up to rounding. Batch statistics need the whole
+batch; blocks are then computed again in the backward pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -44,12 +45,12 @@ from helpers.methods.training import Student, images_at_once, logits
 
 
 def sgd(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """The online benchmark's: 2.5e-4 with Nesterov's momentum of 0.9."""
+    """The online benchmark's optimiser: rate 2.5e-4, Nesterov momentum 0.9."""
     return torch.optim.SGD(parameters, lr=2.5e-4, momentum=0.9, nesterov=True)
 
 
 def adam(parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """CLIPArTT's: 1e-3."""
+    """CLIPArTT's optimiser: rate 1e-3."""
     return torch.optim.Adam(parameters, lr=1e-3)
 
 
@@ -80,11 +81,20 @@ def tent(
     batch_norm: bool = False,
     progress: Callable[[tuple], Iterable] = iter,
 ) -> Tensor:
-    """Logits float32 [N, C] of a stream of images, uint8 [N, 3, S, S], in this order.
+    """Logits float32 [N, C] of a stream of images.
 
-    With `reset` every batch starts from the pretrained norms, and its logits are those
-    after its steps; without, its logits are those before its last step.
-    `make_tower`: as in `lafter.lafter`; `class_features` [C, D].
+    Args:
+        make_tower: as in `lafter.lafter`.
+        class_features: unit [C, D], frozen.
+        images: uint8 [N, 3, S, S], in the order of the stream.
+        optimizer: makes the optimiser of the norms' scales and biases.
+        reset: each batch starts from the pretrained norms, and its logits are those
+            after its last step; otherwise those before its last step.
+        batch_norm: BatchNorm takes the statistics of the batch.
+        progress: wraps the batches, for example to show a bar.
+
+    Raises:
+        ValueError: the entropy is not finite.
     """
     student = Student(make_tower(norms=True), class_features, logit_scale)
     first = images[:batch]
@@ -92,7 +102,7 @@ def tent(
     if batch_norm:
         _use_batch_statistics(student, recompute=at_once < len(first))
         at_once = batch
-    tuned = _Norms(student, optimizer)
+    tuned = Episode(student, optimizer)
     found = []
     for part in progress(images.split(batch)):
         if reset:
@@ -115,27 +125,33 @@ def marginal(
     optimizer: Callable[[Iterable[Tensor]], torch.optim.Optimizer] = adam,
     progress: Callable[[Iterable], Iterable] = iter,
 ) -> Tensor:
-    """Logits float32 [N, C] of each image, tuned on its own views and then forgotten.
+    """Logits float32 [N, C] of view 0 of each image, with norms tuned on its views.
 
-    `views`: of each image its views uint8 [V, 3, S, S], view 0 the image as it is, of
-    which the share `rho` of lowest entropy counts.
+    Args:
+        views: the views of each image, uint8 [V, 3, S, S], view 0 the original image.
+        rho: share of the views, those of lowest entropy, that the loss takes.
+
+        Others as in `tent`.
+
+    Raises:
+        ValueError: the entropy is not finite, or `rho` keeps no view.
     """
     student = Student(make_tower(norms=True), class_features, logit_scale)
-    tuned = _Norms(student, optimizer)
+    tuned = Episode(student, optimizer)
     found, at_once = [], 0
-    for of_image in progress(views):
+    for image in progress(views):
         tuned.reset()
-        keep = selection.keep_count(len(of_image), rho)
-        (chosen,) = selection.confident(logits(student, of_image)[None], keep)
-        trusted = of_image[chosen.to(of_image.device)]
+        keep = selection.keep_count(len(image), rho)
+        (chosen,) = selection.confident(logits(student, image)[None], keep)
+        trusted = image[chosen.to(image.device)]
         at_once = at_once or images_at_once(student, trusted)
         for _ in range(steps):
             tuned.step(_marginal_entropies(student, trusted, at_once))
-        found.append(logits(student, of_image[:1]))
+        found.append(logits(student, image[:1]))
     return torch.cat(found)
 
 
-class _Norms:
+class Episode:
     """A student's trainable parameters, their optimiser and their initial values."""
 
     def __init__(
@@ -153,24 +169,25 @@ class _Norms:
         self._optimizer.zero_grad()
         for loss in losses:
             if not loss.isfinite():
-                raise ValueError(f"the entropy became {loss.item()}: a rate too high?")
+                raise ValueError(f"the loss became {loss.item()}: a rate too high?")
             loss.backward()
         self._optimizer.step()
 
     @torch.no_grad()
     def reset(self) -> None:
+        """Return to the initial values, with an empty optimiser."""
         for parameter, start in zip(self._parameters, self._start, strict=True):
             parameter.copy_(start)
         self._optimizer = self._make(self._parameters)
 
 
 def _entropies(
-    student: Student, images: Tensor, at_once: int, made: list[Tensor]
+    student: Student, images: Tensor, at_once: int, found: list[Tensor]
 ) -> Iterator[Tensor]:
-    """Losses that add up to the mean entropy; logits go into `made` on the way."""
+    """Losses that add up to the mean entropy; appends the logits to `found`."""
     for part in images.split(at_once):
         logits = student(part)
-        made.append(logits.detach())
+        found.append(logits.detach())
         yield len(part) / len(images) * selection.entropy(logits).mean()
 
 
@@ -179,21 +196,26 @@ def _marginal_entropies(
 ) -> Iterator[Tensor]:
     """Losses whose gradients add up to that of the views' marginal entropy.
 
-    This entropy is no mean over views. In parts, the views go through once without a
-    graph, which gives the gradient with respect to each view's logits.
+    The marginal entropy is not a mean over views. If the views need several parts, they
+    first go through the tower without a graph, which gives the gradient of the entropy
+    with respect to each view's logits.
     """
     if len(views) <= at_once:
         yield selection.marginal_entropy(student(views)[None]).mean()
         return
-    made = logits(student, views, at_once).requires_grad_()
-    loss = selection.marginal_entropy(made[None]).mean()
-    (weights,) = torch.autograd.grad(loss, made)
-    for part, of_part in zip(views.split(at_once), weights.split(at_once), strict=True):
-        yield (of_part * student(part)).sum()
+    detached = logits(student, views, at_once).requires_grad_()
+    loss = selection.marginal_entropy(detached[None]).mean()
+    (gradient,) = torch.autograd.grad(loss, detached)
+    parts = zip(views.split(at_once), gradient.split(at_once), strict=True)
+    for part, part_gradient in parts:
+        yield (part_gradient * student(part)).sum()
 
 
 def _use_batch_statistics(student: Student, recompute: bool) -> None:
-    """Let BatchNorm normalise by the batch; `recompute` keeps no block's graph."""
+    """Let BatchNorm normalise by the batch.
+
+    `recompute`: blocks keep no graph and are computed again in the backward pass.
+    """
     for part in student.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.train()

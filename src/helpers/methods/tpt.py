@@ -2,8 +2,8 @@
 
 Test-Time Prompt Tuning for Zero-Shot Generalization in Vision-Language Models, Shu et
 al. 2022, arXiv 2209.07511, section 3, in the form of the released code
-(github.com/azshue/TPT). For one image with unit view features f_v, view 0 the image
-as it is, logit scale s, and class features t_c(p) that depend on a context p [M, W]:
+(github.com/azshue/TPT). For one image with unit view features f_v, view 0 the original
+image, logit scale s, and class features t_c(p) that depend on a context p [M, W]:
 
     z_vc = s <f_v, t_c(p)>          S = the int(rho V) views of lowest entropy
     L(p) = H(mean_{v in S} softmax(z_v))        H(q) = -sum_c q_c ln q_c
@@ -18,12 +18,13 @@ gradient does not matter. Further steps keep S, as the released code does.
 
 Images that start from one context share the first class features and their graph. So
 the gradient of an image is a vector-Jacobian product, g = J^T dL/dt, and only the
-prediction needs a pass of its own through the text tower. J itself, where it is
-at hand, turns the gradients of many images into one matrix product. That is why this is
-own code: the release runs the text tower forward and back for each image.
+prediction needs its own pass through the text tower. If the Jacobian J is given, the
+gradients of many images are one matrix product. The release runs the text tower forward
+and back for each image.
 
-Deviations: the release computes in float16 with a loss scaler, this in float32, where
-no step is skipped; it does nothing where int(rho V) is 0, this refuses.
+Deviations: the release computes in float16 with a loss scaler, which may skip a step;
+here everything is float32. If int(rho V) is 0, the release leaves the context as it is;
+here it is an error.
 """
 
 from collections.abc import Callable
@@ -71,9 +72,9 @@ def tpt(
     context: Tensor,
     **tuning: Any,
 ) -> Tensor:
-    """Logits [B, C] of view 0 under the context tuned on all views [B, V, D].
+    """Logits [B, C] of view 0 with the context tuned on all views [B, V, D].
 
-    `tuning`: the keyword arguments of `tune`, which explains the others, too.
+    `tune` explains the arguments; `tuning` are its keyword arguments.
     """
     tuned = tune(views, text_features, logit_scale, context, **tuning).context
     batch = tuning.get("batch", 1)
@@ -108,11 +109,11 @@ def revote(
     rho: float = 0.1,
     **tuning: Any,
 ) -> Tensor:
-    """ln q [B, C], q the mean probability of the confident views, after TPT's step.
+    """ln of the confident views' mean probability [B, C], after TPT's step.
 
-    The views are selected once more, with the tuned context. The public repository
-    LuCazzola/TTA_DL-Project predicts so, but never clears its gradients and lets the
-    batch statistics drift; here each image is on its own.
+    The views are selected again with the tuned context. The public repository
+    LuCazzola/TTA_DL-Project predicts in this way, but accumulates gradients and batch
+    statistics over images; here images are independent.
     """
     tuned = tune(views, text_features, logit_scale, context, rho=rho, **tuning).context
     keep = selection.keep_count(views.shape[1], rho)
@@ -134,11 +135,19 @@ def tpt_linear(
     jacobian: Tensor,
     **tuning: Any,
 ) -> Tensor:
-    """Logits [B, C] of TPT's one step with class features taken as linear in it.
+    """Logits [B, C] after TPT's step, with class features linear in the context.
 
-    Not TPT but its first-order form: t(p + step) is replaced by the unit vectors of
-    t(p) + J step, so that no image passes the text tower. `context` is one [M, W], and
-    `jacobian` [C, D, M, W] that of `text_features` there.
+    This is the first-order form of TPT: t(p + step) is replaced by t(p) + J step,
+    normalised, so that no image needs the text tower.
+
+    Args:
+        context: one for all images, [M, W].
+        jacobian: of `text_features` at `context`, [C, D, M, W].
+
+        Others as in `tune`.
+
+    Raises:
+        ValueError: more than one step.
     """
     if tuning.get("steps", 1) != 1:
         raise ValueError("tpt_linear takes one step: the Jacobian holds at its start")
@@ -191,7 +200,7 @@ def tune(
     loss = loss or (lambda logits, class_features: selection.marginal_entropy(logits))
     shared, size = None, batch
     if context.ndim == 2:
-        shared = _shared_start(text_features, context, jacobian, batch)
+        shared = _shared_features(text_features, context, jacobian, batch)
         size = FIRST_STEPS if steps == 1 else batch
         context = context.expand(len(views), -1, -1)
     parts = []
@@ -203,21 +212,21 @@ def tune(
         gradients, losses, originals = [], [], []
         for step in range(1, steps + 1):
             first = shared if step == 1 else None
-            features, pull = first or _own_start(text_features, at)
+            features, pull_back = first or _own_features(text_features, at)
             if step == 1:
                 logits = _logits(part, features, logit_scale)
                 selected = selection.confident(logits, keep)
                 trusted = selection.take(part, selected)
             value, cotangent = _loss_gradient(trusted, features, logit_scale, loss)
-            gradient = pull(cotangent)
+            gradient = pull_back(cotangent)
             at, mean, square = adamw_step(
                 at, gradient, mean, square, step, learning_rate, weight_decay
             )
             gradients.append(gradient)
             losses.append(value)
             originals.append(_logits(part[:, :1], features, logit_scale)[:, 0])
-        told = (torch.stack(each, dim=1) for each in (losses, originals))
-        parts.append(Tuned(at, gradients[0], selected, *told))
+        stacked = (torch.stack(each, dim=1) for each in (losses, originals))
+        parts.append(Tuned(at, gradients[0], selected, *stacked))
     return Tuned(*map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -257,7 +266,7 @@ def adamw_step(
     learning_rate: float = 5e-3,
     weight_decay: float = 1e-2,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """AdamW's step number `step`, from 1 on: where it leads, and the two moments.
+    """AdamW's step number `step`, from 1 on: the new values and the two moments.
 
     Decoupled Weight Decay Regularization, Loshchilov & Hutter 2019, arXiv 1711.05101,
     algorithm 2, with PyTorch's decay lr * wd. All tensors have one shape.
@@ -287,22 +296,23 @@ def _loss_gradient(
     return values.detach(), gradient
 
 
-Start = tuple[Tensor, Callable[[Tensor], Tensor]]
-"""Class features without graph, and the map of d loss / d features to d loss / d p."""
+FeaturesAndPullback = tuple[Tensor, Callable[[Tensor], Tensor]]
+"""Class features without a graph, and the vector-Jacobian product that takes the loss's
+gradient with respect to the features back to the context."""
 
 
-def _own_start(text_features: TextFeatures, contexts: Tensor) -> Start:
-    """Of contexts [b, M, W]: features [b, C, D], and a pull that can be used once."""
+def _own_features(text_features: TextFeatures, contexts: Tensor) -> FeaturesAndPullback:
+    """Features [b, C, D] of contexts [b, M, W]; `pull_back` can be used once."""
     with torch.enable_grad():
         leaf = contexts.detach().requires_grad_()
         features = text_features(leaf)
     return features.detach(), lambda g: torch.autograd.grad(features, leaf, g)[0]
 
 
-def _shared_start(
+def _shared_features(
     text_features: TextFeatures, context: Tensor, jacobian: Tensor | None, batch: int
-) -> Start:
-    """Of one context [M, W]: features [C, D], and a pull of [b, C, D] for any b."""
+) -> FeaturesAndPullback:
+    """Features [C, D] of one context [M, W]; `pull_back` takes [b, C, D] for any b."""
     if jacobian is not None:
         rows = jacobian.flatten(2).flatten(0, 1)  # [C D, M W]
         with torch.no_grad():
@@ -313,7 +323,7 @@ def _shared_start(
         leaf = context.detach().requires_grad_()
         features = text_features(leaf)
 
-    def pull(cotangents: Tensor) -> Tensor:
+    def pull_back(cotangents: Tensor) -> Tensor:
         def few(cotangents: Tensor) -> Tensor:
             return torch.autograd.grad(
                 features, leaf, cotangents, retain_graph=True, is_grads_batched=True
@@ -321,7 +331,7 @@ def _shared_start(
 
         return torch.cat([few(some) for some in cotangents.split(batch)])
 
-    return features.detach(), pull
+    return features.detach(), pull_back
 
 
 def _check(

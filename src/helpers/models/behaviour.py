@@ -13,12 +13,12 @@ from torch import Tensor
 
 from helpers.models.clip import Backbone, text_tower
 from helpers.models.prompts import (
-    _attend,
-    _check_tower,
-    _finish,
-    _keys_values,
-    _queries,
-    _tokens,
+    attend,
+    check_tower,
+    finish_block,
+    project_keys_values,
+    project_queries,
+    prompt_tokens,
 )
 
 PARTS = ("start", "context", "name", "end")
@@ -60,9 +60,9 @@ def end_attention(
     sums to 1 in each layer; the mean over heads and classes. ValueError where the text
     tower is not of CLIP's kind.
     """
-    _check_tower(backbone)
+    check_tower(backbone)
     tower = text_tower(backbone.model)
-    prefix, suffixes = _tokens(backbone, class_names, context)
+    prefix, suffixes = prompt_tokens(backbone, class_names, context)
     of_length = defaultdict(list)
     for suffix in suffixes:
         of_length[len(suffix)].append([*prefix, *suffix])
@@ -86,9 +86,10 @@ def _end_weights(blocks: Sequence[ResidualAttentionBlock], x: Tensor) -> Tensor:
     layers = []
     for block in blocks:
         y = block.ln_1(x)
-        queries, keys_values = _queries(block.attn, y), _keys_values(block.attn, y)
+        queries = project_queries(block.attn, y)
+        keys_values = project_keys_values(block.attn, y)
         scores = torch.einsum("bhd,blhd->bhl", queries[:, -1], keys_values[0])
         weights = (scores / queries.shape[-1] ** 0.5).softmax(dim=-1)
         layers.append(weights.mean(dim=1).sum(dim=0))
-        x = _finish(block, x, _attend(queries, keys_values))
+        x = finish_block(block, x, attend(queries, keys_values))
     return torch.stack(layers)

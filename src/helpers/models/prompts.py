@@ -61,8 +61,8 @@ class PromptTower:
         context: str | int = "a photo of a",
     ) -> None:
         tower = text_tower(backbone.model)
-        _check_tower(backbone)
-        prefix, suffixes = _tokens(backbone, class_names, context)
+        check_tower(backbone)
+        prefix, suffixes = prompt_tokens(backbone, class_names, context)
         distinct = sorted(set(suffixes), key=len)
         row = {suffix: i for i, suffix in enumerate(distinct)}
         lengths = [len(suffix) for suffix in distinct]
@@ -168,17 +168,17 @@ class PromptTower:
         x = self._suffixes.expand(prefix[0].shape[1], -1, -1)
         for block, before in zip(self._blocks, prefix, strict=True):
             y = block.ln_1(x)
-            own = _keys_values(block.attn, y).split(sizes, dim=2)
+            own = project_keys_values(block.attn, y).split(sizes, dim=2)
             if block is self._blocks[-1]:  # the last layer is read at end tokens only
                 x, y, sizes = x[:, self._ends], y[:, self._ends], counts
-            queries = _queries(block.attn, y).split(sizes, dim=1)
+            queries = project_queries(block.attn, y).split(sizes, dim=1)
             attended = []
             for count, q, kv_before, kv in zip(
                 counts, queries, before.split(counts, dim=2), own, strict=True
             ):
                 kv = torch.cat([kv_before, kv.unflatten(2, (count, -1))], dim=3)
-                attended.append(_attend(q.unflatten(1, (count, -1)), kv).flatten(1, 2))
-            x = _finish(block, x, torch.cat(attended, dim=1))
+                attended.append(attend(q.unflatten(1, (count, -1)), kv).flatten(1, 2))
+            x = finish_block(block, x, torch.cat(attended, dim=1))
         return x
 
     def _unit(self, hidden: Tensor, dtype: torch.dtype) -> Tensor:
@@ -247,13 +247,15 @@ def prefix_cache(blocks: Sequence[ResidualAttentionBlock], x: Tensor) -> list[Te
     layers = []
     for block in blocks:
         y = block.ln_1(x)
-        layers.append(_keys_values(block.attn, y))
+        layers.append(project_keys_values(block.attn, y))
         if block is not blocks[-1]:
-            x = _finish(block, x, _attend(_queries(block.attn, y), layers[-1]))
+            x = finish_block(
+                block, x, attend(project_queries(block.attn, y), layers[-1])
+            )
     return layers
 
 
-def _tokens(
+def prompt_tokens(
     backbone: Backbone, class_names: Sequence[str], context: str | int
 ) -> tuple[list[int], list[tuple[int, ...]]]:
     """Ids of the prefix [start, context] and, per class, of [name, full stop, end]."""
@@ -277,7 +279,7 @@ def _tokens(
     return prefix, [tuple(row[len(prefix) :]) for row in rows]
 
 
-def _check_tower(backbone: Backbone) -> None:
+def check_tower(backbone: Backbone) -> None:
     """Raise ValueError for a text tower whose prompts cannot share a prefix cache."""
     if not reads_end_token(backbone.model):
         raise ValueError(
@@ -293,15 +295,15 @@ def _check_tower(backbone: Backbone) -> None:
             )
 
 
-def _queries(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """[..., tokens, W] -> [..., tokens, heads, W / heads]."""
+def project_queries(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Queries [..., tokens, heads, W / heads] of normalised states [..., tokens, W]."""
     width = x.shape[-1]
     weight, bias = attention.in_proj_weight[:width], attention.in_proj_bias[:width]
     return F.linear(x, weight, bias).unflatten(-1, (attention.num_heads, -1))
 
 
-def _keys_values(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    """[..., tokens, W] -> [2, ..., tokens, heads, W / heads]."""
+def project_keys_values(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Keys and values [2, ..., tokens, heads, W / heads] of states [..., tokens, W]."""
     width = x.shape[-1]
     weight, bias = attention.in_proj_weight[width:], attention.in_proj_bias[width:]
     both = F.linear(x, weight, bias).unflatten(-1, (2, attention.num_heads, -1))
@@ -325,7 +327,7 @@ def _scale_gradient(features: Tensor, contexts: Tensor) -> None:
     contexts.register_hook(lambda gradient: gradient * factors.pop())
 
 
-def _attend(queries: Tensor, keys_values: Tensor) -> Tensor:
+def attend(queries: Tensor, keys_values: Tensor) -> Tensor:
     """Causal attention of the last q of k tokens to all k: [..., q, W].
 
     Fused kernels lack the forward-mode and batched derivatives that the Jacobian needs,
@@ -340,7 +342,7 @@ def _attend(queries: Tensor, keys_values: Tensor) -> Tensor:
     return (weights @ v).transpose(-3, -2).flatten(-2)
 
 
-def _finish(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
-    """The rest of a block after its attention."""
+def finish_block(block: ResidualAttentionBlock, x: Tensor, attended: Tensor) -> Tensor:
+    """States [..., W] after a block, from those before it and what it attended to."""
     x = x + block.ls_1(block.attn.out_proj(attended))
     return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from helpers.models.clip import Backbone, project_text, reads_end_token, text_tower
 from helpers.models.prompts import (
-    _attend,
-    _finish,
-    _keys_values,
-    _queries,
+    attend,
+    finish_block,
     prefix_cache,
+    project_keys_values,
+    project_queries,
 )
 from helpers.models.sizes import Size
 from helpers.words import with_article
@@ -239,9 +239,9 @@ def _suffix(
     blocks = tower.transformer.resblocks
     for block, kv in zip(blocks, before, strict=True):
         y = block.ln_1(x)
-        own = _keys_values(block.attn, y)
+        own = project_keys_values(block.attn, y)
         if block is blocks[-1]:
             x, y = x[:, -1:], y[:, -1:]
-        attended = _attend(_queries(block.attn, y), torch.cat([kv, own], dim=2))
-        x = _finish(block, x, attended)
+        attended = attend(project_queries(block.attn, y), torch.cat([kv, own], dim=2))
+        x = finish_block(block, x, attended)
     return project_text(tower, tower.ln_final(x[:, 0]))

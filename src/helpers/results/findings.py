@@ -1,7 +1,7 @@
-"""What the chapters found, in sentences and in a table of decisions.
+"""The chapters' findings: sentences, and a table of which method to use.
 
-Every sentence is put together from paired differences and their intervals, so that it
-says what a study's ledgers say, whatever that is.
+Every sentence is made from paired differences and their intervals, so that it follows
+from the study's ledgers alone.
 """
 
 import zlib
@@ -29,25 +29,25 @@ from helpers.results.synthesis import (
 HAVE: dict[str, list[str]] = {}
 for _need in registry.NEEDS.values():
     HAVE.setdefault(_need.given, []).append(_need.panel)
-"""What one may have, and the panels of methods that it allows."""
+"""What a user may have, and the panels of methods that it allows."""
 
 
 def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
-    """What to use where: a row per data set, backbone and thing that one may have.
+    """Which method to use: a row per data set, backbone and what the user has.
 
-    The rule: images are cut in two by the hash of their ids. On one half, of the
-    methods that what one has allows, those surely better than the prompt ensemble (than
-    one prompt, where there is no ensemble) are in the running, Holm's correction
-    counting all of them; the one whose gain has the greatest lower bound is chosen. Its
-    gain on the *other* half, which had no say, is what to expect. Where none is in the
-    running, the ensemble is chosen if it surely beats one prompt, else one prompt.
+    The images are cut into two halves by the hash of their ids. The first half chooses:
+    candidates are the methods that the user can run and that are surely better than the
+    prompt ensemble (one prompt if there is no ensemble), with Holm's correction for all
+    of them; the candidate whose gain has the largest lower bound is chosen. The other
+    half gives the gain to expect. Without a candidate, the ensemble is chosen if it
+    surely beats one prompt, else one prompt.
 
     Returns:
-        dataset, backbone; what can be seen without labels: `sure`, the mean confidence
-        of one prompt, and `agree`, the share of images on which one prompt and the
-        ensemble predict the same; have, use (a ledger, "ensemble_80", "zero_shot_photo"
-        or "nothing more"), over (against what), expect, expect_low, expect_high, n (of
-        the other half), seconds_per_image.
+        Columns: dataset, backbone; visible without labels: sure, the mean confidence of
+        one prompt, and agree, the share of images on which one prompt and the ensemble
+        predict the same; have; use (a ledger, "ensemble_80", "zero_shot_photo" or
+        "nothing more"); over, the baseline; expect, expect_low, expect_high and n of
+        the other half; seconds_per_image.
     """
     rows = []
     for (dataset, backbone), part in board.groupby(["dataset", "backbone"], sort=False):
@@ -83,7 +83,7 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
 
 
 def readable(decided: pd.DataFrame) -> pd.DataFrame:
-    """The table of `decisions` to be read: points with their interval, milliseconds."""
+    """The table of `decisions` for display: points with intervals, milliseconds."""
     told = [_expected(row) if row["n"] > 0 else "" for _, row in decided.iterrows()]
     table = decided[["dataset", "sure", "agree", "have", "use"]].copy()
     table["expect"] = pd.Series(told, decided.index, dtype=object)
@@ -93,7 +93,8 @@ def readable(decided: pd.DataFrame) -> pd.DataFrame:
 
 
 def _chosen(scores: Scores, keys: Sequence[Key], over: Key) -> dict | None:
-    """Chosen from `keys` on one half of the images, measured on the other."""
+    """The method of `keys` that one half of the images chooses, and its gain on the
+    other half."""
     tried = {}
     for key in keys:
         halves = zip(halved(scores[key]), halved(scores[over]), strict=True)
@@ -125,7 +126,7 @@ def _cost(scores: Scores, key: Key) -> float:
 
 
 def halved(images: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Two halves of a ledger by the hash of the ids, the same for every ledger."""
+    """Two halves of a ledger's images by the hash of their ids, as for every ledger."""
     first = np.array([zlib.crc32(i.encode()) % 2 == 0 for i in images.index], bool)
     return images[first], images[~first]
 
@@ -133,11 +134,11 @@ def halved(images: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 def pooled(
     scores: Scores, backbone: str, method: str, others: Sequence[str]
 ) -> pd.DataFrame:
-    """A method against another on every data set, and on all images together.
+    """A method against a baseline on every data set, and on all images together.
 
-    `others` are names of one and the same baseline, see `baseline`. Returns rows of
-    `difference` with the columns dataset and p_holm (of the data sets), the last row
-    "all" over the images of all data sets; empty where no two ledgers meet.
+    `others` are names of one baseline, see `baseline`. Returns rows of `difference`
+    with the columns dataset and p_holm (over the data sets); the last row, "all", is
+    about the images of all data sets. Empty if no two ledgers share images.
     """
     rows, correct = [], []
     for key in scores:
@@ -165,12 +166,12 @@ def points(row: Mapping[str, float] | pd.Series, about: str = "") -> str:
 
 
 def verdict(low: float, high: float) -> str:
-    """What an interval of a gain says."""
+    """The verb for a gain with this interval."""
     return "gains" if low > 0 else "loses" if high < 0 else "changes nothing for sure"
 
 
 def sentence(subject: str, against: str, table: pd.DataFrame) -> str:
-    """What `pooled` found, with its interval and the data sets that stand out."""
+    """The result of `pooled` as a sentence, with the data sets that stand out."""
     whole, each = table.iloc[-1], table.iloc[:-1]
     does = verdict(whole["ci_low"], whole["ci_high"])
     sets = f"{len(each)} data sets" if len(each) > 1 else each["dataset"].iloc[0]
@@ -193,12 +194,12 @@ def sentence(subject: str, against: str, table: pd.DataFrame) -> str:
 def findings(
     scores: Scores, decided: pd.DataFrame, first: str, backbones: Sequence[str]
 ) -> pd.DataFrame:
-    """A computed answer to the question of every chapter that has left ledgers.
+    """The computed answer to the question of every chapter with ledgers.
 
     Args:
         decided: the table of `decisions`.
         first: the data set in question, of which the others are shifts.
-        backbones: a claim is about the first of them that has ledgers of it.
+        backbones: a claim is about the first one that has its ledgers.
 
     Returns:
         chapter, question, answer.
@@ -224,15 +225,15 @@ def claimed(
     over: str,
     against: Sequence[str],
 ) -> str:
-    """A chapter's claim, in words: a method against what it has to beat.
+    """A chapter's claim as a sentence: a method against its baseline.
 
     Args:
-        subject, over: what both are called in the sentence.
-        method, against: ledgers, "{}" in them being the main recipe of views; the first
-            of `against` that is there counts, and none means the baseline `over`.
+        subject, over: names of the method and of the baseline in the sentence.
+        method, against: their ledgers; "{}" stands for the main recipe of views. The
+            first existing one of `against` counts; if empty, the baseline is `over`.
 
     Returns:
-        "" where no backbone has ledgers of both.
+        The sentence, "" if no backbone has ledgers of both.
     """
     recipe = main_recipe(scores)
     others = against or registry.ledgers(over)
@@ -245,7 +246,7 @@ def claimed(
 
 
 def _correct(scores: Scores, backbone: str) -> pd.Series:
-    """By data set, which images one prompt has right, of its largest ledger."""
+    """For each data set, the hits of one prompt's largest ledger."""
     found = {}
     for dataset in dict.fromkeys(key.dataset for key in scores):
         key = widest(scores, Key(dataset, backbone, ""), registry.ledgers(ONE))
@@ -267,7 +268,7 @@ def _levels(scores: Scores, first: str, backbone: str) -> str:
 
 
 def _world(scores: Scores, backbone: str) -> str:
-    """How far the embedded world's shifts go; nothing where there is none of them."""
+    """The range of accuracies on the embedded world's shifts, "" without them."""
     correct = _correct(scores, backbone)
     if len(set(correct.index) & set(COUNTERPARTS.values())) < 2:
         return ""
@@ -283,7 +284,7 @@ def _world(scores: Scores, backbone: str) -> str:
 
 
 def _verdicts(decided: pd.DataFrame, backbone: str) -> str:
-    """What the image alone allows, data set by data set."""
+    """The result for each data set if the user has the image alone."""
     rows = decided[decided["have"].eq("the image alone")]
     rows = rows[rows["backbone"].eq(backbone)]
     if rows.empty:

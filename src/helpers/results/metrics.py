@@ -119,21 +119,9 @@ def _scores(logits: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     )
 
 
-def top_k_accuracy(logits: ArrayLike, labels: ArrayLike, k: int = 1) -> float:
-    """Share of images whose label is among the k classes of largest logit."""
-    if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
-    return float((_labelled(logits, labels)["rank"] < k).mean())
-
-
 def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
     """Mean negative log-likelihood of the labels in nats."""
     return float(_labelled(logits, labels)["nll"].mean())
-
-
-def brier_score(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Mean Brier score, summed over classes: 0 is perfect, 2 is surely wrong."""
-    return float(_labelled(logits, labels)["brier"].mean())
 
 
 def entropy(logits: ArrayLike) -> np.ndarray:

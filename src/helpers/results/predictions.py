@@ -108,7 +108,7 @@ def write(
     settings: dict[str, Any],
     seed: int = 0,
 ) -> Path:
-    """Write one ledger and its cost, atomically, over whatever stood there.
+    """Write one ledger and its cost, atomically; an earlier one is replaced.
 
     Args:
         folder: the study's output folder.

@@ -1,12 +1,12 @@
-"""All chapters side by side: which method helps, where, at what price?
+"""All methods of a study compared: which one gains, on which images, at what cost?
 
-Everything here is read from a study's ledgers. Two ledgers are compared on the images
-that both hold, paired by id, and every number of a row is about the same images: the
-chapters look at samples of different sizes, and accuracies of different images must not
-be held against each other.
+Everything here is computed from a study's ledgers. Chapters use samples of different
+sizes, and accuracies of different images must not be compared. So two ledgers are
+compared on the images that both contain, paired by id, and all numbers of a row are
+about the same images.
 
-A gain is a paired difference in top-1 accuracy. "Surely" means that McNemar's exact
-test, corrected by Holm for all methods of a data set and backbone, stays below 5 %.
+A gain is a paired difference in top-1 accuracy. "Surely" means p < 5 % in McNemar's
+exact test, with Holm's correction for all methods of a data set and backbone.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ LEVEL = 0.05  # of every test
 
 
 class Key(NamedTuple):
-    """What one ledger is about."""
+    """The data set, backbone, method and seed of a ledger."""
 
     dataset: str
     backbone: str
@@ -71,30 +71,30 @@ def load(folder: str | Path) -> Scores:
 
 
 def missing(scores: Scores) -> list[str]:
-    """The chapters that have left no ledger here."""
+    """The numbers of the chapters without a ledger among these."""
     chapters = {entry.chapter for entry in registry.entries().values()}
     left = {registry.find(key.method).chapter for key in scores}
     return sorted(chapters - left - {""})
 
 
 def in_order(found: Iterable[str], wanted: Sequence[str]) -> list[str]:
-    """The names found, once each: those wanted in that order, then the others."""
+    """Each found name once: the wanted ones in their order, then the others."""
     found = list(dict.fromkeys(found))
     return [n for n in wanted if n in found] + [n for n in found if n not in wanted]
 
 
 def main_recipe(scores: Iterable[Key]) -> str:
-    """The view recipe of most ledgers, METHOD-RECIPE; the first by name among equals.
+    """The view recipe of most ledgers METHOD-RECIPE; of equals, the first by name.
 
-    Ledgers of methods that are not the study's have no say.
+    Only ledgers of registered methods count.
     """
     ours = [key.method for key in scores if registry.find(key.method).key]
     counts = Counter(m.partition("-")[2] for m in ours if "-" in m)
     return min(counts, key=lambda recipe: (-counts[recipe], recipe), default="")
 
 
-def spokesman(method: str, recipe: str) -> str:
-    """The name that a figure gives a ledger; "" for variants that no figure shows."""
+def display_name(method: str, recipe: str) -> str:
+    """A ledger's name in figures; "" for variants that figures do not show."""
     if not registry.find(method).key:
         return method
     stem, _, views = method.partition("-")
@@ -106,7 +106,8 @@ def spokesman(method: str, recipe: str) -> str:
 def baseline(scores: Scores, key: Key, names: Sequence[str]) -> pd.DataFrame | None:
     """Of the baselines of these names, the one that shares most images with a ledger.
 
-    The first of equals; of its own seed, else of the lowest. None without any.
+    Of equals, the first name counts; of its seeds, the ledger's own, else the lowest.
+    None if the ledger shares no image with any.
     """
     best, most = None, 0
     for name in names:
@@ -121,18 +122,19 @@ def baseline(scores: Scores, key: Key, names: Sequence[str]) -> pd.DataFrame | N
 
 
 def widest(scores: Scores, about: Key, names: Sequence[str]) -> Key | None:
-    """Of one baseline's ledgers at a data set and backbone the one of most images.
+    """The ledger with most images among those of these names, data set and backbone.
 
-    The first of equals; none where there is no ledger of these names.
+    Of equals, the first; None if there is none.
     """
     found = [k for name in names for k in scores if k[:3] == (*about[:2], name)]
     return max(found, key=lambda k: len(scores[k]), default=None)
 
 
 def shared(*frames: pd.DataFrame) -> list[pd.DataFrame]:
-    """The frames on the images that all hold, in the order of the first.
+    """The rows of images that all frames contain, in the order of the first frame.
 
-    Raises ValueError where an image has two labels.
+    Raises:
+        ValueError: an image has different labels in two frames.
     """
     images = frames[0].index
     for frame in frames[1:]:
@@ -151,7 +153,7 @@ def shared(*frames: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, float]:
-    """`compare.paired_difference` of two frames on the images that both hold, and n."""
+    """`compare.paired_difference` on the images that both frames contain, and n."""
     a, b = shared(a, b)
     if a.empty:
         raise ValueError("two ledgers that share no image cannot be compared")
@@ -166,20 +168,20 @@ def calibration(images: pd.DataFrame) -> dict[str, float]:
 
 
 def leaderboard(scores: Scores, datasets: Sequence[str] = ()) -> pd.DataFrame:
-    """Every ledger against its two baselines, on the images that all three hold.
+    """Every ledger against its two baselines, on the images that all three contain.
 
     Args:
         scores: what `load` gives.
         datasets: the order of data sets; others follow.
 
     Returns:
-        A row per ledger; of the ledgers of the single prompt one row, the first of
-        chapter. dataset, backbone, panel, family, method, name (what figures call
-        it, "" for variants), seed, n, top1; against one prompt gain, gain_low,
-        gain_high, gain_p_holm, wins, losses; `detectable`, the smallest true difference
-        that so many images would show in four of five cases; against the ensemble over,
-        over_low, over_high, over_p_holm; ece, nll, seconds_per_image. Where there is no
-        baseline, or the row is one, its columns are empty.
+        A row per ledger, but one row for all ledgers of the single prompt, that of the
+        earliest chapter. Columns: dataset, backbone, panel, family, method, name (in
+        figures, "" for variants), seed, n, top1; against one prompt: gain, gain_low,
+        gain_high, gain_p_holm, wins, losses, and detectable, the smallest true
+        difference that n images show with a power of 80 %; against the ensemble: over,
+        over_low, over_high, over_p_holm; ece, nll, seconds_per_image. The columns of a
+        baseline are empty if it is missing or is the row itself.
     """
     recipe = main_recipe(scores)
     rows = [_row(scores, key, recipe) for key in scores if _is_listed(scores, key)]
@@ -209,7 +211,7 @@ _COLUMNS = (
 
 
 def _is_listed(scores: Scores, key: Key) -> bool:
-    """False for the single prompt where an earlier ledger of it stands in."""
+    """False for a ledger of the single prompt if an earlier chapter has one."""
     single = registry.ledgers(ONE)
     if key.method not in single:
         return True
@@ -218,7 +220,7 @@ def _is_listed(scores: Scores, key: Key) -> bool:
 
 
 def _row(scores: Scores, key: Key, recipe: str) -> dict | None:
-    """A ledger's row; nothing where it and its baselines have no image in common."""
+    """A ledger's row; None if it shares no image with its baselines."""
     baselines = {name: registry.ledgers(name) for name in (ONE, ENSEMBLE)}
     found = {k: baseline(scores, key, names) for k, names in baselines.items()}
     found = {name: frame for name, frame in found.items() if frame is not None}
@@ -228,7 +230,7 @@ def _row(scores: Scores, key: Key, recipe: str) -> dict | None:
     entry = registry.find(key.method)
     row: dict[str, object] = {"dataset": key.dataset, "backbone": key.backbone}
     row |= {"panel": entry.panel, "family": entry.family, "method": key.method}
-    row |= {"name": spokesman(key.method, recipe), "seed": key.seed}
+    row |= {"name": display_name(key.method, recipe), "seed": key.seed}
     row |= {"n": len(images), "top1": images["hit"].mean()}
     for name, other in zip(found, others, strict=True):
         if key.method in baselines[name]:
@@ -255,9 +257,9 @@ def _holm(p: pd.Series) -> pd.Series:
 
 
 def headline(board: pd.DataFrame, backbones: Sequence[str] = ()) -> pd.DataFrame:
-    """The rows that figures show: each data set's spokesmen, lowest seed, one backbone.
+    """The rows that figures show: for each data set and named method, one row.
 
-    A method is shown with the first of `backbones` that has a ledger of it.
+    Of a method's ledgers, the first backbone in `backbones` and the lowest seed count.
     """
     rows = board[board["name"].ne("") & board["gain"].notna()]
     order = {n: i for i, n in enumerate(in_order(rows["backbone"], backbones))}
@@ -268,9 +270,9 @@ def headline(board: pd.DataFrame, backbones: Sequence[str] = ()) -> pd.DataFrame
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of a leaderboard to be read: points with intervals, * where sure (Holm)."""
+    """A leaderboard for display: points with intervals, * for p_holm < 5 %."""
 
-    def told(row: pd.Series, value: str) -> str:
+    def cell(row: pd.Series, value: str) -> str:
         if pd.isna(row[value]):
             return ""
         middle, low, high = (100 * row[f"{value}{k}"] for k in ("", "_low", "_high"))
@@ -279,7 +281,7 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
 
     table = rows[["panel", "name", "backbone", "n", "top1"]].copy()
     for value, against in (("gain", ONE), ("over", ENSEMBLE)):
-        cells = [told(row, value) for _, row in rows.iterrows()]
+        cells = [cell(row, value) for _, row in rows.iterrows()]
         table[f"points over {against}"] = pd.Series(cells, rows.index, dtype=object)
     table["detectable"] = rows["detectable"].replace(np.inf, np.nan)
     table[["ece", "nll"]] = rows[["ece", "nll"]]
@@ -287,7 +289,8 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def on_the_frontier(seconds: pd.Series, gain: pd.Series) -> pd.Series:
-    """Which methods none beats: as cheap and better, or as good and cheaper."""
+    """The Pareto frontier: methods of which no other is both as cheap and as good,
+    and cheaper or better."""
     s, g = seconds.to_numpy(float), gain.to_numpy(float)
     no_dearer, no_worse = s[:, None] <= s, g[:, None] >= g  # [other, method]
     better = (s[:, None] < s) | (g[:, None] > g)
@@ -295,12 +298,12 @@ def on_the_frontier(seconds: pd.Series, gain: pd.Series) -> pd.Series:
 
 
 def priced(rows: pd.DataFrame, plain: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """The single prompt, name "", and the methods of a data set that have a price.
+    """The single prompt, with name "", and the methods of a data set with a cost.
 
     `seconds` are the ledger's, but at least those of one prompt with the same backbone:
-    any method reads and encodes the image, though not every ledger was timed from there
-    on, and reading is cheaper once pictures lie in a cache. `frontier` is true of those
-    that need the image alone, with the main backbone, and that no other of these beats.
+    every method reads and encodes the image, but some ledgers were timed without this
+    part, or with images from a cache. `frontier` marks the Pareto frontier of the
+    methods that need the image alone, with the main backbone.
     """
     start = plain[plain["dataset"] == dataset].iloc[:1]
     start = start.assign(
@@ -321,9 +324,9 @@ def priced(rows: pd.DataFrame, plain: pd.DataFrame, dataset: str) -> pd.DataFram
 
 
 def telling(rows: pd.DataFrame, first: str, most: int = 3) -> list[str]:
-    """The data sets to draw: the first, then those where some method surely gains most.
+    """The data sets to draw, `most` at most: `first`, then those of the largest gains.
 
-    "Most" is the greatest lower bound of a gain over one prompt among `rows`.
+    They are ranked by the largest lower bound of a gain over one prompt among `rows`.
     """
     best = rows.groupby("dataset", sort=False)["gain_low"].max()
     best = best.drop(first, errors="ignore").sort_values(ascending=False, kind="stable")
@@ -331,9 +334,9 @@ def telling(rows: pd.DataFrame, first: str, most: int = 3) -> list[str]:
 
 
 def agreement(scores: Scores, keys: Mapping[str, Key]) -> pd.DataFrame:
-    """Shares of images on which two methods predict the same, on what both hold.
+    """Shares of the common images on which two methods predict the same.
 
-    `keys` names the ledgers. Returns [methods, methods], NaN where no image is shared.
+    `keys` names the ledgers. Returns [methods, methods], NaN without a common image.
     """
     table = pd.DataFrame(np.nan, index=list(keys), columns=list(keys))
     for a, b in combinations(keys, 2):
@@ -348,10 +351,10 @@ def agreement(scores: Scores, keys: Mapping[str, Key]) -> pd.DataFrame:
 def rescued_and_broken(
     scores: Scores, keys: Sequence[Key], reference: Key
 ) -> pd.DataFrame:
-    """How many of the methods change an image's fate, a row per image of `reference`.
+    """For each image of `reference`, how many methods correct or break its prediction.
 
-    rescued: methods that are right where the reference is wrong; broken: the reverse;
-    of: the methods that hold the image.
+    Columns: rescued, the methods that are right where the reference is wrong; broken,
+    the reverse; of, the methods whose ledgers contain the image.
     """
     base = scores[reference]
     table = pd.DataFrame(0, index=base.index, columns=["rescued", "broken", "of"])
@@ -364,10 +367,10 @@ def rescued_and_broken(
 
 
 def extremes(outcomes: pd.DataFrame, most: int = 6) -> pd.DataFrame:
-    """The images that most methods rescue, then those that most of them break.
+    """The images that most methods rescue, then those that most methods break.
 
-    Of images that equally many methods hold, the greatest number. Returns the rows of
-    `rescued_and_broken` with a column `told`, "7 of 11 rescue it".
+    Only images in the largest number of ledgers count. Returns the rows of
+    `rescued_and_broken` with a column `told`, such as "7 of 11 rescue it".
     """
     outcomes = outcomes[outcomes["of"] == outcomes["of"].max()]
     parts = []
@@ -379,7 +382,7 @@ def extremes(outcomes: pd.DataFrame, most: int = 6) -> pd.DataFrame:
 
 
 def rank_correlation(a: pd.Series, b: pd.Series) -> dict[str, float]:
-    """Kendall's tau-b of two rankings on the methods that both hold.
+    """Kendall's tau-b of two rankings of the methods that both contain.
 
     Returns tau, p (two-sided) and methods; tau and p are NaN with fewer than four.
     """
@@ -406,11 +409,11 @@ def transfer(rows: pd.DataFrame, backbone: str) -> pd.DataFrame:
 
 
 def tempered(folder: str | Path, rows: pd.DataFrame, first: str) -> pd.DataFrame:
-    """Calibration before and after one temperature, which no tested image has chosen.
+    """Calibration before and after temperature scaling, fitted on other images.
 
     For every method of `rows` with a ledger on the data set `first`, the temperature is
     fitted there and applied to the method's ledgers on all other data sets. The numbers
-    of a data set and backbone are about the images that all of its methods hold.
+    of a data set and backbone are about the images that all its ledgers contain.
 
     Returns:
         dataset, backbone, method, name, family, panel, n, top1, temperature, ece, nll,

@@ -25,7 +25,7 @@ from helpers.store.folders import folder
 if TYPE_CHECKING:  # it imports transformers, which chapters without captions spare
     from helpers.models.captioner import Captioner
 
-READERS = 4  # threads that decode pictures
+THREADS = 4  # that decode pictures
 
 
 def captions(captioner: "Captioner", dataset: Dataset) -> pd.DataFrame:
@@ -118,7 +118,7 @@ def _batches(
     Images are not read while the captioner works: both are thousands of small Python
     steps, which run several times faster in turns than side by side.
     """
-    with ThreadPoolExecutor(READERS) as readers:
+    with ThreadPoolExecutor(THREADS) as threads:
         for start in range(0, len(positions), size):
             batch = positions[start : start + size]
-            yield batch, list(readers.map(dataset.image, batch))
+            yield batch, list(threads.map(dataset.image, batch))

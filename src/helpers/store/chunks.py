@@ -1,8 +1,8 @@
 """Rows of tensors in chunk files; a killed run loses only the chunk at work.
 
-A chunk is a file of `helpers.store.tensors` with the rows of a span and the seconds
-they took. Damaged chunks are made again. The folder's name, a key of all inputs,
-identifies the rows. Two processes that fill one folder write the same rows.
+A chunk is a safetensors file with the rows of a span, the seconds they took and a
+checksum (`save`, `load`). Damaged chunks are made again. The folder's name, a key of
+all inputs, identifies the rows. Two processes that fill one folder write the same rows.
 
 Why no library: caches such as joblib's store the result of a whole call, which a killed
 run loses. Zarr would write and check such chunks, but the loop that finds, makes and
@@ -10,16 +10,19 @@ times the missing ones would still be ours.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors import torch as safetensors
 from torch import Tensor
 
 from helpers import parallel
+from helpers.files import replacing
+from helpers.keys import key
 from helpers.progress import track
-from helpers.store import tensors
 
 Work = Callable[[range], Iterator[tuple[Sequence[int], Tensor]]]
 """A span -> batches of its rows, numbers and values; workers may run it."""
@@ -112,7 +115,7 @@ def _gathered(work: Work, span: range) -> tuple[Tensor, float]:
 def _read(path: Path, span: range) -> tuple[Tensor, float] | None:
     """The rows and seconds of a chunk, or None if it is missing or damaged."""
     try:
-        found, facts = tensors.load(path)
+        found, facts = load(path)
     except (FileNotFoundError, ValueError):
         return None
     rows = found.get("rows", torch.empty(0))
@@ -120,4 +123,34 @@ def _read(path: Path, span: range) -> tuple[Tensor, float] | None:
 
 
 def _write(path: Path, rows: Tensor, spent: float) -> None:
-    tensors.save(path, {"rows": rows}, seconds=repr(spent))
+    save(path, {"rows": rows}, seconds=repr(spent))
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], **facts: str) -> None:
+    """Write named tensors and `facts`, the file's metadata, completely or not at all.
+
+    Raises:
+        files.DiskFull: the disk is full.
+    """
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    content = safetensors.save(tensors, {**facts, "checksum": key(tensors, facts)})
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file's tensors, on the CPU, and its metadata.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            facts = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if facts.pop("checksum", "") != key(tensors, facts):
+        raise ValueError(f"{path} is damaged: its tensors do not fit their checksum")
+    return tensors, facts

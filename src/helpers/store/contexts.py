@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from helpers.models.clip import Backbone, text_tower
-from helpers.store import tensors as files
+from helpers.store import chunks
 
 OFFICIAL = {  # the authors' names -> those of `helpers.methods.cocoop.CoCoOp`
     "ctx": "context",
@@ -50,7 +50,7 @@ def save(
         raise ValueError(f"{path}: learned contexts are saved as .safetensors files")
     if "context" not in tensors:
         raise ValueError(f"nothing named 'context' among {sorted(tensors)}")
-    files.save(
+    chunks.save(
         path,
         {name: tensor.float() for name, tensor in tensors.items()},
         backbone=backbone.key,
@@ -145,7 +145,7 @@ def _read(path: Path, backbone: Backbone) -> dict[str, Tensor]:
 
 
 def _ours(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    tensors, metadata = files.load(path)
+    tensors, metadata = chunks.load(path)
     if "context" not in tensors or "fingerprint" not in metadata:
         raise ValueError(f"{path} holds {sorted(tensors)}: no learned context of ours")
     return tensors, metadata

@@ -1,11 +1,8 @@
 """Features of images and prompts, in chunks."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,14 +10,12 @@ from torch import Tensor
 from helpers.data.dataset import Dataset
 from helpers.models import template_prompts
 from helpers.models.clip import Backbone
+from helpers.parallel import ahead
 from helpers.store.chunks import in_chunks, seconds
 from helpers.store.folders import folder
 
 SHARD = 512  # rows per file: the most that a killed run loses
 BATCH = 64
-THREADS = 4
-
-Result = TypeVar("Result")
 
 
 def image_features(backbone: Backbone, dataset: Dataset) -> Tensor:
@@ -120,24 +115,6 @@ def prompt_seconds_per_image(
     """Seconds to encode an image's prompts when the cosines were made."""
     where = _prompt_folder(backbone, dataset, templates, characters)
     return seconds(where, len(dataset), SHARD) / len(dataset)
-
-
-def ahead(
-    work: Callable[[int], Result], positions: Iterable[int], most: int
-) -> Iterator[tuple[int, Result]]:
-    """Yield (n, work(n)) in order, made by threads while the encoder works.
-
-    At most `most` results wait to be taken.
-    """
-    with ThreadPoolExecutor(THREADS) as threads:
-        pending: deque = deque()
-        for n in positions:
-            pending.append((n, threads.submit(work, n)))
-            if len(pending) > most:
-                first, result = pending.popleft()
-                yield first, result.result()
-        for n, result in pending:
-            yield n, result.result()
 
 
 def _image_folder(backbone: Backbone, dataset: Dataset) -> Path:

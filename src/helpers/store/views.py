@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from helpers import parallel
@@ -21,7 +22,6 @@ from helpers import views as recipes
 from helpers.data.dataset import Dataset
 from helpers.models.clip import Backbone
 from helpers.progress import track
-from helpers.store.features import ahead
 from helpers.store.folders import folder
 from helpers.store.rows import Rows
 
@@ -89,6 +89,20 @@ def view_seconds_per_image(
     return float(seconds[seconds > 0].mean())
 
 
+def draw(
+    backbone: Backbone,
+    image: Image,
+    image_id: str,
+    views: str,
+    count: int,
+    seed: int = 0,
+) -> Tensor:
+    """Views uint8 [V, 3, S, S] of an image, from the generator of its id."""
+    generator = np.random.default_rng(recipes.image_seed(seed, image_id))
+    size, crop = backbone.image_size, backbone.crop
+    return recipes.make(views, image, count, size, generator, crop)
+
+
 def encode(backbone: Backbone, drawn: Tensor) -> Tensor:
     """Features float16 [V, D] on the CPU of views uint8 [V, 3, S, S]."""
     features = [
@@ -130,22 +144,20 @@ class _Maker:
     def draw(self, n: int) -> Tensor:
         """All views of image n, uint8 [V, 3, S, S]."""
         recipes.VIEWS[self.views] = self.recipe  # a notebook's own, on a worker
-        seed_of_image = recipes.image_seed(self.seed, self.dataset.ids[n])
-        generator = np.random.default_rng(seed_of_image)
-        size, crop = self.backbone.image_size, self.backbone.crop
-        image = self.dataset.image(n)
-        return recipes.make(self.views, image, self.count, size, generator, crop)
+        image, image_id = self.dataset.image(n), self.dataset.ids[n]
+        how = self.views, self.count, self.seed
+        return draw(self.backbone, image, image_id, *how)
 
     def made(
         self, positions: Sequence[int], skip: Callable[[int], bool]
     ) -> Iterator[Made]:
         """Images in their order, without features where `skip(n)` is true."""
 
-        def draw(n: int) -> Tensor | None:
+        def unless_skipped(n: int) -> Tensor | None:
             return None if skip(n) else self.draw(n)
 
         began = time.perf_counter()
-        for n, drawn in ahead(draw, positions, AHEAD):
+        for n, drawn in parallel.ahead(unless_skipped, positions, AHEAD):
             features = None if drawn is None else encode(self.backbone, drawn)
             yield n, features, time.perf_counter() - began
             began = time.perf_counter()

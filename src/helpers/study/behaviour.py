@@ -19,7 +19,6 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur, pil_to_tensor
 
 from helpers import data, paths
-from helpers import views as recipes
 from helpers.data.dataset import Dataset
 from helpers.methods import tpt
 from helpers.models import behaviour
@@ -28,6 +27,8 @@ from helpers.models.prompts import AT_ONCE, PromptTower
 from helpers.models.visual import ImageTower
 from helpers.prompts.templates import templates
 from helpers.results import metrics, published
+from helpers.store.views import draw
+from helpers.views import image_seed
 from helpers.views.crop_flip import random_box
 from helpers.views.strong import strong
 
@@ -94,14 +95,14 @@ class _Rows:
         row = {"measure": measure, "value": float(value), "unit": unit, "n": n}
         self.rows.append(row | {"of": of, "note": ""} | more)
 
-    def share(self, measure: str, hits: Tensor | np.ndarray | None) -> None:
-        """A share of images with its interval; `hits` bool [N], None without labels."""
-        if hits is None:
+    def share(self, measure: str, correct: Tensor | np.ndarray | None) -> None:
+        """A share of images, its interval; `correct`: bool [N], None if unlabelled."""
+        if correct is None:
             return self.left_out("share", NO_LABELS, measure)
-        hits = metrics.as_array(hits)
-        low, high = metrics.bootstrap_interval(hits)
+        correct = metrics.as_array(correct)
+        low, high = metrics.bootstrap_interval(correct)
         interval = {"ci_low": low, "ci_high": high}
-        self.add(measure, hits.mean(), "share", len(hits), "images", **interval)
+        self.add(measure, correct.mean(), "share", len(correct), "images", **interval)
 
     def compared(self, change: str, logits: Tensor, whole: Tensor, labels) -> None:
         """Shares of changed pictures [N, C] that agree with the whole and are right."""
@@ -213,7 +214,7 @@ def _encode(backbone: Backbone, pixels: Tensor) -> Tensor:
     return torch.cat([features.cpu() for features in encoded])
 
 
-def _hits(features: Tensor, classes: Tensor, labels: Tensor | None) -> Tensor | None:
+def _correct(features: Tensor, classes: Tensor, labels: Tensor | None) -> Tensor | None:
     return None if labels is None else (features @ classes.T).argmax(dim=1) == labels
 
 
@@ -238,8 +239,8 @@ def _confidence(rows: _Rows, logits: Tensor, labels: Tensor | None) -> None:
     entropy = metrics.entropy(logits).mean()
     rows.add("confidence, mean", confidence, "share", len(logits), "images")
     rows.add("entropy, mean", entropy, "nats", len(logits), "images")
-    hits = None if labels is None else logits.argmax(dim=1) == labels
-    rows.share("accuracy, whole picture", hits)
+    correct = None if labels is None else logits.argmax(dim=1) == labels
+    rows.share("accuracy, whole picture", correct)
     if labels is None:
         rows.left_out("share", NO_LABELS, "calibration error (ECE)")
     else:
@@ -251,7 +252,7 @@ def _wordings(rows: _Rows, features: Tensor, wordings: Tensor, labels) -> None:
     """Accuracies of single templates, `wordings` [K, C, D]."""
     found = []
     if labels is not None:
-        found = [_hits(features, w, labels).float().mean().item() for w in wordings]
+        found = [_correct(features, w, labels).float().mean().item() for w in wordings]
     for measure, of in (("lowest", min), ("median", np.median), ("highest", max)):
         name = f"accuracy over {len(wordings)} wordings, {measure}"
         if labels is None:
@@ -268,7 +269,7 @@ def _right_word(
         return rows.left_out("points", "left out: needs labelled sketches", measure)
     pixels = _stacked(backbone.crop(image) for image in _pictures(sketches))
     features, labels = _encode(backbone, pixels), torch.from_numpy(sketches.labels)
-    photo, sketch = (_hits(features, w, labels).float().mean() for w in wordings[:2])
+    photo, sketch = (_correct(features, w, labels).float().mean() for w in wordings[:2])
     rows.add(measure, 100 * (sketch - photo), "points", len(labels), "images")
 
 
@@ -280,9 +281,11 @@ def _step(rows: _Rows, backbone: Backbone, dataset: Dataset, count: int, seed) -
         tower = PromptTower(backbone, dataset.class_names, CONTEXT)
     except ValueError as refusal:  # a text tower of another kind
         return rows.left_out("share", f"left out: {refusal}", common, changed)
-    seen = torch.stack(
-        [_encode(backbone, _views(backbone, dataset, i, count, seed)) for i in range(n)]
-    ).to(backbone.device)
+    drawn = (
+        draw(backbone, image, image_id, "preaugment", count, seed)
+        for image, image_id in zip(_pictures(dataset), dataset.ids, strict=True)
+    )
+    seen = _stacked(_encode(backbone, views) for views in drawn).to(backbone.device)
     scale, start = backbone.logit_scale, tower.context
     tuned = tpt.tune(seen, tower.features, scale, start, batch=AT_ONCE).context
     with torch.no_grad():
@@ -299,21 +302,12 @@ def _step(rows: _Rows, backbone: Backbone, dataset: Dataset, count: int, seed) -
     rows.share(changed, torch.cat(after) != before)
 
 
-def _views(
-    backbone: Backbone, dataset: Dataset, i: int, count: int, seed: int
-) -> Tensor:
-    """TPT's views of picture i, uint8 [V, 3, S, S]."""
-    generator = np.random.default_rng(recipes.image_seed(seed, dataset.ids[i]))
-    size, crop = backbone.image_size, backbone.crop
-    return recipes.make("preaugment", dataset.image(i), count, size, generator, crop)
-
-
 def _changes(
     rows: _Rows, backbone: Backbone, dataset: Dataset, features, classes, labels, seed
 ) -> None:
     whole = (features @ classes.T).argmax(dim=1)
     for name, change in CHANGES.items():
-        seeds = [recipes.image_seed(seed, name) for name in dataset.ids]
+        seeds = [image_seed(seed, name) for name in dataset.ids]
         pixels = _stacked(
             change(backbone, image, np.random.default_rng(number))
             for image, number in zip(_pictures(dataset), seeds, strict=True)

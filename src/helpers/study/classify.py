@@ -13,11 +13,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from helpers import paths
-from helpers import views as recipes
 from helpers.data import integrity
 from helpers.data.dataset import open_image, to_rgb
 from helpers.data.embedded import CLASS_NAMES
@@ -31,9 +29,9 @@ from helpers.models.prompts import PromptTower
 from helpers.progress import track
 from helpers.prompts.names import alike, told_alike, too_long
 from helpers.prompts.templates import TEMPLATES
-from helpers.store.views import encode
-from helpers.study import checks, places
-from helpers.study.environment import complain
+from helpers.store.views import draw, encode
+from helpers.study import checks, user_paths
+from helpers.study.environment import print_error
 from helpers.study.report import aligned
 from helpers.words import folded
 
@@ -50,7 +48,7 @@ PHOTOGRAPHS = "--model ViT-B-32-quickgelu --weights openai"
 def run(arguments: argparse.Namespace) -> int:
     """The command: 0, or 1 if a file was left out. Other wrong input: ValueError."""
     own = embedded.TAG if arguments.model in embedded.names() else "openai"
-    weights = places.place("weights", arguments.weights or own, paths.here())
+    weights = user_paths.resolve("weights", arguments.weights or own, paths.here())
     asked = {
         "--model": ("backbone", arguments.model),
         "--weights": ("weights", weights),
@@ -69,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     faults = {name: fault(paths.from_here(name)) for name in arguments.files}
     for name, reason in faults.items():
         if reason:
-            complain(f"{name}: {reason}")
+            print_error(f"{name}: {reason}")
     if all(faults.values()):
         raise ValueError("no picture is left to classify")
 
@@ -83,7 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = {key: getattr(arguments, key) for key in OPTIONS}
     classifier = Classifier(backbone, classes, methods, **options)
     if warning := told_alike(classifier.alike):
-        complain(warning)
+        print_error(warning)
     head = {
         "model": backbone.name,
         "weights": backbone.weights,
@@ -214,10 +212,8 @@ class Classifier:
         given = {**self.given, "image_features": features}
         seconds["image"] = lap()
         if any("views" in wants for wants in self.wants.values()):
-            own_seed = recipes.image_seed(self.seed, printable(path.name))
-            generator = np.random.default_rng(own_seed)
-            size, crop = self.backbone.image_size, self.backbone.crop
-            drawn = recipes.make(self.recipe, image, self.count, size, generator, crop)
+            how = printable(path.name), self.recipe, self.count, self.seed
+            drawn = draw(self.backbone, image, *how)
             given["views"] = encode(self.backbone, drawn)[None].to(features.device)
             seconds["views"] = lap()
         said = {}

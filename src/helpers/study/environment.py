@@ -1,7 +1,7 @@
-"""What surrounds a run: streams, home, signals, and the variables of its kernels.
+"""The environment of a run: output streams, home, signals, the kernels' variables.
 
-A user's machine may lack a home, a terminal or an encoding; its settings of matplotlib,
-IPython and Python must not change what a study draws and saves.
+A user's machine may have no home, terminal or encoding. The user's settings of
+matplotlib, IPython and Python must not change what a study draws and saves.
 """
 
 import codecs
@@ -21,17 +21,17 @@ from helpers import paths
 
 PLAIN = {"✓": "+", "✗": "x", "…": "...", "–": "-", "—": "-", "→": "->", "×": "x"}
 PLAIN |= {"‘": "'", "’": "'", "“": '"', "”": '"', "·": "-", "−": "-", "≥": ">="}
-# Variables of other programs that name files: a kernel stands in another folder.
+# Variables of other programs that name files; a kernel has another working directory.
 FOLDERS = ("HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TORCH_HOME")
 FOLDERS += ("SENTENCE_TRANSFORMERS_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
-# What Python would do of the user's own at every start.
+# Settings of the user's that Python would apply at every start.
 OTHERS = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT")
 HANDLER = "study.plain"
-GONE = 141  # the exit status where nobody reads what is printed
+NO_READER = 141  # exit status if nobody reads the output
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the run to end; `status` is the exit status that tells of it."""
+    """A signal asked the run to end; `status` is the exit status for this signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")
@@ -40,21 +40,21 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Give the block streams that take any text, a home and handlers of signals.
+    """Give the block streams that accept any text, a home and signal handlers.
 
-    OpenMP's threads spin while they wait, which on a busy machine takes the cores from
-    whoever has work: GNU's are told to sleep soon, unless the user has told otherwise.
+    OpenMP's threads spin while they wait, which takes cores from other processes on a
+    busy machine. GNU's threads get a short spin count unless the user has set one.
     """
-    _open_streams()
-    _find_home()
+    _set_streams()
+    _set_home_and_user()
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ["MATPLOTLIBRC"] = _plain_matplotlib()
-    with _ended_by_signals():
+    with _signals_as_exceptions():
         yield
 
 
-def silence() -> None:
-    """Send all output to nowhere, as nobody reads it any more."""
+def discard_output() -> None:
+    """Discard all further output, since nobody reads it any more."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -63,11 +63,11 @@ def silence() -> None:
             os.dup2(nowhere, stream.fileno())
 
 
-def of_kernel(outputs: Path, private: Path) -> dict[str, str]:
-    """The variables of a kernel that writes to `outputs`: ours, without the settings
-    that change what it saves, and with figures drawn into the notebook.
+def kernel_variables(outputs: Path, private: Path) -> dict[str, str]:
+    """The environment variables of a kernel that writes to `outputs`.
 
-    `private` is a folder for what it writes of its own accord.
+    They are this process's own, without settings that change what the kernel saves.
+    `private` is a folder for the kernel's own files.
     """
     kept = {name: value for name, value in os.environ.items() if name not in OTHERS}
     return {
@@ -84,15 +84,15 @@ def of_kernel(outputs: Path, private: Path) -> dict[str, str]:
         "JUPYTER_RUNTIME_DIR": str(private),
         "MATPLOTLIBRC": _plain_matplotlib(),
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no word about frozen modules
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no warning about frozen modules
     }
 
 
 @contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for a kernel's own files, which nobody else may read.
+    """A folder for a kernel's own files that other users cannot read.
 
-    The folder lies in the cache where no folder for temporary files can be written.
+    It lies in the cache if no folder for temporary files is writable.
     """
     try:
         tempfile.gettempdir()
@@ -105,20 +105,20 @@ def private_folder() -> Iterator[Path]:
 
 
 def _search_path(given: str) -> str:
-    """PYTHONPATH, this package first: another one may be called "helpers", too."""
+    """PYTHONPATH with this package first, since another one may be called "helpers"."""
     source = Path(__file__).parents[2]
     others = [str(paths.from_here(part)) for part in given.split(os.pathsep) if part]
     return os.pathsep.join([str(source), *others])
 
 
 def _plain_matplotlib() -> str:
-    """Matplotlib's own settings file, for which it leaves the user's aside."""
+    """Matplotlib's default settings file, which replaces the user's."""
     (folder,) = importlib.util.find_spec("matplotlib").submodule_search_locations
     return str(Path(folder) / "mpl-data" / "matplotlibrc")
 
 
 def _matplotlib_folder() -> Mapping[str, str]:
-    """Where matplotlib keeps its list of fonts, if it cannot at its usual places."""
+    """A folder for matplotlib's list of fonts, if the usual ones are not writable."""
     named = [os.environ.get(f"XDG_{kind}_HOME") for kind in ("CONFIG", "CACHE")]
     usual = [os.environ.get("MPLCONFIGDIR"), *named, "~/.config", "~/.cache"]
     if all(_may_write(paths.from_here(folder)) for folder in usual if folder):
@@ -127,13 +127,13 @@ def _matplotlib_folder() -> Mapping[str, str]:
 
 
 def _may_write(folder: Path) -> bool:
-    """Whether files can be made in the folder, or in the parent that it is to get."""
+    """Whether the folder, or its nearest existing parent, is writable."""
     there = next(f for f in (folder, *folder.parents) if os.path.exists(f))
     return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
-def _find_home() -> None:
-    """Name a home and a user where neither a variable nor the system does."""
+def _set_home_and_user() -> None:
+    """Set HOME and USER if neither a variable nor the system defines them."""
     for name in ("HOME", "TMPDIR"):
         if os.environ.get(name) == "":
             del os.environ[name]  # empty is as good as unset
@@ -148,9 +148,9 @@ def _find_home() -> None:
             os.environ["USER"] = f"user{os.getuid()}"
 
 
-def _open_streams() -> None:
-    """Streams that are closed lead nowhere; the others take every character."""
-    codecs.register_error(HANDLER, _in_plain_letters)
+def _set_streams() -> None:
+    """Open closed streams on the null device; let the others accept any character."""
+    codecs.register_error(HANDLER, _replace_missing)
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             nowhere = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115
@@ -160,7 +160,7 @@ def _open_streams() -> None:
             stream.reconfigure(errors=HANDLER)
 
 
-def _in_plain_letters(error: UnicodeError) -> tuple[str, int]:
+def _replace_missing(error: UnicodeError) -> tuple[str, int]:
     """Replace the characters that the stream's encoding lacks."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -176,7 +176,7 @@ def _plain(character: str) -> str:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def _signals_as_exceptions() -> Iterator[None]:
     """SIGTERM and SIGHUP raise `Stopped`, once, unless they are ignored (nohup)."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -188,7 +188,7 @@ def _ended_by_signals() -> Iterator[None]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         for one in taken:
-            signal.signal(one, signal.SIG_IGN)  # what follows must come to its end
+            signal.signal(one, signal.SIG_IGN)  # the cleanup must not be interrupted
         raise Stopped(number)
 
     for number in taken:
@@ -200,7 +200,7 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print the text on stderr, if stderr is open."""
     with suppress(OSError):
         print(text, file=sys.stderr, flush=True)

@@ -1,15 +1,16 @@
-"""What a chapter was made from: noted after a run, compared before the next one.
+"""Fingerprints of a chapter's inputs, recorded after a run, compared before the next.
 
-A finished chapter carries in its notebook's metadata, under `run`, and in the study's
-`provenance.json`, under `made_from`, which every start of the chapter removes:
+They are recorded in two files: in the finished notebook's metadata under `run`, and in
+the study's `provenance.json` under `made_from`, which each start of the chapter
+removes.
 
     notebook     hash of its cells as they stand in notebooks/
     code         hash of src/helpers, its data files, and the versions of the libraries
-    data         hash of what it reads: picture files by name, size and time; other
-                 files and folders that parameters name
-    earlier      of ledgers, where it reads those of other chapters
+    data         hash of the files it reads: images by name, size and time; other files
+                 and folders that parameters name
+    earlier      hash of the ledgers of other chapters, if it reads them
 
-besides the parameters, and in the notebook alone the files that it left.
+The parameters are recorded, too, and in the notebook alone the files it has written.
 """
 
 import json
@@ -24,16 +25,17 @@ from typing import Any
 from helpers import keys, notebooks
 from helpers.files import digest, replacing
 from helpers.models import optional
+from helpers.notebooks import number_of
 from helpers.paths import from_root
-from helpers.study.parameters import Job, number_of
+from helpers.study.parameters import Job
 
 SOURCE = Path(__file__).parents[2]
 PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
-LATER = "07"  # from this chapter on they read what all others have left
+LATER = "07"  # chapters from this one on read the ledgers of all others
 
 
 def made_from(job: Job, folder: Path) -> dict[str, Any]:
-    """All that decides what a chapter leaves in the study's folder."""
+    """The fingerprints and parameters that decide what a chapter writes."""
     return {
         "notebook": cells(job.notebook),
         "code": code(),
@@ -54,7 +56,7 @@ def cells(notebook: Path) -> str:
 
 @cache
 def code() -> str:
-    """Hash of the package's files and of the versions that numbers depend on."""
+    """Hash of the packages' files and of the versions of the libraries."""
     found = [*(SOURCE / "helpers").rglob("*"), *(SOURCE / "picto").rglob("*")]
     files = [f for f in found if f.is_file() and _is_source(f)]
     named = {f.relative_to(SOURCE).as_posix(): digest([f]) for f in sorted(files)}
@@ -68,8 +70,10 @@ def _is_source(path: Path) -> bool:
 def data(parameters: dict[str, Any]) -> str:
     """Hash of the files that parameters name: data sets, weights, texts, models.
 
-    Embedded data sets are drawn by the code. FileNotFoundError and ValueError where a
-    data set is not in place.
+    Embedded data sets have none, since `code` covers them.
+
+    Raises:
+        FileNotFoundError, ValueError: a data set is not in place.
     """
     from helpers import data as sets
 
@@ -87,14 +91,13 @@ def data(parameters: dict[str, Any]) -> str:
 
 
 def earlier(notebook: Path, folder: Path) -> str:
-    """Hash of all studies' ledgers by name, size and time, and of what chapters claim,
-    for chapters that read both.
+    """Hash of all studies' ledgers (name, size, time) and of the chapters' claims.
 
-    Those that the chapter itself has left do not count.
+    It is "" for chapters that read neither. The chapter's own ledgers do not count.
     """
     if number_of(notebook.stem) < LATER:
         return ""
-    own = {folder / name for name in kept(folder / notebook.name).get("files", [])}
+    own = {folder / name for name in recorded(folder / notebook.name).get("files", [])}
     found = sorted(folder.parent.glob("*/predictions/*/*/*.parquet"))
     ledgers = [
         [str(f.relative_to(folder.parent)), *_state(f)] for f in found if f not in own
@@ -102,27 +105,27 @@ def earlier(notebook: Path, folder: Path) -> str:
     return keys.key(ledgers, [asdict(chapter) for chapter in notebooks.chapters()])
 
 
-def kept(executed: Path) -> dict[str, Any]:
-    """What a finished notebook says it was made from; empty where it says nothing."""
+def recorded(executed: Path) -> dict[str, Any]:
+    """The record in a finished notebook; empty if there is none."""
     try:
         return json.loads(executed.read_text(encoding="utf-8"))["metadata"]["run"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return {}
 
 
-def whole(executed: Path, made: dict[str, Any]) -> bool:
-    """Whether the notebook was made from exactly this, and all its files are there.
+def is_complete(executed: Path, made: dict[str, Any]) -> bool:
+    """Whether a notebook was made from exactly this, and all its files exist.
 
-    A notebook that left out what needs a model, which is here by now, is not whole.
+    A notebook is incomplete if it left out a section whose model is available by now.
     """
-    before = dict(kept(executed))
+    before = dict(recorded(executed))
     files = before.pop("files", [])
     noted = _notes(executed.parent).get(executed.stem, {}).get("made_from")
-    there = all((executed.parent / name).is_file() for name in files)
+    files_exist = all((executed.parent / name).is_file() for name in files)
     names = optional.wanted(made["parameters"])
-    without = [key for key in left_out(executed) if key in names]
-    here_now = any(not optional.lacking(key, names[key]) for key in without)
-    return before == made and noted == hashes(made) and there and not here_now
+    was_missing = [key for key in left_out(executed) if key in names]
+    available = any(not optional.lacking(key, names[key]) for key in was_missing)
+    return before == made and noted == hashes(made) and files_exist and not available
 
 
 def left_out(executed: Path) -> dict[str, str]:
@@ -131,14 +134,14 @@ def left_out(executed: Path) -> dict[str, str]:
 
 
 def hashes(made: dict[str, Any]) -> dict[str, str]:
-    """What a chapter was made from, without its parameters."""
+    """The fingerprints without the parameters."""
     return {key: fact for key, fact in made.items() if key != "parameters"}
 
 
 def states(folder: Path, number: str) -> dict[str, tuple]:
     """The state of each figure, table and ledger that a chapter may write.
 
-    States are compared for equality, not by time: clocks differ, and are set.
+    States are compared for equality and not by time, since clocks differ and are set.
     """
     patterns = f"figures/{number}_*", f"tables/{number}_*", "predictions/**/*.parquet"
     files = [file for pattern in patterns for file in folder.glob(pattern)]
@@ -148,15 +151,15 @@ def states(folder: Path, number: str) -> dict[str, tuple]:
     }
 
 
-def left(folder: Path, number: str, before: dict[str, tuple]) -> list[str]:
-    """Files that a chapter has written since their states were `before`."""
+def written_since(folder: Path, number: str, before: dict[str, tuple]) -> list[str]:
+    """The files that a chapter has written since `states` returned `before`."""
     now = states(folder, number)
     return sorted(name for name, state in now.items() if before.get(name) != state)
 
 
 def other_parameters(executed: Path, job: Job) -> list[str]:
-    """Say which parameters of a finished notebook differ from this job's."""
-    before = kept(executed).get("parameters")
+    """A line for each parameter of a finished notebook that differs from the job's."""
+    before = recorded(executed).get("parameters")
     if before is None:
         return []
     return [

@@ -10,20 +10,20 @@ file's folder, or else from `params/`. The value `$dataset` is the study's data 
 
 import ast
 import os
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from helpers.notebooks import read as chapter_metadata
-from helpers.paths import ROOT, from_here, located
+from helpers import notebooks
+from helpers.notebooks import number_of
+from helpers.paths import from_here, located, shown
 from helpers.study.checks import NOUNS, check, closest
-from helpers.study.places import base_of, placed
+from helpers.study.user_paths import base_of, resolve_all
 
 if TYPE_CHECKING:
     from helpers.study.own_images import OwnImages
@@ -35,7 +35,7 @@ INCLUDE, DATASET, LABELS = "include", "$dataset", "labels"
 
 @dataclass(frozen=True)
 class Layer:
-    """Values of one origin, for the chapter `number` or, where that is "", for all."""
+    """Values of one origin, for the chapter `number`, or for all if it is ""."""
 
     origin: str  # a file, as messages show it, or the command line
     number: str
@@ -95,9 +95,9 @@ def layers(path: Path, params: Path, before: Sequence[Path] = ()) -> list[Layer]
             circle = ", ".join(map(shown, [*way[way.index(included) :], included]))
             raise ValueError(f"{shown(path)}: include leads in a circle: {circle}")
         below = layers(included, params, way)
-    own = Layer(shown(path), "", placed(values, base))
+    own = Layer(shown(path), "", resolve_all(values, base))
     files = sorted(path.with_suffix("").glob("*.yaml"))
-    special = [Layer(shown(f), f.stem, placed(read(f), base)) for f in files]
+    special = [Layer(shown(f), f.stem, resolve_all(read(f), base)) for f in files]
     return [*below, own, *special]
 
 
@@ -126,26 +126,6 @@ def fill(
         namespace |= {k: v for k, v in values.items() if k in keys and k not in given}
     for key in keys:
         namespace[key] = _named(namespace[key], namespace.get("dataset"))
-
-
-def number_of(chapter: str) -> str:
-    """The number of a chapter called so: "02" of "02_tpt_augmentations"."""
-    return chapter.partition("_")[0]
-
-
-def notebooks(folder: Path) -> list[Path]:
-    """The chapters, `NN_name.ipynb`, in order, one of each number.
-
-    A chapter that carries another one on has its number and a letter, as in `02b`.
-    """
-    found = sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
-    found = [p for p in found if re.fullmatch(r"\d\d[a-z]?", number_of(p.stem))]
-    for one, other in pairwise(found):
-        if number_of(one.stem) == number_of(other.stem):
-            raise ValueError(
-                f"{shown(one)} and {shown(other)} have the same number: rename one"
-            )
-    return found
 
 
 def declared(notebook: Path) -> dict[str, tuple[type, Any]]:
@@ -181,20 +161,20 @@ def plan(
     folder: Path,
     only: Sequence[str] = (),
     overrides: Mapping[str, str] | None = None,
-    tell: Callable[[str], object] = lambda line: None,
+    log: Callable[[str], object] = lambda line: None,
 ) -> list[Job]:
     """The jobs of a study, every value checked.
 
     Parameter files lie in `params`, notebooks in `folder`; `only` keeps the notebooks
     of these numbers ("01"); `overrides` are texts from the command line. A notebook
-    that is not meant for the study is left out, and `tell` is given a line about it.
+    that is not meant for the study is left out, and `log` is called with the reason.
     Raises one ValueError that lists all problems.
     """
     from helpers.study.own_images import OwnImages
 
     path = study_file(name, params)
     found = layers(path, params)
-    chapters = {number_of(c.stem): _given(c) for c in notebooks(folder)}
+    chapters = {number_of(c.stem): _given(c) for c in notebooks.files(folder)}
     chosen, overrides = _choose(only, folder), dict(overrides or {})
     problems = _misfits(path, found, chapters)
     numbers = [number_of(chapter.stem) for chapter in chosen]
@@ -225,13 +205,13 @@ def plan(
     if not suited:
         raise ValueError("\n".join(left_out))
     for line in left_out:
-        tell(line)
+        log(line)
     return suited
 
 
 def unsuited(job: Job, images: "OwnImages") -> str:
-    """Why the notebook is not meant for the study, "" where it is."""
-    needed = dict(chapter_metadata(job.notebook).needs)
+    """Why the notebook does not suit the study, "" if it does."""
+    needed = dict(notebooks.read(job.notebook).needs)
     labels = needed.pop(LABELS, "")
     given = {key: str(job.parameters.get(key)) for key in needed}
     if all(fnmatchcase(given[key], pattern) for key, pattern in needed.items()):
@@ -247,12 +227,6 @@ def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
         if reason:
             found.setdefault(reason, []).append(chapter)
     return found
-
-
-def shown(path: Path) -> str:
-    """A path as messages show it: from the repository's root where it is inside."""
-    path = path.absolute()
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def _given(notebook: Path) -> dict[str, tuple[type, Any]]:
@@ -332,7 +306,7 @@ def _job(
 
 
 def _choose(only: Sequence[str], folder: Path) -> list[Path]:
-    found = {number_of(path.stem): path for path in notebooks(folder)}
+    found = {number_of(path.stem): path for path in notebooks.files(folder)}
     if not found:
         raise FileNotFoundError(f"no notebooks NN_name.ipynb in {shown(folder)}")
     missing = [number for number in only if number not in found]
@@ -387,7 +361,7 @@ def _parse(text: str, wanted: type) -> Any:
 
 
 def _yaml(text: str) -> Any:
-    """The value that a YAML text spells; ValueError for whatever is wrong with it."""
+    """The value of a YAML text; ValueError for any fault in it."""
     try:
         return yaml.load(text, _PlainLoader)
     except RecursionError as error:

@@ -7,7 +7,6 @@ a quarter. So a run is refused only where `SURE` of the estimate will not fit, a
 `study.watch` watches it in any case.
 """
 
-import math
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -72,6 +71,28 @@ class _Images:
     pixels: float  # of a picture
 
 
+def sample_size(count: int, most: int) -> int:
+    """How many of `count` images a parameter takes; 0 takes all."""
+    return min(count, most) if most else count
+
+
+def looked_at(p: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[int, list[int]]:
+    """Images that chapter 02 takes: of the focus, and of each other data set."""
+    others = [
+        sample_size(n, p["other_images"]) for s, n in counts.items() if s != p["focus"]
+    ]
+    return sample_size(counts[p["focus"]], p["view_images"]), others
+
+
+def halves(
+    p: Mapping[str, Any], counts: Mapping[str, int]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Images of each data set that chapter 05 trains on, and that it tests on."""
+    tests = {s: sample_size(n // 2, p.get("test_images", 0)) for s, n in counts.items()}
+    pools = {s: sample_size(n - tests[s], p["pool_images"]) for s, n in counts.items()}
+    return pools, tests
+
+
 def estimate(job: Job) -> Need:
     """The needs of a chapter, from its parameters."""
     from helpers.data import pool
@@ -88,7 +109,8 @@ def estimate(job: Job) -> Need:
         for s in (p["dataset"], *p.get("shifts", []))
     }
     first, names = models[0], next(iter(sets.values())).classes
-    images, classes = sum(s.count for s in sets.values()), len(names)
+    counts = {name: s.count for name, s in sets.items()}
+    images, classes = sum(counts.values()), len(names)
     width = max(m.embed_dim for m in models)
     side = 3 * first.side**2  # bytes of a picture as a CLIP sees it
 
@@ -100,15 +122,14 @@ def estimate(job: Job) -> Need:
     disk, ledgers = {"features": memory["features"]}, 0.0
 
     def sampled(key: str, which: Sequence[str] = tuple(sets)) -> int:
-        """Images of these data sets if so many are taken of each."""
-        few = p.get(key, 0) or math.inf
-        return sum(min(sets[s].count, few) for s in which if s in sets)
+        """Images that a parameter takes of these data sets."""
+        return sum(sample_size(counts[s], p.get(key, 0)) for s in which if s in counts)
 
     def of_logits(count: float) -> float:
         return 4 * count * classes
 
     if "wordings" in p:
-        largest = max(s.count for s in sets.values())
+        largest = max(counts.values())
         memory["ledgers"] = 4 * of_logits(images) + 6 * of_logits(largest)
         memory["templates"] = 8 * TEMPLATES * classes * width
         ledgers += 4 * of_logits(images)
@@ -117,8 +138,8 @@ def estimate(job: Job) -> Need:
         memory["templates"] = 4 * texts * classes * sum(m.embed_dim for m in models)
         ledgers += 2 * len(p["prompt_sets"]) * of_logits(images) * len(models)
     if p.keys() >= TUNING:
-        others = sampled("other_images") - sampled("other_images", [p["focus"]])
-        taken = sampled("view_images", [p["focus"]]) + others
+        focus, others = looked_at(p, counts)
+        seen = focus + sum(others)
         count, recipes = p["view_count"], len(p["augmentations"])
         each = max(m.prompt_bytes(names) for m in models)
         memory["prompts"] = contexts_at_once(p["memory"], each) * each
@@ -126,16 +147,16 @@ def estimate(job: Job) -> Need:
             made = [m.jacobian_bytes(classes) for m in models]
             memory["Jacobian"] = sum(made) + max(made)
         swept = p["dev_images"] * max(p["view_counts"])
-        shown = taken * count * recipes + swept
+        shown = seen * count * recipes + swept
         shown += p["few_shot_views"] * 1000 if p["few_shot"] else 0
         disk["views"] = 2 * shown * sum(m.embed_dim for m in models)
-        ledgers += 10 * recipes * of_logits(taken)
+        ledgers += 10 * recipes * of_logits(seen)
     elif "view_count" in p:
         key = "view_images" if "view_images" in p else "episodic_images"
-        looked_at = p.get("view_sets") or [p.get("focus")]
-        taken = sampled(key, looked_at)
-        disk["views"] = 2 * taken * p["view_count"] * width * len(models)
-        largest = taken / len(looked_at) * p["view_count"]
+        view_sets = p.get("view_sets") or [p.get("focus")]
+        seen = sampled(key, view_sets)
+        disk["views"] = 2 * seen * p["view_count"] * width * len(models)
+        largest = seen / len(view_sets) * p["view_count"]
         memory["views"] = 4 * largest * width + 2 * of_logits(largest)
     if "alphas" in p:
         memory["streams"] = memories.memory_needed(p["orders"], classes, width)
@@ -149,21 +170,17 @@ def estimate(job: Job) -> Need:
         ledgers += 10 * of_logits(sampled("caption_images")) * len(models)
     if p.keys() >= TRAINING:
         tuned = next((m for m in models if m.patches), first)
-        few = p["pool_images"] or math.inf
-        most = p.get("test_images") or math.inf
-        halves = {
-            name: min(s.count - min(s.count / 2, most), few) for name, s in sets.items()
-        }
-        kept = {k: pool.kept_bytes(n, sets[k].pixels) for k, n in halves.items()}
-        seen = 3 * tuned.side**2 * sum(halves.values())
+        pools, _ = halves(p, counts)
+        kept = {k: pool.kept_bytes(n, sets[k].pixels) for k, n in pools.items()}
+        half = 3 * tuned.side**2 * sum(pools.values())
         # The halves that train and that test, of which the focus has its turn, too.
-        memory["pictures"] = 2 * seen + sum(kept.values()) + kept.get(p["focus"], 0)
+        memory["pictures"] = 2 * half + sum(kept.values()) + kept.get(p["focus"], 0)
         memory["training"] = _training_bytes(tuned, p)
         memory["prompts"] = tuned.prompt_bytes(names)
         # Reading a file beside its model is over long before the peak.
         memory["weights"] = sum(weights) + sum(m.folded_bytes for m in models)
         memory["kept"] = KEPT_BACK * memory["training"]
-        ledgers += 25 * of_logits(2 * max(halves.values()))
+        ledgers += 25 * of_logits(2 * max(pools.values()))
     return Need(name, memory, disk, ledgers)
 
 

@@ -23,10 +23,12 @@ from papermill.engines import NBClientEngine, papermill_engines
 from tqdm import tqdm
 
 from helpers.files import DiskFull, enough_room, replacing
+from helpers.notebooks import number_of
+from helpers.paths import shown
 from helpers.progress import MARK
 from helpers.study import environment, fingerprints, watch
 from helpers.study.lock import locked
-from helpers.study.parameters import Job, number_of, shown
+from helpers.study.parameters import Job
 
 ENGINE = "study"
 STARTING = 600  # seconds that a kernel may take: a network's disk may be slow
@@ -66,7 +68,7 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
         for job, made in zip(jobs, made_from, strict=True):
             started, name = time.monotonic(), job.notebook.stem
             made["earlier"] = fingerprints.earlier(job.notebook, folder)
-            if not again and fingerprints.whole(folder / job.notebook.name, made):
+            if not again and fingerprints.is_complete(folder / job.notebook.name, made):
                 print(f"{name:<40}done before", flush=True)
                 continue
             try:
@@ -76,8 +78,8 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
                 failures.append(str(failure))
                 print(f"{name:<40}did not run", flush=True)
                 continue
-            _say(name, time.monotonic() - started, f"{seen.peak / 1e9:6.1f} GB")
-        _say("all", time.monotonic() - began)
+            _print_line(name, time.monotonic() - started, f"{seen.peak / 1e9:6.1f} GB")
+        _print_line("all", time.monotonic() - began)
         _collect(folder)
         _print_left_out(jobs, folder)
     if failures:
@@ -128,7 +130,7 @@ def _print_left_out(jobs: Sequence[Job], folder: Path) -> None:
             print(f"{chapter} left out what needs a model: {cure}", flush=True)
 
 
-def _say(what: str, seconds: float, memory: str = "") -> None:
+def _print_line(what: str, seconds: float, memory: str = "") -> None:
     print(f"{what:<40}{seconds:8.1f} s{memory}", flush=True)
 
 
@@ -170,10 +172,10 @@ def _run(
                 private=private,
                 start={
                     "cwd": str(job.notebook.parent),
-                    "env": environment.of_kernel(outputs, private),
+                    "env": environment.kernel_variables(outputs, private),
                 },
             )
-            files = fingerprints.left(folder, number_of(name), before)
+            files = fingerprints.written_since(folder, number_of(name), before)
             facts = {"run": {**made, "files": files}}
         except (PapermillExecutionError, DeadKernelError) as error:
             if getattr(error, "ename", "") == DiskFull.__name__:
@@ -275,7 +277,7 @@ class _Client(PapermillNotebookClient):
         try:
             return super().execute_cell(cell, cell_index, **options)
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):  # whoever stops us waits
+            if isinstance(error, KeyboardInterrupt):  # the user waits
                 self.shutdown_kernel = "immediate"
             # papermill marks Ctrl-C and a dead kernel "completed"
             self.nb_man.cell_exception(cell, cell_index=cell_index)

@@ -17,10 +17,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from helpers.notebooks import number_of
 from helpers.results import published, synthesis
 from helpers.study import chapter_page
 from helpers.study.chapter_page import ASSETS, Chapter
-from helpers.study.parameters import number_of
 
 SYNTHESIS = "07"  # the chapter that sets all others side by side
 TEMPLATES = Environment(

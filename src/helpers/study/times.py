@@ -30,7 +30,7 @@ from helpers.models.visual import ImageTower
 from helpers.prompts.templates import TEMPLATES
 from helpers.study.parameters import Job
 from helpers.study.report import BAD, GOOD, Report
-from helpers.study.room import TRAINING, TUNING
+from helpers.study.room import TRAINING, TUNING, halves, looked_at, sample_size
 
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, MOST = 2, 32  # pictures or texts that are timed together
@@ -268,14 +268,9 @@ def _is_missing(p: Mapping[str, Any], key: str) -> bool:
     return key in names and bool(optional.lacking(key, names[key]))
 
 
-def _some(count: int, few: int) -> int:
-    """How many of `count` images a parameter takes; 0 takes all."""
-    return min(count, few) if few else count
-
-
 def _drawn(p: Mapping[str, Any], counts: Mapping[str, int]) -> int:
     """Views of all images that a chapter takes of its `view_sets`."""
-    taken = (_some(counts[name], p["view_images"]) for name in p["view_sets"])
+    taken = (sample_size(counts[name], p["view_images"]) for name in p["view_sets"])
     return p["view_count"] * sum(taken)
 
 
@@ -299,11 +294,10 @@ def _zero_shot(p: Mapping, counts: dict[str, int], classes: int, models: int) ->
 
 
 def _tuning(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
-    focus = _some(counts[p["focus"]], p["view_images"])
-    others = [_some(n, p["other_images"]) for s, n in counts.items() if s != p["focus"]]
-    second = _some(focus, p["other_images"]) * (models - 1)
+    focus, others = looked_at(p, counts)
+    second = sample_size(focus, p["other_images"]) * (models - 1)
     once = sum(others) + second  # seen with the first augmentation alone
-    swept = _some(_size(p, p["dev"]) if p["dev"] else focus, p["dev_images"])
+    swept = sample_size(_size(p, p["dev"]) if p["dev"] else focus, p["dev_images"])
     drawn = p["view_count"] * (focus * len(p["augmentations"]) + once)
     drawn += swept * max(p["view_counts"])
     tuned = METHODS * (focus * len(p["augmentations"]) + once)
@@ -311,13 +305,13 @@ def _tuning(p: Mapping, counts: dict[str, int], classes: int, models: int) -> di
     most = max(p["step_counts"])
     tuned += swept * most * len(p["learning_rates"]) * models
     if p["dev"]:  # the matched step: of TPT everywhere, of C-TPT and CoOp's on one set
-        matched = [_some(n, p["matched_images"]) for n in (focus, *others)]
+        matched = [sample_size(n, p["matched_images"]) for n in (focus, *others)]
         tuned += most * (sum(matched) + models * matched[0])
     learned = 0
     if p["few_shot"]:
-        few = _some(_size(p, p["few_shot"]), p["few_shot_images"])
+        few = sample_size(_size(p, p["few_shot"]), p["few_shot_images"])
         learned += p["coop_epochs"] * few / 32  # batches
-        learned += p["cocoop_epochs"] * _some(few, p["cocoop_images"])
+        learned += p["cocoop_epochs"] * sample_size(few, p["cocoop_images"])
         drawn += few * p["few_shot_views"]
     if p["few_shot"] or p["coop_file"] or p["cocoop_file"]:
         tuned += 3 * focus
@@ -333,7 +327,7 @@ def _tuning(p: Mapping, counts: dict[str, int], classes: int, models: int) -> di
 
 
 def _own_images(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
-    taken = _some(counts[p["focus"]], p["view_images"])
+    taken = sample_size(counts[p["focus"]], p["view_images"])
     drawn = taken * p["view_count"]
     texts = classes * (LISTS["openai_80"] + models)
     seen = {"read": taken, "drawn": drawn, "encoded": drawn + taken * models}
@@ -343,8 +337,8 @@ def _own_images(p: Mapping, counts: dict[str, int], classes: int, models: int) -
 def _diffusion(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
     if _is_missing(p, "diffusion"):
         return {}
-    taken = _some(counts[p["focus"]], p["view_images"])
-    swept = _some(_size(p, p["dev"]) if p["dev"] else taken, p["dev_images"])
+    taken = sample_size(counts[p["focus"]], p["view_images"])
+    swept = sample_size(_size(p, p["dev"]) if p["dev"] else taken, p["dev_images"])
     trials = len(p["strengths"]) + len(p["step_counts"])
     made = taken * p["view_count"] + swept * trials
     drawn = taken * (3 * p["view_count"] + 2)
@@ -362,9 +356,11 @@ def _diffusion(p: Mapping, counts: dict[str, int], classes: int, models: int) ->
 def _captions(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
     if _is_missing(p, "captioner"):
         return {}
-    taken = [_some(n, p["caption_images"]) for n in counts.values()]
+    taken = [sample_size(n, p["caption_images"]) for n in counts.values()]
     again = sum(n for n, m in zip(taken, counts.values(), strict=True) if n < m)
-    part = {s: _some(n, p["part_images"]) for s, n in zip(counts, taken, strict=True)}
+    part = {
+        s: sample_size(n, p["part_images"]) for s, n in zip(counts, taken, strict=True)
+    }
     with_keyword = not _is_missing(p, "embeddings")
     # Prompts of style alone are few; those of the others are an image's own.
     sets = models * sum(taken) * (1 + with_keyword)
@@ -398,10 +394,9 @@ def _weighing(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
 
 
 def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
-    tests = {s: _some(n // 2, p["test_images"]) for s, n in counts.items()}
-    pools = {s: _some(n - tests[s], p["pool_images"]) for s, n in counts.items()}
+    pools, tests = halves(p, counts)
     if p["unlabelled"]:
-        pools[p["dataset"]] = _some(_size(p, p["unlabelled"]), p["pool_images"])
+        pools[p["dataset"]] = sample_size(_size(p, p["unlabelled"]), p["pool_images"])
     pool, test = pools[p["focus"]], tests[p["focus"]]
     names = str(p["backbone"]), str(p.get("second_backbone"))
     has_vit = any("vit" in name.lower() for name in names)
@@ -410,12 +405,12 @@ def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
     epochs = p["epochs"] * (runs * pool + sum(pools.values()) - pool + test)
     epochs += p["long_epochs"] * pool
     if p["dev"]:
-        tried = _some(_size(p, p["dev"]), p["dev_images"])
+        tried = sample_size(_size(p, p["dev"]), p["dev_images"])
         epochs += p["epochs"] * len(p["learning_rates"]) * tried // 2
     watched = test * (p["long_epochs"] + p["epochs"])
     tested = test * runs + sum(tests.values()) + 200 * len(p["prompt_counts"])
     streams = test * sum(settings["steps"] for settings in tent.PROTOCOLS.values())
-    single = _some(test, p["episodic_images"])
+    single = sample_size(test, p["episodic_images"])
     looks = single * p["view_count"]
     kept = min(pool, 16 * classes)  # UPL's images, from two sets of labels
     crops = 2 * kept * p["view_count"]

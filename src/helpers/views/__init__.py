@@ -26,12 +26,12 @@ from PIL.Image import Image
 from torch import Tensor
 
 from helpers.data.dataset import to_rgb
-from helpers.views import augmix, autoaugment, crop_flip, library
+from helpers.views import augmix, crop_flip, library
 
 VIEWS: dict[str, Callable[[Image, int, int, np.random.Generator], Tensor]] = {
     "preaugment": crop_flip.preaugment,
     "augmix": augmix.augmix,
-    "autoaugment": autoaugment.autoaugment,
+    "autoaugment": library.autoaugment,
     "torchvision_augmix": library.torchvision_augmix,
     "torchvision_autoaugment": library.torchvision_autoaugment,
 }

@@ -1,9 +1,17 @@
-"""torchvision's own AugMix and AutoAugment as views, with its defaults.
+"""AutoAugment as the views of papers, and torchvision's own AugMix and AutoAugment.
 
-Papers on test-time adaptation ran something else under these names: torchvision's
-AugMix has severity 3, 13 operations and its own table of magnitudes (compare
-`helpers.views.augmix`), and its AutoAugment replaces the crop, while
-`helpers.views.autoaugment` blends the two.
+AutoAugment: Learning Augmentation Strategies from Data, Cubuk et al. 2019, arXiv
+1805.09501, with the policy found on ImageNet, as torchvision implements it: one of 25
+pairs of operations, each with its own probability and magnitude, nearest-neighbour
+interpolation, black outside. Papers on test-time adaptation blend it with the crop x,
+as AugMix (arXiv 1912.02781) does with the policy as its only chain:
+
+    m ~ Beta(1, 1) for each view    view = m x + (1 - m) AutoAugment(x)
+
+Deviation: views are rounded to uint8 once, after blending, by at most half a level.
+
+torchvision's AutoAugment replaces the crop instead. Its AugMix has severity 3, 13
+operations and its own table of magnitudes (compare `helpers.views.augmix`).
 """
 
 import threading
@@ -19,6 +27,19 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from helpers.views.crop_flip import preaugment
 
 GLOBAL_GENERATOR = threading.Lock()
+
+
+def autoaugment(
+    image: Image, count: int, size: int, generator: np.random.Generator
+) -> Tensor:
+    """Blend AutoAugment into random crops: uint8 [count, 3, size, size]."""
+    own = generator.spawn(1)[0]
+    crops = preaugment(image, count, size, generator)
+    augmented = transformed(crops, v2.AutoAugment(), own)
+    weights = own.beta(1.0, 1.0, size=count)
+    for crop, other, m in zip(crops, augmented, weights, strict=True):
+        crop.copy_(torch.lerp(other.float(), crop.float(), m).round_())
+    return crops
 
 
 def torchvision_augmix(

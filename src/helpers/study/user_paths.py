@@ -18,18 +18,21 @@ ENDINGS = (".json", ".safetensors", ".pt", ".pth", ".bin")
 LOCAL = "local-dir:"  # open_clip's mark of a folder
 
 
-def placed(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
-    """The parameters, relative paths among them counted from `base`."""
+def resolve_all(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The parameters, with relative paths made absolute; they count from `base`."""
     if base == ROOT:
         return dict(parameters)
     return {
-        key: place(key, value, base) if isinstance(value, str) and value else value
+        key: resolve(key, value, base) if isinstance(value, str) and value else value
         for key, value in parameters.items()
     }
 
 
-def place(key: str, value: str, base: Path) -> str:
-    """The value, made absolute where it is a path and no name of a model or texts."""
+def resolve(key: str, value: str, base: Path) -> str:
+    """The value of a parameter; a relative path is made absolute from `base`.
+
+    Names of models, texts and data sets stay as they are.
+    """
     if value.startswith(LOCAL):
         return LOCAL + str(located(value.removeprefix(LOCAL), base))
     if key == "class_names" and value.lower().endswith((".txt", ".csv")):
