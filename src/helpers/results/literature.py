@@ -187,7 +187,8 @@ def placed(gains: pd.DataFrame, keys: Iterable[Key], weights: str = "") -> pd.Da
         parts.append(gains.assign(here=here, among=among.map(lambda name: (name,))))
     found = pd.concat(parts)
     found = found[found["here"].isin(sets)]
-    found = found[[set(names) <= set(towers) for names in found["among"]]]
+    there = [set(names) <= set(towers) for names in found["among"]]
+    found = found[np.array(there, dtype=bool)]
     first = found.groupby("method")["over"].transform(lambda o: min(o, key=OVER.index))
     return found[found["over"].eq(first)].reset_index(drop=True)
 
