@@ -399,6 +399,16 @@ def test_ranks_are_kendalls_tau_of_pairs():
     assert (row["dataset"], row["backbones"], row["methods"]) == ("picto-a", "", 6)
 
 
+def test_resampled_taus_are_those_of_repeated_pairs():
+    rng = np.random.default_rng(5)
+    pairs = rng.integers(0, 5, size=(6, 2)).astype(float)
+    found = literature._resampled_taus(pairs, draws=40)
+    times = np.random.default_rng(0).multinomial(6, np.full(6, 1 / 6), size=40)
+    repeated = [np.repeat(pairs, drawn_times, axis=0).T for drawn_times in times]
+    known = [(a, b) for a, b in repeated if np.ptp(a) and np.ptp(b)]
+    assert found == pytest.approx([literal_tau(a, b) for a, b in known])
+
+
 def test_ranks_as_in_papers_are_one_and_few_methods_have_none():
     cells = literature.cells(
         world({"tpt": 1, "zero": 1, "mta": 1, "ctpt": 1, "tps": 1})

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kendalltau, norm
+from scipy.stats import norm
 from statsmodels.stats.multitest import multipletests
 
 from helpers.methods import registry
@@ -61,8 +61,10 @@ class Reason(NamedTuple):
 
 
 TRAINED = ("lafter", "upl", "clip_pr")
-OF_VIEWS = ("vote", "zero", "mta", "tps", "tpt", "tpt_coop", "tpt_cocoop", "tpt_cots")
-OF_VIEWS += ("ctpt", "atpt", "difftpt")
+OF_VIEWS = (
+    *("vote", "zero", "mta", "tps", "ctpt", "atpt", "difftpt"),
+    *("tpt", "tpt_coop", "tpt_cocoop", "tpt_cots"),
+)
 OF_WORDS = ("dclip", "cupl", "caption")
 OF_PROMPTS = ("ensemble_80", "ensemble_waffle", "dclip", "cupl", "autoclip")
 REASONS = (
@@ -175,7 +177,8 @@ def placed(gains: pd.DataFrame, keys: Iterable[Key], weights: str = "") -> pd.Da
         keys: the ledgers that there are.
     """
     keys = list(keys)
-    sets, towers = ({k[i]: published.key(k[i]) for k in keys} for i in (0, 1))
+    sets = {key.dataset: published.key(key.dataset) for key in keys}
+    towers = {key.backbone: published.key(key.backbone) for key in keys}
     twins = tuple(sorted(set(towers) & set(COUNTERPARTS.values())))
     known = gains[gains["backbone"].isin(COUNTERPARTS)] if twins else gains[:0]
     here = known["dataset"].map(COUNTERPARTS)
@@ -254,7 +257,9 @@ def measured(
     pairs = {}
     for backbone in backbones:
         key = _ledger(scores, dataset, backbone, method, over, recipe)
-        other = key and baseline(scores, key, registry.ledgers(over))
+        if key is None:
+            continue
+        other = baseline(scores, key, registry.ledgers(over))
         if other is not None:
             pairs[backbone] = shared(scores[key], other)
     if not pairs:
@@ -375,8 +380,10 @@ def _kind(verdict: str) -> str:
     return verdict.partition(":")[0].partition(" (")[0]
 
 
-ORDER = ("agrees", "opposite", "not reproduced", "no detectable difference")
-ORDER += ("not measured here", "no published gain")
+ORDER = (
+    *("agrees", "opposite", "not reproduced", "no detectable difference"),
+    *("not measured here", "no published gain"),
+)
 
 
 def _alone(scores: Scores, entry: registry.Entry, gains: pd.DataFrame) -> pd.DataFrame:
@@ -403,17 +410,15 @@ def _alone(scores: Scores, entry: registry.Entry, gains: pd.DataFrame) -> pd.Dat
 def _whole(method: str, part: pd.DataFrame) -> dict:
     """Means of a method's cells over data sets."""
     numbers = ["published", "their_start", "gain", "moved", "rescued", "broken"]
-    row = {"method": method, "name": label(method), "over": "", "datasets": ""}
+    row: dict = {"method": method, "name": label(method)}
     row |= part[[*numbers, "start"]].astype(float).mean().to_dict()
     row |= {"se": math.sqrt((part["se"] ** 2).sum(min_count=1)) / max(1, len(part))}
     row |= {"published_low": part["published_low"].min()}
     row |= {"published_high": part["published_high"].max()}
     row |= {"numbers": part["numbers"].sum(), "n": part["n"].sum(min_count=1)}
-    row |= {k: _named(part[k].dropna()) for k in ("backbones", "sources")}
-    if len(part):
-        row["over"] = part["over"].iloc[0]
-        row["datasets"] = ", ".join(dict.fromkeys(part["dataset"].dropna()))
-    return row
+    names = {"datasets": "dataset", "backbones": "backbones", "sources": "sources"}
+    row |= {k: _named(part[column].dropna()) for k, column in names.items()}
+    return row | {"over": _named(part["over"])}
 
 
 COSTS = {
@@ -451,7 +456,7 @@ def _evidence(row: pd.Series, scores: Scores, folder: str | Path) -> dict[str, f
     the model that rewards); named (images whose captions name the class); and the
     entries of `card`.
     """
-    told = dict.fromkeys(COSTS, math.nan)
+    told: dict[str, float] = dict.fromkeys(COSTS, math.nan)
     percent = ["published", "gain", "moved", "rescued", "broken", "start"]
     told |= (100 * row[[*percent, "their_start"]].astype(float)).to_dict()
     told["published"] = abs(told["published"])
@@ -500,18 +505,30 @@ def ranks(table: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
     """
     rows = []
     for (dataset, backbones), part in panels(table):
-        part = part.sort_values("method")
-        gains = part.set_index("method")[["published", "gain"]]
-        row = {"dataset": dataset, "backbones": backbones}
+        gains = part.set_index("method").sort_index()[["published", "gain"]]
+        row: dict = {"dataset": dataset, "backbones": backbones}
         row |= rank_correlation(gains["gain"], gains["published"])
-        rng, taus = np.random.default_rng(0), []
-        for _ in range(draws if len(gains) >= 4 else 0):
-            drawn = gains.iloc[rng.integers(len(gains), size=len(gains))]
-            taus.append(kendalltau(drawn["gain"], drawn["published"]).statistic)
-        low, high = np.nanquantile(taus, [0.025, 0.975]) if taus else [math.nan] * 2
-        rows.append(row | {"low": low, "high": high})
+        row |= dict.fromkeys(["low", "high"], math.nan)
+        taus = _resampled_taus(gains.to_numpy(), draws)
+        if len(gains) >= 4 and len(taus):
+            row["low"], row["high"] = np.quantile(taus, [0.025, 0.975])
+        rows.append(row)
     columns = ["dataset", "backbones", "methods", "tau", "p", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _resampled_taus(pairs: np.ndarray, draws: int) -> np.ndarray:
+    """Kendall's tau-b of resampled rows of [N, 2]; without draws that have none.
+
+    Of rows drawn c_i times: sum c_i c_j s_ij t_ij, s and t being the signs of the
+    differences, over the geometric mean of the same sums of s^2 and of t^2.
+    """
+    n = len(pairs)
+    times = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
+    s, t = np.sign(pairs.T[:, :, None] - pairs.T[:, None, :])
+    sums = [((times @ signs) * times).sum(axis=1) for signs in (s * t, s * s, t * t)]
+    known = (sums[1] > 0) & (sums[2] > 0)
+    return sums[0][known] / np.sqrt(sums[1][known] * sums[2][known])
 
 
 def panels(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
