@@ -24,6 +24,7 @@ from helpers.figures.style import (
     two_lines,
 )
 from helpers.methods import registry
+from helpers.results.literature import panels, stands_for
 from helpers.results.synthesis import ALONE, PANELS, priced
 
 SHAPES = {need.panel: need.marker for need in registry.NEEDS.values()}
@@ -301,3 +302,91 @@ def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     label_cells(ax, names, names, rotation=35, ha="right")
     ax.set_xlabel("Kendall's tau of gains; bold: p < 0.05\nsmall: methods compared")
     return fig, table.reset_index(drop=True)
+
+
+@styled
+def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Published gains across, ours up, a label per method, a panel per data set.
+
+    Blue: our corrected test finds a gain of the papers' sign; vermilion: of the other
+    one; hollow: it finds none. On the diagonal both gains are the same. Labels have our
+    gain and, in brackets, the papers'.
+
+    Args:
+        table: of `literature.cells`.
+        ranks: of `literature.ranks`.
+    """
+    require(table, ["dataset", "name", "published", "gain", "low", "high", "p_holm"])
+    parts = panels(table)
+    parts = [part for part in parts if len(part[1]) > 1] or parts
+    lines = [max(9, len(part)) for _, part in parts]
+    fig, axes = plt.subplots(
+        len(parts),
+        squeeze=False,
+        figsize=(7.6, 1.3 + sum(0.19 * n + 0.75 for n in lines)),
+        height_ratios=lines,
+    )
+    taus = ranks.set_index(["dataset", "backbones"])
+    for ax, ((dataset, backbone), part) in zip(axes[:, 0], parts, strict=True):
+        _literature_panel(ax, part)
+        title = f"{dataset} for {stands_for(dataset)}"
+        if backbone:
+            title = f"{dataset} with {backbone}"
+        tau, low, high = taus.loc[(dataset, backbone), ["tau", "low", "high"]]
+        if not np.isnan(tau):
+            title += f": Kendall's tau {tau:+.2f} [{low:+.2f}, {high:+.2f}]"
+        ax.set_title(title)
+    axes[-1, 0].set_xlabel("points gained in papers, with the range of their numbers")
+    fig.supylabel("points gained here, with 95 % interval", fontsize=11)
+    looks = {"sign of the papers": (BLUE, BLUE, "o")}
+    looks |= {"opposite sign": (VERMILION, VERMILION, "X")}
+    looks |= {"no detectable difference": (UNDECIDED, "white", "o")}
+    keys = [
+        Line2D([], [], color=edge, mfc=face, marker=marker, ls="", label=name)
+        for name, (edge, face, marker) in looks.items()
+    ]
+    keys.append(Line2D([], [], color=FAINT, lw=4, label="as in papers"))
+    fig.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=9)
+    title = "Does a method gain here what it gains in papers?"
+    fig.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold")
+    return fig, pd.concat([part for _, part in parts], ignore_index=True)
+
+
+UNDECIDED = "#888888"
+
+
+def _literature_panel(ax: plt.Axes, part: pd.DataFrame) -> None:
+    part = part.sort_values("gain").reset_index(drop=True)
+    theirs, ours = ["published_low", "published_high"], ["low", "high"]
+    for scale, ends in (("x", theirs), ("y", ours)):
+        low, high = 100 * min(0, part[ends[0]].min()), 100 * max(0, part[ends[1]].max())
+        room = 0.06 * max(high - low, 1)
+        ax.set(**{f"{scale}lim": (low - room, high + room)})
+    ax.axhline(0, color=INK, lw=1, zorder=1)
+    ax.axvline(0, color=INK, lw=1, zorder=1)
+    ax.axline((0, 0), slope=1, color=FAINT, lw=4, alpha=0.6, zorder=0)
+    bottom, top = ax.get_ylim()
+    wanted = (100 * part["gain"].to_numpy() - bottom) / (top - bottom)
+    gap = min(0.11, 0.96 / max(len(part) - 1, 1))
+    heights = spread(wanted, gap, 0.02, 0.98)
+    for row, height in zip(part.to_dict("records"), heights, strict=True):
+        x, y = 100 * row["published"], 100 * row["gain"]
+        same, decided = (x > 0) == (y > 0), row["p_holm"] < 0.05
+        shade = (BLUE if same else VERMILION) if decided else UNDECIDED
+        look = {"color": shade, "lw": 1.1, "alpha": 0.7, "zorder": 2}
+        ax.plot([100 * row[k] for k in theirs], [y, y], **look)
+        ax.plot([x, x], [100 * row[k] for k in ours], **look)
+        marker = "o" if same or not decided else "X"
+        look = {"mfc": shade if decided else "white", "mec": shade, "mew": 1.5}
+        ax.plot(x, y, marker=marker, ms=7, zorder=3, **look)
+        ax.annotate(
+            f"{row['name']} {y:+.1f} ({x:+.1f})",
+            (x, y),
+            xytext=(1.05, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9,
+            color=INK,
+            fontweight="bold" if decided else "normal",
+            arrowprops=LEADER | {"color": shade, "lw": 0.6, "alpha": 0.55},
+        )

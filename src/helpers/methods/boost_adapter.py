@@ -42,6 +42,7 @@ class State(NamedTuple):
     chapter="06",
     colour="#6677ff",
     speaker="",
+    published=("BoostAdapter",),
 )
 def start(
     class_features: Tensor,

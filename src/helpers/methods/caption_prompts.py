@@ -52,7 +52,14 @@ def gated(plain: Tensor, caption: Tensor, fits: Tensor, logit_scale: float) -> T
     return logit_scale * torch.where(fits.unsqueeze(-1), caption, plain)
 
 
-@method("caption", "captions", "captions", chapter="03", colour="#aa3377")
+@method(
+    "caption",
+    "captions",
+    "captions",
+    chapter="03",
+    colour="#aa3377",
+    published=("TTA_DL-Project: caption prompts", "caption prompt"),
+)
 @method("caption_placed", "captions, placed")
 def attempts(
     image_features: Tensor,

@@ -20,8 +20,24 @@ from torch import Tensor
 from helpers.methods.registry import method
 
 
-@method("dclip", "DCLIP", "prompts", paper="arXiv 2210.07183", chapter="04", speaker="")
-@method("cupl", "CuPL", "prompts", paper="arXiv 2209.03320", chapter="04", speaker="")
+@method(
+    "dclip",
+    "DCLIP",
+    "prompts",
+    paper="arXiv 2210.07183",
+    chapter="04",
+    speaker="",
+    published=("DCLIP", "DCLIP (Waffle prompt)"),
+)
+@method(
+    "cupl",
+    "CuPL",
+    "prompts",
+    paper="arXiv 2209.03320",
+    chapter="04",
+    speaker="",
+    published=("CuPL", "zero-shot CuPL"),
+)
 def class_features(features: Sequence[Tensor], renormalise: bool) -> Tensor:
     """Class features float32 [C, D] from each class's text features, unit [n_c, D].
 

@@ -52,6 +52,7 @@ def similar(logits: Tensor, share: float = SIMILAR) -> Tensor:
     chapter="02b",
     colour="#8c2d04",
     speaker="difftpt-both",
+    published=("DiffTPT", "DiffTPT (about 1000-image subset)"),
 )
 @method("difftpt-more", title="DiffTPT on crops alone", needs="image")
 @method(

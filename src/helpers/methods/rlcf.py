@@ -40,6 +40,12 @@ CLIP_SCORE = 2.5
 @method(
     "rlcf", "RLCF", "second model", paper="arXiv 2305.18010", chapter="05", speaker=""
 )
+@method(
+    "rlcf_prompt",
+    "RLCF of the prompt",
+    speaker="",
+    published=("RLCF prompt t=3", "RLCF (ViT-L/14 reward)"),
+)
 def prompt(
     views: Tensor,
     reward_views: Tensor,
@@ -96,6 +102,12 @@ def prompt(
     return tpt.original_logits(views, text_features, logit_scale, tuned)
 
 
+@method(
+    "rlcf_encoder",
+    "RLCF of the encoder",
+    speaker="",
+    published=("RLCF encoder t=3",),
+)
 def encoder(
     make_tower: Callable[..., nn.Module],
     class_features: Tensor,

@@ -69,6 +69,12 @@ PROTOCOLS: dict[str, Mapping[str, object]] = {
     colour="#9bd08b",
     speaker="tent_online",
 )
+@method(
+    "tent_per_batch",
+    "TENT, per batch",
+    speaker="",
+    published=("TENT (episodic 10 steps)",),
+)
 def tent(
     make_tower: Callable[..., nn.Module],
     class_features: Tensor,

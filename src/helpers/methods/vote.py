@@ -31,7 +31,12 @@ EPSILON = 1e-9
     paper="arXiv 2209.07511",
     chapter="02",
     colour="#56b4e9",
-    published=("VTE",),
+    published=(
+        "VTE",
+        "TTA_DL-Project: vote PreAugment",
+        "TTA_DL-Project: vote AugMix",
+        "TTA_DL-Project: vote AutoAugment",
+    ),
 )
 @method("vote_episodic", title="vote of views", chapter="05")
 def confident_vote(

@@ -30,8 +30,19 @@ from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, method
     "ensemble_80",
     "80 prompts",
     chapter="01",
-    published=("CLIP ensemble 80", "zero-shot ensemble"),
+    published=(
+        "CLIP ensemble 80",
+        "zero-shot ensemble",
+        "CLIP 80-template ensemble",
+        "zero-shot 80-ensemble",
+    ),
     role=ENSEMBLE,
+)
+@method(
+    "ensemble_waffle",
+    "WaffleCLIP",
+    speaker="",
+    published=("WaffleCLIP", "WaffleCLIP (K=30)"),
 )
 @method("ensemble_held_out", title="80 prompts", chapter="05", role=CONTROL)
 def ensemble(template_features: Tensor) -> Tensor:
@@ -59,6 +70,10 @@ def ensemble(template_features: Tensor) -> Tensor:
         "Zero-shot single",
         "CLIP single template",
         "CLIP single a photo of a",
+        "CLIP single (A photo of a)",
+        "zero-shot 'a photo of a'",
+        "TTA_DL-Project: zero-shot (no full stop)",
+        'TTA_DL-Project: caption table "baseline" (quoted from TPT)',
     ),
     role=ONE,
 )

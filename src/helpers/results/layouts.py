@@ -22,10 +22,12 @@ from helpers.results import predictions, published
 from helpers.results.synthesis import rank_correlation
 
 COUNTERPARTS = {
-    "ImageNet-V2": "picto",
+    "ImageNet-A": "picto-a",
     "ImageNet-R": "picto-r",
     "ImageNet-Sketch": "picto-s",
-    "ImageNet-A": "picto-a",
+    "ImageNet-V2": "picto",
+    "ImageNet": "picto",
+    "CIFAR-100-C": "picto-c",
     "RN50": "picto-rn",
     "ViT-B/16": "picto-vit",
     "ViT-B/32": "picto-vit",
@@ -226,56 +228,6 @@ def _first(folder: Path, names: tuple[str, ...], weights: str) -> pd.DataFrame |
             ledger.attrs["study"] = _study(folder)
             return ledger.set_index("image_id")
     return None
-
-
-def published_gains() -> pd.DataFrame:
-    """Gains of our methods over zero-shot in the same source, meaned over the sources.
-
-    Columns: dataset, backbone, method (of our ledgers), gain, sources.
-    """
-    table = published.table()
-    table["family"] = table["source"].str.extract(r"^([\w-]+(?: paper)?)")[0]
-    ours = table["method"].map(registry.published())
-    is_start = ours.isin(registry.ledgers(ONE))
-    start = table[is_start]
-    source = ["dataset", "backbone", "family"]
-    start = start.groupby(source)["top1"].mean().rename("start")
-    table["ours"] = ours.mask(is_start)
-    table = table.dropna(subset="ours").join(start, on=source).dropna(subset="start")
-    table["gain"] = table["top1"] - table["start"]
-    groups = table.groupby(["dataset", "backbone", "ours"], sort=False)
-    found = groups.agg(gain=("gain", "mean"), sources=("family", "nunique"))
-    return found.reset_index().rename(columns={"ours": "method"})
-
-
-def against_papers(board: pd.DataFrame, weights: str) -> pd.DataFrame:
-    """Do methods rank here as in the papers? Kendall's tau of gains over zero-shot.
-
-    Our gains come from a leaderboard, of the published data set and backbone where it
-    has them with OpenAI's `weights`, and of their counterparts in picto. Columns:
-    dataset, backbone, ours ("picto-a, picto-rn"), tau, p, methods; only pairs that
-    we have.
-    """
-    rows = board[board["gain"].notna() & board["seed"].eq(board["seed"].min())]
-    rows = rows.assign(stem=rows["method"].str.partition("-")[0])
-    rows = rows[~rows["method"].str.contains("-") | rows["name"].ne("")]
-    table = []
-    for (dataset, backbone), theirs in published_gains().groupby(
-        ["dataset", "backbone"], sort=False
-    ):
-        pairs = [(COUNTERPARTS.get(dataset, ""), COUNTERPARTS.get(backbone, ""))]
-        if weights == "openai":
-            pairs.append((dataset, backbone))
-        for pair in pairs:
-            here = rows["dataset"].map(published.key).eq(published.key(pair[0]))
-            here &= rows["backbone"].map(published.key).eq(published.key(pair[1]))
-            if here.any():
-                ours = rows[here].drop_duplicates("stem").set_index("stem")["gain"]
-                found = rank_correlation(ours, theirs.set_index("method")["gain"])
-                about = {"dataset": dataset, "backbone": backbone}
-                table.append({**about, "ours": ", ".join(pair), **found})
-    columns = ["dataset", "backbone", "ours", "tau", "p", "methods"]
-    return pd.DataFrame(table, columns=columns)
 
 
 def difficulty(scores_of: pd.Series, backbone: str = "RN50") -> dict[str, float]:
