@@ -61,6 +61,7 @@ ROUNDS = 200  # of the root search; six or so do, unless templates almost tie
     chapter="04",
     colour="#029e73",
     speaker="autoclip_80",
+    headline=True,
 )
 @method("autoclip_sample", chapter="03", role=CONTROL)
 def autoclip(

@@ -40,7 +40,13 @@ class State(NamedTuple):
 
 
 @method(
-    "bca", "BCA", "memory", paper="arXiv 2503.09248", chapter="06", colour="#778888"
+    "bca",
+    "BCA",
+    "memory",
+    paper="arXiv 2503.09248",
+    chapter="06",
+    colour="#778888",
+    headline=True,
 )
 def start(
     class_features: Tensor,

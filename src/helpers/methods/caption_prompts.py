@@ -51,7 +51,9 @@ def gated(plain: Tensor, caption: Tensor, fits: Tensor, logit_scale: float) -> T
     return logit_scale * torch.where(fits.unsqueeze(-1), caption, plain)
 
 
-@method("caption", "captions", "captions", chapter="03", colour="#aa3377")
+@method(
+    "caption", "captions", "captions", chapter="03", colour="#aa3377", headline=True
+)
 @method("caption_placed", "captions, placed")
 def attempts(
     image_features: Tensor,

@@ -35,7 +35,13 @@ class State(NamedTuple):
 
 
 @method(
-    "dmn", "DMN", "memory", paper="arXiv 2403.17589", chapter="06", colour="#2200ee"
+    "dmn",
+    "DMN",
+    "memory",
+    paper="arXiv 2403.17589",
+    chapter="06",
+    colour="#2200ee",
+    headline=True,
 )
 def start(
     class_features: Tensor,

@@ -55,7 +55,13 @@ PER_ORDER = ("means", "counts", "scatters", "pending", "slopes", "offsets")
 
 
 @method(
-    "dota", "DOTA", "memory", paper="arXiv 2409.19375", chapter="06", colour="#aa5544"
+    "dota",
+    "DOTA",
+    "memory",
+    paper="arXiv 2409.19375",
+    chapter="06",
+    colour="#aa5544",
+    headline=True,
 )
 def start(
     class_features: Tensor,

@@ -51,6 +51,7 @@ class State(NamedTuple):
     paper="arXiv 2408.13320",
     chapter="06",
     colour="#ff3366",
+    headline=True,
 )
 def start(
     class_features: Tensor,

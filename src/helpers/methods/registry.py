@@ -98,6 +98,7 @@ class Entry:
     speaker: str = ""  # the variant that figures show, "" for none
     published: tuple[str, ...] = ()  # its names in published_results.csv
     role: str = CANDIDATE
+    headline: bool = False  # its speaker is tested, see `results.protocol`
 
     @property
     def panel(self) -> str:
@@ -119,6 +120,7 @@ def method(
     speaker: str | None = None,
     published: tuple[str, ...] = (),
     role: str = CANDIDATE,
+    headline: bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function as a method, or as several by several decorators.
 
@@ -150,7 +152,7 @@ def method(
     given = {"family": family, "needs": needs, "paper": paper, "chapter": chapter}
     traits: dict = {trait: value for trait, value in given.items() if value is not None}
     traits |= {"name": name, "colour": colour, "published": published, "role": role}
-    traits["speaker"] = speaker
+    traits |= {"speaker": speaker, "headline": headline}
 
     def enter(function: F) -> F:
         where = _where(function)

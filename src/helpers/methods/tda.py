@@ -47,7 +47,13 @@ class State(NamedTuple):
 
 
 @method(
-    "tda", "TDA", "memory", paper="arXiv 2403.18293", chapter="06", colour="#5f0f40"
+    "tda",
+    "TDA",
+    "memory",
+    paper="arXiv 2403.18293",
+    chapter="06",
+    colour="#5f0f40",
+    headline=True,
 )
 def start(
     class_features: Tensor,

@@ -31,7 +31,14 @@ SOFTNESS = 50.0  # divides all terms but the zero-shot one
 MIN_VARIANCE = 1e-6
 
 
-@method("transclip", "TransCLIP", "all at once", paper="arXiv 2406.01837", chapter="06")
+@method(
+    "transclip",
+    "TransCLIP",
+    "all at once",
+    paper="arXiv 2406.01837",
+    chapter="06",
+    headline=True,
+)
 def predict(
     features: Tensor,
     class_features: Tensor,

@@ -32,6 +32,7 @@ from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, method
     chapter="01",
     published=("CLIP ensemble 80", "zero-shot ensemble"),
     role=ENSEMBLE,
+    headline=True,
 )
 @method("ensemble_held_out", chapter="05", role=CONTROL)
 def ensemble(template_features: Tensor) -> Tensor:
@@ -62,6 +63,14 @@ def ensemble(template_features: Tensor) -> Tensor:
     role=ONE,
 )
 @method("zero_shot_name", chapter="01")
+@method("zero_shot_true", "the true word", chapter="01", headline=True)
+@method(
+    "zero_shot_chosen",
+    "prompt chosen on labels",
+    needs="labels",
+    chapter="01",
+    headline=True,
+)
 @method("zero_shot_varied", chapter="02b", role=ONE)
 @method("zero_shot_sample", chapter="03", role=ONE)
 @method("zero_shot_episodic", chapter="05", role=ONE)

@@ -5,8 +5,8 @@ that both hold, paired by id, and every number of a row is about the same images
 chapters look at samples of different sizes, and accuracies of different images must not
 be held against each other.
 
-A gain is a paired difference in top-1 accuracy. "Surely" means that McNemar's exact
-test, corrected by Holm for all methods of a data set and backbone, stays below 5 %.
+A gain is a paired difference in top-1 accuracy. Whether it is one, the test of
+`protocol` says.
 """
 
 from collections import Counter
@@ -22,8 +22,6 @@ from scipy.stats import kendalltau
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
 from helpers.results import compare, metrics, predictions
-
-LEVEL = 0.05  # of every test
 
 
 class Key(NamedTuple):
@@ -151,11 +149,11 @@ def shared(*frames: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, float]:
-    """`compare.paired_difference` of two frames on the images that both hold, and n."""
+    """`compare.paired_difference` of two frames on the images that both hold."""
     a, b = shared(a, b)
     if a.empty:
         raise ValueError("two ledgers that share no image cannot be compared")
-    return {"n": len(a), **compare.paired_difference(a["hit"], b["hit"])}
+    return compare.paired_difference(a["hit"], b["hit"])
 
 
 def calibration(images: pd.DataFrame) -> dict[str, float]:
@@ -175,20 +173,28 @@ def leaderboard(scores: Scores, datasets: Sequence[str] = ()) -> pd.DataFrame:
     Returns:
         A row per ledger; of the ledgers of the single prompt one row, the first of
         chapter. dataset, backbone, panel, family, method, name (what figures call
-        it, "" for variants), seed, n, top1; against one prompt gain, gain_low,
-        gain_high, gain_p_holm, wins, losses; `detectable`, the smallest true difference
-        that so many images would show in four of five cases; against the ensemble over,
-        over_low, over_high, over_p_holm; ece, nll, seconds_per_image. Where there is no
-        baseline, or the row is one, its columns are empty.
+        it, "" for variants), headline (is it of the protocol, and its lowest seed?),
+        seed, n, top1; against one prompt gain, gain_low, gain_high, wins, losses, and
+        gain_p_holm, gain_detectable and gain_verdict of `compare.corrected`, the
+        headline rows of the board being the family: of other rows they are empty;
+        against the ensemble over, over_low and so on; ece, nll, seconds_per_image.
+        Where there is no baseline, or the row is one, its columns are empty.
     """
     recipe = main_recipe(scores)
-    rows = [_row(scores, key, recipe) for key in scores if _is_listed(scores, key)]
-    board = pd.DataFrame(filter(None, rows)).reindex(
-        columns=[*_COLUMNS, "gain_p", "over_p"]
-    )
-    for p in ("gain_p", "over_p"):
-        groups = board.groupby(["dataset", "backbone"])[p]
-        board[f"{p}_holm"] = groups.transform(_holm)
+    found = {
+        key: _row(scores, key, recipe) for key in scores if _is_listed(scores, key)
+    }
+    found = {key: parts for key, parts in found.items() if parts}
+    board = pd.DataFrame([parts[""] for parts in found.values()]).reset_index(drop=True)
+    for prefix in ("gain", "over"):
+        paired = pd.DataFrame([parts.get(prefix, {}) for parts in found.values()])
+        paired = paired.reindex(columns=_PAIRED)
+        paired["p"] = paired["p"].where(board["headline"])
+        paired = compare.corrected(paired)
+        if prefix == "gain":
+            board[["wins", "losses"]] = paired[["wins", "losses"]]
+        for end, column in OUTCOME.items():
+            board[prefix + end] = paired[column]
     ranks = {n: i for i, n in enumerate(in_order(board["dataset"], datasets))}
     ranks |= {n: i for i, n in enumerate(PANELS)}
     board = board.sort_values(
@@ -200,10 +206,13 @@ def leaderboard(scores: Scores, datasets: Sequence[str] = ()) -> pd.DataFrame:
     return board[list(_COLUMNS)].reset_index(drop=True)
 
 
+_PAIRED = ["n", "difference", "ci_low", "ci_high", "wins", "losses", "p", "se"]
+OUTCOME = {"": "difference", "_low": "ci_low", "_high": "ci_high", "_p_holm": "p_holm"}
+OUTCOME |= {"_detectable": "detectable", "_verdict": "verdict"}
 _COLUMNS = (
-    *("dataset", "backbone", "panel", "family", "method", "name", "seed", "n", "top1"),
-    *("gain", "gain_low", "gain_high", "gain_p_holm", "wins", "losses", "detectable"),
-    *("over", "over_low", "over_high", "over_p_holm"),
+    *("dataset", "backbone", "panel", "family", "method", "name", "headline"),
+    *("seed", "n", "top1", *(f"gain{end}" for end in OUTCOME), "wins", "losses"),
+    *(f"over{end}" for end in OUTCOME),
     *("ece", "nll", "seconds_per_image"),
 )
 
@@ -217,44 +226,30 @@ def _is_listed(scores: Scores, key: Key) -> bool:
     return not any(k[:2] == key[:2] and k.method in earlier for k in scores)
 
 
-def _row(scores: Scores, key: Key, recipe: str) -> dict | None:
-    """A ledger's row; nothing where it and its baselines have no image in common."""
+def _row(scores: Scores, key: Key, recipe: str) -> dict[str, dict] | None:
+    """A ledger's row "", and its pairs by outcome; nothing without common images."""
     baselines = {name: registry.ledgers(name) for name in (ONE, ENSEMBLE)}
     found = {k: baseline(scores, key, names) for k, names in baselines.items()}
     found = {name: frame for name, frame in found.items() if frame is not None}
     images, *others = shared(scores[key], *found.values())
     if images.empty:
         return None
-    entry = registry.find(key.method)
+    entry, name = registry.find(key.method), spokesman(key.method, recipe)
+    lowest = key.seed == min(k.seed for k in scores if k[:3] == key[:3])
     row: dict[str, object] = {"dataset": key.dataset, "backbone": key.backbone}
     row |= {"panel": entry.panel, "family": entry.family, "method": key.method}
-    row |= {"name": spokesman(key.method, recipe), "seed": key.seed}
-    row |= {"n": len(images), "top1": images["hit"].mean()}
-    for name, other in zip(found, others, strict=True):
-        if key.method in baselines[name]:
-            continue
-        paired = compare.paired_difference(images["hit"], other["hit"])
-        prefix = "gain" if name == ONE else "over"
-        row |= {prefix: paired["difference"], f"{prefix}_p": paired["p"]}
-        row |= {f"{prefix}_{end}": paired[f"ci_{end}"] for end in ("low", "high")}
-        if name == ONE:
-            row |= {k: paired[k] for k in ("wins", "losses")}
-            row["detectable"] = _detectable(paired, len(images))
+    row |= {"name": name, "headline": bool(name) and entry.headline and lowest}
+    row |= {"seed": key.seed, "n": len(images), "top1": images["hit"].mean()}
     seconds = scores[key].attrs["seconds_per_image"]
-    return row | calibration(images) | {"seconds_per_image": seconds}
+    parts = {"": row | calibration(images) | {"seconds_per_image": seconds}}
+    for against, other in zip(found, others, strict=True):
+        if key.method not in baselines[against]:
+            pair = compare.paired_difference(images["hit"], other["hit"])
+            parts["gain" if against == ONE else "over"] = pair
+    return parts
 
 
-def _detectable(paired: Mapping[str, float], n: int) -> float:
-    apart = (paired["wins"] + paired["losses"]) / n
-    return compare.minimum_detectable_difference(n, apart) if apart else np.nan
-
-
-def _holm(p: pd.Series) -> pd.Series:
-    known = p.dropna()
-    return pd.Series(compare.holm(known), known.index).reindex(p.index)
-
-
-def headline(board: pd.DataFrame, backbones: Sequence[str] = ()) -> pd.DataFrame:
+def shown(board: pd.DataFrame, backbones: Sequence[str] = ()) -> pd.DataFrame:
     """The rows that figures show: each data set's spokesmen, lowest seed, one backbone.
 
     A method is shown with the first of `backbones` that has a ledger of it.
@@ -268,20 +263,20 @@ def headline(board: pd.DataFrame, backbones: Sequence[str] = ()) -> pd.DataFrame
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of a leaderboard to be read: points with intervals, * where sure (Holm)."""
+    """Rows of a leaderboard to be read: points with intervals, * gains or loses."""
 
     def told(row: pd.Series, value: str) -> str:
         if pd.isna(row[value]):
             return ""
         middle, low, high = (100 * row[f"{value}{k}"] for k in ("", "_low", "_high"))
-        star = "*" if row[f"{value}_p_holm"] < LEVEL else ""
+        star = "*" if row[f"{value}_verdict"] in compare.DECIDED else ""
         return f"{middle:+.1f}{star} [{low:.1f}, {high:.1f}]"
 
     table = rows[["panel", "name", "backbone", "n", "top1"]].copy()
     for value, against in (("gain", ONE), ("over", ENSEMBLE)):
         cells = [told(row, value) for _, row in rows.iterrows()]
         table[f"points over {against}"] = pd.Series(cells, rows.index, dtype=object)
-    table["detectable"] = rows["detectable"].replace(np.inf, np.nan)
+    table["detectable"] = rows["gain_detectable"]
     table[["ece", "nll"]] = rows[["ece", "nll"]]
     return table.assign(**{"ms per image": 1000 * rows["seconds_per_image"]})
 
@@ -304,7 +299,7 @@ def priced(rows: pd.DataFrame, plain: pd.DataFrame, dataset: str) -> pd.DataFram
     """
     start = plain[plain["dataset"] == dataset].iloc[:1]
     start = start.assign(
-        name="", gain=0.0, gain_low=0.0, gain_high=0.0, gain_p_holm=1.0
+        name="", gain=0.0, gain_low=0.0, gain_high=0.0, gain_verdict=""
     )
     here = rows[rows["dataset"].eq(dataset) & rows["seconds_per_image"].notna()]
     table = pd.concat([start, here], ignore_index=True)
@@ -315,15 +310,15 @@ def priced(rows: pd.DataFrame, plain: pd.DataFrame, dataset: str) -> pd.DataFram
     alone = table["panel"].isin(ALONE) & table["backbone"].eq(table["backbone"].iloc[0])
     best = on_the_frontier(table.loc[alone, "seconds"], table.loc[alone, "gain"])
     table["frontier"] = best.reindex(table.index, fill_value=False).astype(bool)
-    columns = ["dataset", "backbone", "method", "name", "family", "panel", "n", "top1"]
-    columns += ["seconds", "seconds_per_image", "frontier"]
-    return table[[*columns, "gain", "gain_low", "gain_high", "gain_p_holm"]]
+    columns = ["dataset", "backbone", "method", "name", "family", "panel", "headline"]
+    columns += ["n", "top1", "seconds", "seconds_per_image", "frontier"]
+    return table[[*columns, "gain", "gain_low", "gain_high", "gain_verdict"]]
 
 
 def telling(rows: pd.DataFrame, first: str, most: int = 3) -> list[str]:
-    """The data sets to draw: the first, then those where some method surely gains most.
+    """The data sets to draw: the first, then those of the greatest gains in `rows`.
 
-    "Most" is the greatest lower bound of a gain over one prompt among `rows`.
+    Of a data set counts the greatest lower bound of a gain over one prompt.
     """
     best = rows.groupby("dataset", sort=False)["gain_low"].max()
     best = best.drop(first, errors="ignore").sort_values(ascending=False, kind="stable")
