@@ -146,8 +146,8 @@ def _sized(frame: pd.DataFrame, datasets: Sequence[str]) -> list[str]:
 def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Forest plot of accuracy gained or lost against a baseline on the same images.
 
-    A marker is filled where the verdict is "gains" or "loses". On the right: images won,
-    which only the method gets right, and lost, which only the baseline does.
+    A marker is filled where the verdict is "gains" or "loses". On the right: images
+    won, which only the method gets right, and lost, which only the baseline does.
 
     Args:
         frame: rows of `compare.corrected`, in the order in which to draw.
@@ -188,7 +188,7 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     )
     axes[-1, 0].set_xlabel(
         f"top-1 difference to {frame['baseline'].iloc[0]} (points)\n"
-        "filled: gains or loses, corrected for all comparisons (exploratory)"
+        "filled: gains or loses (exploratory)"
     )
     return fig, frame.reset_index(drop=True)
 
@@ -353,7 +353,5 @@ def difference_map(
     ax.xaxis.tick_top()
     ax.grid(True, which="minor", color="white")
     baseline = frame["baseline"].iloc[0]
-    ax.set_xlabel(
-        f"points against {baseline}\nbold: gains or loses, corrected (exploratory)"
-    )
+    ax.set_xlabel(f"points against {baseline}\nbold: gains or loses")
     return fig, frame.reset_index(drop=True)

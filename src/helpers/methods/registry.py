@@ -227,7 +227,8 @@ def ledgers(role: str) -> tuple[str, ...]:
 
     Of one function's decorators, the lowest registers first.
     """
-    having = [entries()[key] for key in _given if entries()[key].role == role]
+    known = entries()  # before `_given`: the first look-up imports all methods
+    having = [known[key] for key in _given if known[key].role == role]
     return tuple(e.key for e in sorted(having, key=lambda e: e.chapter))
 
 

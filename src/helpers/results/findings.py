@@ -53,8 +53,8 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (dataset, backbone), part in board.groupby(["dataset", "backbone"], sort=False):
         about = Key(dataset, backbone, "")
-        names = registry.ledgers(ONE), registry.ledgers(ENSEMBLE)
-        one, many = (widest(scores, about, some) for some in names)
+        baselines = registry.ledgers(ONE), registry.ledgers(ENSEMBLE)
+        one, many = (widest(scores, about, names) for names in baselines)
         if one is None:
             continue
         seen = {"dataset": dataset, "backbone": backbone}
@@ -106,14 +106,12 @@ def _chosen(scores: Scores, keys: Sequence[Key], over: Key) -> dict | None:
             tried[key] = [[frame["hit"] for frame in pair] for pair in pairs]
     if not tried:
         return None
-    pairs = [compare.paired_difference(*chosen_on) for chosen_on, _ in tried.values()]
-    table = compare.corrected(
-        pd.DataFrame(pairs, pd.Index([*tried], tupleize_cols=False))
-    )
+    found = [compare.paired_difference(*chosen_on) for chosen_on, _ in tried.values()]
+    table = compare.corrected(pd.DataFrame(found))
     gains = table.loc[table["verdict"].eq("gains"), "ci_low"]
     if gains.empty:
         return None
-    best = gains.idxmax()
+    best = [*tried][gains.idxmax()]
     measured = compare.paired_difference(*tried[best][1])
     about = {"use": best.method, "over": over.method}
     return {**about, **measured, "seconds_per_image": _cost(scores, best)}
@@ -209,9 +207,9 @@ def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
         told += [f"{verdict} on {', '.join(names[:2])}{more}"] if names else []
     same = claim[~claim["verdict"].isin(compare.DECIDED)]
     if len(same):
-        names = ", ".join(same["dataset"])
-        told.append(f"{compare.undetected(same['detectable'])} on {names}")
-    about = [first["backbone"]]
+        places = ", ".join(same["dataset"])
+        told.append(f"{compare.undetected(same['detectable'])} on {places}")
+    about = [first["backbone"], *([] if several else [f"{first['n']:,.0f} images"])]
     if average["checkpoints"] > 1:
         about.append(f"{average['checkpoints']} checkpoints")
     about += ["exploratory"] if first["exploratory"] else []

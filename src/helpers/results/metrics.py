@@ -132,7 +132,7 @@ def negative_log_likelihood(logits: ArrayLike, labels: ArrayLike) -> float:
 
 
 def brier_score(logits: ArrayLike, labels: ArrayLike) -> float:
-    """Mean Brier score, summed over classes: 0 is perfect, 2 is surely wrong."""
+    """Mean Brier score, summed over classes: 0 is perfect, 2 is confidently wrong."""
     return float(_labelled(logits, labels)["brier"].mean())
 
 

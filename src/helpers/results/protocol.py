@@ -34,7 +34,8 @@ def architectures(backbones: Iterable[str]) -> dict[str, list[str]]:
 
     A number at the end tells a checkpoint only where the name without it is a backbone.
     """
-    names, found = list(dict.fromkeys(backbones)), {}
+    names = list(dict.fromkeys(backbones))
+    found: dict[str, list[str]] = {}
     for name in names:
         plain = re.sub(r"-\d+$", "", name)
         found.setdefault(plain if plain in names else name, []).append(name)

@@ -181,13 +181,11 @@ def leaderboard(scores: Scores, datasets: Sequence[str] = ()) -> pd.DataFrame:
         Where there is no baseline, or the row is one, its columns are empty.
     """
     recipe = main_recipe(scores)
-    found = {
-        key: _row(scores, key, recipe) for key in scores if _is_listed(scores, key)
-    }
-    found = {key: parts for key, parts in found.items() if parts}
-    board = pd.DataFrame([parts[""] for parts in found.values()]).reset_index(drop=True)
+    rows = [_row(scores, key, recipe) for key in scores if _is_listed(scores, key)]
+    found = [parts for parts in rows if parts]
+    board = pd.DataFrame([parts[""] for parts in found])
     for prefix in ("gain", "over"):
-        paired = pd.DataFrame([parts.get(prefix, {}) for parts in found.values()])
+        paired = pd.DataFrame([parts.get(prefix, {}) for parts in found])
         paired = paired.reindex(columns=_PAIRED)
         paired["p"] = paired["p"].where(board["headline"])
         paired = compare.corrected(paired)
@@ -227,7 +225,7 @@ def _is_listed(scores: Scores, key: Key) -> bool:
 
 
 def _row(scores: Scores, key: Key, recipe: str) -> dict[str, dict] | None:
-    """A ledger's row "", and its pairs by outcome; nothing without common images."""
+    """A ledger's row "", and its pair of each outcome; nothing without images."""
     baselines = {name: registry.ledgers(name) for name in (ONE, ENSEMBLE)}
     found = {k: baseline(scores, key, names) for k, names in baselines.items()}
     found = {name: frame for name, frame in found.items() if frame is not None}
@@ -241,7 +239,9 @@ def _row(scores: Scores, key: Key, recipe: str) -> dict[str, dict] | None:
     row |= {"name": name, "headline": bool(name) and entry.headline and lowest}
     row |= {"seed": key.seed, "n": len(images), "top1": images["hit"].mean()}
     seconds = scores[key].attrs["seconds_per_image"]
-    parts = {"": row | calibration(images) | {"seconds_per_image": seconds}}
+    parts: dict[str, dict] = {
+        "": row | calibration(images) | {"seconds_per_image": seconds}
+    }
     for against, other in zip(found, others, strict=True):
         if key.method not in baselines[against]:
             pair = compare.paired_difference(images["hit"], other["hit"])
