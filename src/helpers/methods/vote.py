@@ -86,6 +86,7 @@ def random_vote(
 
     View 0 is the image itself, and the others were drawn in this order.
     """
+    selection.check(views, class_features)
     keep = selection.keep_count(views.shape[1], rho)
     return mean_vote(views[:, :keep], class_features, logit_scale)
 
