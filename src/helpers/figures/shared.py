@@ -353,5 +353,5 @@ def difference_map(
     ax.xaxis.tick_top()
     ax.grid(True, which="minor", color="white")
     baseline = frame["baseline"].iloc[0]
-    ax.set_xlabel(f"points against {baseline}\nbold: gains or loses")
+    ax.set_xlabel(f"points against {baseline}\nbold: gains or loses\n(exploratory)")
     return fig, frame.reset_index(drop=True)
