@@ -166,6 +166,9 @@ def test_a_folder_without_ledgers_says_what_to_run(tmp_path):
     [
         ("zero_shot_photo", "prompts", "01"),
         ("zero_shot_held_out", "prompts", "05"),
+        ("zero_shot_true", "worded", "01"),
+        ("zero_shot_chosen", "labelled", "01"),
+        ("vote_random-crops", "episodic", "02"),
         ("ensemble_centred", "label-free", "05"),
         ("ensemble_styles", "prompts", "04"),
         ("vote_reference-augmix", "episodic", "02"),

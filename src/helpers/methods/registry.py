@@ -37,6 +37,7 @@ class Need(NamedTuple):
 NEEDS = {
     "nothing": Need("prompts", "nothing adapts", "the image alone", "o"),
     "image": Need("episodic", "the image alone", "the image alone", "o"),
+    "word": Need("worded", "a word for such images", "a word for such images", "h"),
     "captioner": Need("captioner", "the image and a captioner", "a captioner", "D"),
     "diffusion": Need(
         "diffusion", "the image and a diffusion model", "a diffusion model", "X"

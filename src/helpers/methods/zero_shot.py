@@ -65,7 +65,7 @@ def ensemble(template_features: Tensor) -> Tensor:
     role=ONE,
 )
 @method("zero_shot_name", chapter="01")
-@method("zero_shot_true", "the true word", chapter="01", headline=True)
+@method("zero_shot_true", "the true word", needs="word", chapter="01", headline=True)
 @method("zero_shot_varied", chapter="02b", role=ONE)
 @method("zero_shot_sample", chapter="03", role=ONE)
 @method("zero_shot_episodic", chapter="05", role=ONE)
