@@ -70,7 +70,7 @@ def comparison(datasets, methods):
             about |= {"seed": number % 2, "baseline": "zero_shot"}
             rows.append(about | compare.paired_difference(other, base))
     frame = pd.DataFrame(rows)
-    return frame.assign(p_holm=compare.holm(frame["p"]))
+    return compare.corrected(frame)
 
 
 def matrix(images, texts, **options):
@@ -267,7 +267,10 @@ def test_two_backbones_are_not_mixed_up():
 
 def test_paired_differences_show_points_counts_and_evidence():
     frame = comparison(["a"], ["tpt", "vote"]).assign(
-        difference=[0.05, -0.01], wins=[40, 10], losses=[15, 15], p_holm=[0.01, 0.4]
+        difference=[0.05, -0.01],
+        wins=[40, 10],
+        losses=[15, 15],
+        verdict=["gains", "no detectable difference"],
     )
     fig, data = figures.paired_differences(frame)
     pd.testing.assert_frame_equal(data, frame)
@@ -461,7 +464,7 @@ def test_difference_map_puts_every_row_in_its_cell():
     ):
         text = points[x, y]
         assert text.get_text() == f"{100 * row.difference:+.1f}"
-        assert (text.get_fontweight() == "bold") == (row.p_holm < 0.05)
+        assert (text.get_fontweight() == "bold") == (row.verdict in compare.DECIDED)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["a", "b"]
 
 

@@ -172,8 +172,8 @@ def test_how_many_more_labels_by_hand():
     a, b, labels = np.zeros(1000, int), np.ones(1000, int), np.full(1000, UNKNOWN)
     labels[:20] = [0] * 6 + [1] * 4 + [2] * 10
     found = settled(labels, a, b)
-    seen = compare.minimum_detectable_difference
-    enough = next(n for n in range(21, 1001) if seen(n, 10 / 20) <= (6 - 4) / 20)
+    seen = [compare.detectable(math.sqrt(10 / 20 / n), n) for n in range(21, 1001)]
+    enough = next(n for n, least in enumerate(seen, 21) if least <= (6 - 4) / 20)
     assert found["more"] == enough - 20
     # Where fewer images differ than that, not even all labels would do.
     assert settled(labels[:300], a[:300], b[:300])["more"] == math.inf

@@ -26,6 +26,7 @@ from helpers.methods.registry import method
     needs="image",
     chapter="02",
     colour="#123456",
+    headline=True,
 )
 def majority(views, class_features, logit_scale):
     return views
@@ -69,7 +70,7 @@ def test_a_method_in_a_file_of_its_own_is_on_the_leader_board(tmp_path, entered)
     assert board.loc["not_entered", traits].tolist() == ["not_entered", "own", "own"]
 
     assert figures.colour("majority") == "#123456"
-    rows = synthesis.headline(board.reset_index())
+    rows = synthesis.shown(board.reset_index())
     plain = board.reset_index().query("method == 'zero_shot_photo'")
     fig, data = drawn.frontier(rows, plain, ["d"])
     marks = [line for line in fig.axes[0].lines if line.get_marker() == "o"]

@@ -128,17 +128,19 @@ def synthesis(folder: Path) -> bytes:
     """Add what chapter 07 leaves; returns its main figure."""
     picture = png(folder / "figures" / "07_frontier.png", 200)
     (folder / "tables").mkdir()
+    none = "no detectable difference (at least 2.0 points would have been seen)"
     rows = [
-        ("digits", "rn", "episodic", "vote", 0.0225, 0.001, 0.2),
-        ("sketch", "rn", "episodic", "vote", -0.01, 0.9, 0.4),
-        ("digits", "rn", "episodic", "", 0.5, 0.001, 0.2),
-        ("digits", "rn", "prompts", EVIL, 0.0, 1.0, 0.002),
-        ("digits", "vit", "prompts", EVIL, 0.7, 0.001, 0.002),
-        ("digits", "vit", "label-free", "UPL", 0.11, 0.04, None),
-        ("digits", "rn", "prompts", "one prompt", None, None, 0.002),
+        ("digits", "rn", "episodic", "vote", True, 0.0225, "gains", 0.2),
+        ("sketch", "rn", "episodic", "vote", True, -0.01, none, 0.4),
+        ("digits", "rn", "episodic", "", False, 0.5, None, 0.2),
+        ("digits", "rn", "prompts", EVIL, True, 0.0, none, 0.002),
+        ("digits", "vit", "prompts", EVIL, True, 0.7, "gains", 0.002),
+        ("digits", "vit", "label-free", "UPL", False, 0.11, None, None),
+        ("digits", "rn", "prompts", "one prompt", False, None, None, 0.002),
     ]
-    columns = ["dataset", "backbone", "panel", "name", "gain", "gain_p_holm"]
-    board = pd.DataFrame(rows, columns=[*columns, "seconds_per_image"]).assign(seed=0)
+    columns = ["dataset", "backbone", "panel", "name", "headline", "gain"]
+    columns += ["gain_verdict", "seconds_per_image"]
+    board = pd.DataFrame(rows, columns=columns).assign(seed=0)
     board.to_csv(folder / "tables" / "07_leaderboard.csv", index=False)
     found = pd.DataFrame(
         {"chapter": ["01", "02b"], "question": "?", "answer": ["A & <b>", "B"]}
@@ -323,10 +325,10 @@ def test_the_index_shows_the_synthesis(study: Path) -> None:
         ["the image alone"],
         ["vote", "+2.2", "-1.0", "300"],
         ["unlabelled images or texts"],
-        ["UPL (vit)", "+11.0", "–", "–"],
+        ["UPL (vit)°", "+11.0", "–", "–"],
     ]
     bold = [c.get_text() for c in index.select("main td strong")]
-    assert bold == ["+2.2", "+11.0"]
+    assert bold == ["+2.2"]
     assert "With rn unless" in index.select_one(".table .caption").get_text()
     answers = [p.get_text() for p in index.select(".chapters p")]
     assert answers == ["A & <b>", "B", "Side by side."]

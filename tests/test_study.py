@@ -124,6 +124,8 @@ def printed(path: Path) -> str:
         ("precision", "half", "float32, bfloat16, float16"),
         ("precision", None, "text"),
         ("wordings", ["a photo"], 'one "{}" each'),
+        ("true_wordings", ["a sketch of a {}."], '"DATASET: TEMPLATE"'),
+        ("true_wordings", ["picto-s: a sketch"], '"DATASET: TEMPLATE"'),
     ],
 )
 def test_impossible_value_is_refused_with_what_is_accepted(key, value, accepted):

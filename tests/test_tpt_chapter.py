@@ -24,7 +24,7 @@ FAST = {
     "step_counts": [1],
     "learning_rates": [0.005],
 }
-METHODS = ["vote_mean", "vote", "vote_reference", "zero", "mta", "tps"]
+METHODS = ["vote_mean", "vote_random", "vote", "vote_reference", "zero", "mta", "tps"]
 TUNED = ["tpt", "tpt_revote", "tpt_cots", "ctpt", "atpt"]
 
 

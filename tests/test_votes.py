@@ -16,7 +16,7 @@ from helpers.methods.selection import (
     marginal_entropy,
 )
 from helpers.methods.tps import tps
-from helpers.methods.vote import confident_vote, mean_vote, reference_vote
+from helpers.methods.vote import confident_vote, mean_vote, random_vote, reference_vote
 from helpers.methods.zero import zero
 from helpers.methods.zero_shot import zero_shot
 
@@ -128,6 +128,19 @@ def test_mean_vote_is_the_confident_vote_of_all_views():
     assert torch.allclose(logits.double().exp(), expected, atol=1e-6)
     everything = confident_vote(views, classes, SCALE, rho=1.0)
     assert torch.allclose(everything, logits, atol=1e-5)
+
+
+def test_random_vote_takes_the_first_views_whatever_they_say():
+    views, classes = study()
+    logits = random_vote(views, classes, SCALE, rho=0.3)  # 6 of 20
+    assert torch.equal(logits, mean_vote(views[:, :6], classes, SCALE))
+    later = views.clone()
+    later[:, 6:] = 1.0
+    assert torch.equal(random_vote(later, classes, SCALE, rho=0.3), logits)
+    with pytest.raises(ValueError, match="keeps none of 20 views"):
+        random_vote(views, classes, SCALE, rho=0.01)
+    with pytest.raises(ValueError, match="one view"):
+        random_vote(views[:, :0], classes, SCALE)
 
 
 def test_log_marginals_stay_finite_where_probabilities_vanish():

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.methods.zero_shot import best_name, ensemble, zero_shot
+from helpers.methods.zero_shot import best_name, best_template, ensemble, zero_shot
 from helpers.prompts.templates import TEMPLATES, templates
 
 
@@ -72,3 +72,20 @@ def test_a_class_has_the_logit_of_its_best_name():
     assert torch.equal(best_name(logits[:, twice], owner[twice]), expected)
     alone = torch.arange(4)
     assert torch.equal(best_name(logits, alone), logits)
+
+
+def test_the_chosen_template_is_right_most_often_and_the_first_of_equals():
+    images, texts = unit(40, 8), unit(5, 4, 8, seed=1)
+    labels = (images @ texts[3].T).argmax(dim=-1)
+    labels[:10] = (labels[:10] + 1) % 4
+    right = [
+        sum(int((t @ i).argmax()) == y for i, y in zip(images, labels, strict=True))
+        for t in texts
+    ]
+    chosen = best_template(images, texts, labels.tolist())
+    assert right[chosen] == max(right)
+    assert chosen == 3
+    assert best_template(images.half(), texts.half(), labels.tolist()) == 3
+    twice = texts[[0, 3, 3]]
+    assert best_template(images, twice, labels.tolist()) == 1
+    assert best_template(images[:1], texts[:1], labels[:1].tolist()) == 0

@@ -25,7 +25,7 @@ class Chapter:
     optional: dict[str, str] = field(default_factory=dict)
     """Parameter of a model besides CLIP -> what is left out without that model."""
     claims: tuple[dict[str, Any], ...] = ()
-    """What the synthesis tests, see `helpers.results.findings.claimed`."""
+    """What the synthesis tests, see `helpers.results.findings.claims`."""
 
 
 def read(notebook: Path) -> Chapter:

@@ -24,12 +24,14 @@ from helpers.figures.style import (
     two_lines,
 )
 from helpers.methods import registry
+from helpers.results.compare import DECIDED
 from helpers.results.literature import panels, stands_for
 from helpers.results.synthesis import ALONE, PANELS, priced
 
 SHAPES = {need.panel: need.marker for need in registry.NEEDS.values()}
 """What a method needs is the shape of its marker."""
 LETTERS = "oDs^vP<>Xp*dH8"
+EXPLORATORY = "°"
 LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 0}
 
 
@@ -46,11 +48,11 @@ def frontier(
 ) -> tuple[Figure, pd.DataFrame]:
     """What accuracy costs: gain over one prompt against seconds per image.
 
-    A panel per data set. Filled markers differ from zero at 5 % after Holm's
-    correction. The line joins what no method beats that needs the image alone.
+    A panel per data set. Filled and bold: the verdict is "gains" or "loses"; a raised
+    circle: exploratory. The line joins what no method beats that needs the image alone.
 
     Args:
-        rows: of `synthesis.headline`.
+        rows: of `synthesis.shown`.
         plain: the single prompt's rows of the leaderboard: dataset, backbone,
             top1, seconds_per_image. The first of a data set tells its main backbone,
             methods on another one get a raised 2.
@@ -118,13 +120,14 @@ def _frontier_panel(ax: plt.Axes, table: pd.DataFrame) -> None:
     for row, height in zip(methods.itertuples(), heights, strict=True):
         shade = shades[row.family]
         x, y = 1000 * row.seconds, 100 * row.gain
-        sure = row.gain_p_holm < 0.05
+        decided = row.gain_verdict in DECIDED
         ends = [100 * row.gain_low, 100 * row.gain_high]
         ax.plot([x, x], ends, color=shade, lw=1.3, alpha=0.8, zorder=2)
-        look = {"mfc": shade if sure else "white", "mec": shade, "mew": 1.5}
+        look = {"mfc": shade if decided else "white", "mec": shade, "mew": 1.5}
         ax.plot(x, y, marker=SHAPES[row.panel], ms=7, zorder=3, **look)
         ax.plot([x, end], [y, y], color=shade, lw=0.6, alpha=0.55, zorder=1)
         other = "²" if row.backbone != start["backbone"] else ""
+        other += "" if row.headline else EXPLORATORY
         ax.annotate(
             f"{row.name}{other} {y:+.1f}",
             (1, y),
@@ -134,7 +137,7 @@ def _frontier_panel(ax: plt.Axes, table: pd.DataFrame) -> None:
             va="center",
             fontsize=9,
             color=INK,
-            fontweight="bold" if sure else "normal",
+            fontweight="bold" if decided else "normal",
             arrowprops=LEADER | {"color": shade, "lw": 0.6, "alpha": 0.55},
         )
 
@@ -160,21 +163,23 @@ def gains(
 ) -> tuple[Figure, pd.DataFrame]:
     """Points gained or lost: methods down, grouped by what they need; data sets across.
 
-    A cell holds the difference over its 95 % interval; bold: differs from zero at 5 %
-    after Holm's correction; a raised 2: not the first of `backbones`.
+    A cell holds the difference over its 95 % interval; bold: the verdict is "gains" or
+    "loses"; a raised circle: exploratory; a raised 2: not the first of `backbones`.
 
     Args:
-        rows: of `synthesis.headline`.
+        rows: of `synthesis.shown`.
         value: `gain`, against one prompt, or `over`, against the ensemble.
         against: the baseline's name.
     """
     ends = [f"{value}_low", f"{value}_high"]
-    require(rows, ["dataset", "backbone", "name", "panel", value, *ends])
+    require(rows, ["dataset", "backbone", "name", "headline", "panel", value, *ends])
     rows = rows[rows[value].notna()]
+    label = rows["name"].where(rows["headline"], rows["name"] + EXPLORATORY)
+    rows = rows.assign(label=label)
     sets = {name: i for i, name in enumerate(dict.fromkeys(rows["dataset"]))}
     groups = [(p, rows[rows["panel"] == p]) for p in PANELS if p in set(rows["panel"])]
-    counts = [part["name"].nunique() for _, part in groups]
-    margin = 0.5 + 0.085 * rows["name"].str.len().max()
+    counts = [part["label"].nunique() for _, part in groups]
+    margin = 0.5 + 0.085 * label.str.len().max()
     fig, axes = plt.subplots(
         len(groups),
         squeeze=False,
@@ -186,24 +191,26 @@ def gains(
     )
     edge = max(1.0, 100 * rows[value].abs().max())
     for ax, (panel, part) in zip(axes[:, 0], groups, strict=True):
-        names = {name: i for i, name in enumerate(dict.fromkeys(part["name"]))}
+        names = {name: i for i, name in enumerate(dict.fromkeys(part["label"]))}
         cells = np.full((len(names), len(sets)), np.nan)
-        cells[part["name"].map(names), part["dataset"].map(sets)] = 100 * part[value]
+        cells[part["label"].map(names), part["dataset"].map(sets)] = 100 * part[value]
         gains_and_losses(ax, cells, 1.5 * edge)
         for _, row in part.iterrows():
-            cell = sets[row["dataset"]], names[row["name"]]
+            cell = sets[row["dataset"]], names[row["label"]]
             points = f"{100 * row[value]:+.1f}"
             points += "²" if row["backbone"] != backbones[0] else ""
             interval = "[{:.1f}, {:.1f}]".format(*(100 * row[end] for end in ends))
-            two_lines(ax, *cell, points, interval, bold=row[f"{value}_p_holm"] < 0.05)
+            two_lines(
+                ax, *cell, points, interval, bold=row[f"{value}_verdict"] in DECIDED
+            )
         label_cells(ax, [""] * len(sets), names)
         ax.set_title(f"needs {PANELS[panel]}" if panel != "prompts" else PANELS[panel])
     axes[-1, 0].set_xticks(range(len(sets)), sets)
-    marks = "bold: Holm-corrected p < 0.05"
+    marks = f"bold: gains or loses; {EXPLORATORY}: exploratory"
     if len(backbones) > 1 and rows["backbone"].isin(backbones[1:]).any():
         marks += f"; ²: {backbones[1]}, else {backbones[0]}"
     axes[-1, 0].set_xlabel(f"points against {against}\n{marks}")
-    return fig, rows.reset_index(drop=True)
+    return fig, rows.drop(columns="label").reset_index(drop=True)
 
 
 @styled
@@ -282,7 +289,7 @@ def who_agrees(
 
 @styled
 def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Rank correlation of methods between data sets; bold where p < 0.05.
+    """Rank correlation of methods between data sets.
 
     Args:
         table: of `synthesis.transfer`.
@@ -298,9 +305,9 @@ def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for row in table.dropna(subset="tau").itertuples():
         texts = f"{row.tau:+.2f}", f"of {row.methods}"
         cell = at[row.other], at[row.dataset]
-        two_lines(ax, *cell, *texts, bold=row.p < 0.05, size=11)
+        two_lines(ax, *cell, *texts, bold=False, size=11)
     label_cells(ax, names, names, rotation=35, ha="right")
-    ax.set_xlabel("Kendall's tau of gains; bold: p < 0.05\nsmall: methods compared")
+    ax.set_xlabel("Kendall's tau of gains; small: methods compared")
     return fig, table.reset_index(drop=True)
 
 

@@ -33,6 +33,7 @@ from helpers.figures.style import (
 )
 from helpers.methods import registry
 from helpers.results import metrics
+from helpers.results.compare import DECIDED
 
 
 @styled
@@ -146,14 +147,14 @@ def _sized(frame: pd.DataFrame, datasets: Sequence[str]) -> list[str]:
 def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Forest plot of accuracy gained or lost against a baseline on the same images.
 
-    Filled markers differ from zero at 5 % after Holm's correction. On the right: images
+    A marker is filled where the verdict is "gains" or "loses". On the right: images
     won, which only the method gets right, and lost, which only the baseline does.
 
     Args:
-        frame: rows of `compare.compare`, in the order in which to draw.
+        frame: rows of `compare.corrected`, in the order in which to draw.
     """
     columns = ["dataset", "backbone", "method", "seed", "baseline", "difference"]
-    require(frame, [*columns, "ci_low", "ci_high", "wins", "losses", "p_holm"])
+    require(frame, [*columns, "ci_low", "ci_high", "wins", "losses", "verdict"])
     groups = list(frame.groupby(["dataset", "backbone"], sort=False))
     sizes = [len(group) for _, group in groups]
     fig, axes = plt.subplots(
@@ -169,7 +170,7 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             shade = colour(row.method) if coloured(row.method) else INK
             ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
             look = {"color": shade, "markersize": 7, "markeredgewidth": 1.6}
-            inside = shade if row.p_holm < 0.05 else "white"
+            inside = shade if row.verdict in DECIDED else "white"
             ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **look)
             beside(ax, y, f"{row.wins} : {row.losses}")
         labels = [
@@ -188,7 +189,7 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     )
     axes[-1, 0].set_xlabel(
         f"points against {registry.title(frame['baseline'].iloc[0])}\n"
-        "filled: Holm-corrected p < 0.05"
+        "filled: gains or loses (exploratory)"
     )
     return fig, frame.reset_index(drop=True)
 
@@ -322,14 +323,14 @@ def difference_map(
 ) -> tuple[Figure, pd.DataFrame]:
     """Accuracy gained or lost against a baseline: methods down, `across` across.
 
-    A cell holds the difference in points over its 95 % interval. Bold: differs from
-    zero at 5 % after Holm's correction.
+    A cell holds the difference in points over its 95 % interval, in bold type where the
+    verdict is "gains" or "loses".
 
     Args:
-        frame: rows of `compare.compare`, in the order in which to draw.
+        frame: rows of `compare.corrected`, in the order in which to draw.
         across: columns that name the cell's column, a line of its label each.
     """
-    columns = ["method", "baseline", "difference", "ci_low", "ci_high", "p_holm"]
+    columns = ["method", "baseline", "difference", "ci_low", "ci_high", "verdict"]
     require(frame, [*across, *columns])
     heads = frame[list(across)].astype(str).agg("\n".join, axis=1)
     x = {head: i for i, head in enumerate(heads.unique())}
@@ -347,7 +348,7 @@ def difference_map(
         points = f"{100 * row.difference:+.1f}"
         interval = f"[{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]"
         cell = x[head], y[row.method]
-        two_lines(ax, *cell, points, interval, bold=row.p_holm < 0.05)
+        two_lines(ax, *cell, points, interval, bold=row.verdict in DECIDED)
     label_cells(ax, lines, names)
     ax.set_xticks(np.arange(len(x) + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(len(y) + 1) - 0.5, minor=True)
@@ -355,5 +356,5 @@ def difference_map(
     ax.xaxis.tick_top()
     ax.grid(True, which="minor", color="white")
     baseline = registry.title(frame["baseline"].iloc[0])
-    ax.set_xlabel(f"points against {baseline}\nbold: Holm-corrected p < 0.05")
+    ax.set_xlabel(f"points against {baseline}\nbold: gains or loses\n(exploratory)")
     return fig, frame.reset_index(drop=True)

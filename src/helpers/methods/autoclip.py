@@ -62,6 +62,7 @@ ROUNDS = 200  # of the root search; six or so do, unless templates almost tie
     colour="#029e73",
     speaker="autoclip_80",
     published=("AutoCLIP",),
+    headline=True,
 )
 @method("autoclip_sample", title="AutoCLIP", chapter="03", role=CONTROL)
 def autoclip(

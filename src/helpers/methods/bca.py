@@ -47,6 +47,7 @@ class State(NamedTuple):
     chapter="06",
     colour="#778888",
     published=("BCA",),
+    headline=True,
 )
 def start(
     class_features: Tensor,

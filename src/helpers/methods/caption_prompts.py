@@ -59,6 +59,7 @@ def gated(plain: Tensor, caption: Tensor, fits: Tensor, logit_scale: float) -> T
     chapter="03",
     colour="#aa3377",
     published=("TTA_DL-Project: caption prompts", "caption prompt"),
+    headline=True,
 )
 @method("caption_placed", "captions, placed")
 def attempts(

@@ -31,6 +31,7 @@ from helpers.methods.tpt import TextFeatures, tpt
     paper="arXiv 2403.14119",
     chapter="02",
     published=("C-TPT",),
+    headline=True,
 )
 def ctpt(
     views: Tensor,

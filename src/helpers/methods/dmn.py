@@ -42,6 +42,7 @@ class State(NamedTuple):
     chapter="06",
     colour="#2200ee",
     published=("DMN-ZS",),
+    headline=True,
 )
 def start(
     class_features: Tensor,

@@ -62,6 +62,7 @@ PER_ORDER = ("means", "counts", "scatters", "pending", "slopes", "offsets")
     chapter="06",
     colour="#aa5544",
     published=("DoTA", "DOTA (own paper)"),
+    headline=True,
 )
 def start(
     class_features: Tensor,

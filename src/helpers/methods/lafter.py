@@ -120,6 +120,7 @@ def text_classifier(
     chapter="05",
     colour="#cc78bc",
     published=("LaFTer",),
+    headline=True,
 )
 @method("lafter_transductive", title="LaFTer on the test images", needs="stream")
 def lafter(

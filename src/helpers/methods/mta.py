@@ -42,6 +42,7 @@ MIN_BANDWIDTH = 1e-6  # of h^2: above the rounding of squared distances
     chapter="02",
     colour="#332288",
     published=("MTA",),
+    headline=True,
 )
 def mta(
     views: Tensor,

@@ -52,6 +52,7 @@ class State(NamedTuple):
     chapter="06",
     colour="#ff3366",
     published=("OnZeta",),
+    headline=True,
 )
 def start(
     class_features: Tensor,

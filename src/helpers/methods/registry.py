@@ -37,6 +37,7 @@ class Need(NamedTuple):
 NEEDS = {
     "nothing": Need("prompts", "nothing adapts", "the image alone", "o"),
     "image": Need("episodic", "the image alone", "the image alone", "o"),
+    "word": Need("worded", "a word for such images", "a word for such images", "h"),
     "captioner": Need("captioner", "the image and a captioner", "a captioner", "D"),
     "diffusion": Need(
         "diffusion", "the image and a diffusion model", "a diffusion model", "X"
@@ -99,6 +100,7 @@ class Entry:
     speaker: str = ""  # the variant that figures show, "" for none
     published: tuple[str, ...] = ()  # its names in published_results.csv
     role: str = CANDIDATE
+    headline: bool = False  # its speaker is tested, see `results.protocol`
 
     @property
     def panel(self) -> str:
@@ -121,6 +123,7 @@ def method(
     speaker: str | None = None,
     published: tuple[str, ...] = (),
     role: str = CANDIDATE,
+    headline: bool = False,
 ) -> Callable[[F], F]:
     """Register the decorated function as a method, or as several by several decorators.
 
@@ -154,7 +157,7 @@ def method(
     traits: dict = {trait: value for trait, value in given.items() if value is not None}
     traits |= {"name": name, "title": title, "colour": colour}
     traits |= {"published": published, "role": role}
-    traits["speaker"] = speaker
+    traits |= {"speaker": speaker, "headline": headline}
 
     def enter(function: F) -> F:
         where = _where(function)
@@ -279,7 +282,8 @@ def ledgers(role: str) -> tuple[str, ...]:
 
     Of one function's decorators, the lowest registers first.
     """
-    having = [entries()[key] for key in _given if entries()[key].role == role]
+    known = entries()  # before `_given`: the first look-up imports all methods
+    having = [known[key] for key in _given if known[key].role == role]
     return tuple(e.key for e in sorted(having, key=lambda e: e.chapter))
 
 

@@ -24,7 +24,14 @@ from helpers.methods import graph, transclip
 from helpers.methods.registry import method
 
 
-@method("stata", "StatA", "all at once", paper="arXiv 2501.03729", chapter="06")
+@method(
+    "stata",
+    "StatA",
+    "all at once",
+    paper="arXiv 2501.03729",
+    chapter="06",
+    headline=True,
+)
 def predict(
     features: Tensor,
     class_features: Tensor,

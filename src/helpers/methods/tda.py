@@ -54,6 +54,7 @@ class State(NamedTuple):
     chapter="06",
     colour="#5f0f40",
     published=("TDA",),
+    headline=True,
 )
 def start(
     class_features: Tensor,

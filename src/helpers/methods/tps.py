@@ -40,6 +40,7 @@ EPSILON = 1e-8  # AdamW's
     chapter="02",
     colour="#5c3a1e",
     published=("TPS",),
+    headline=True,
 )
 def tps(
     views: Tensor,

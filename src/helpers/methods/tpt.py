@@ -64,6 +64,7 @@ class Tuned(NamedTuple):
     chapter="02",
     colour="#d55e00",
     published=("TPT",),
+    headline=True,
 )
 def tpt(
     views: Tensor,

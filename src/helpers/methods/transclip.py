@@ -38,6 +38,7 @@ MIN_VARIANCE = 1e-6
     paper="arXiv 2406.01837",
     chapter="06",
     published=("TransCLIP",),
+    headline=True,
 )
 def predict(
     features: Tensor,

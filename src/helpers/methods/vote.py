@@ -8,7 +8,8 @@ step on the prompt: with the K views S of lowest entropy,
 Two forms differ in how they count and measure. `confident_vote` is TPT's: K = int(rho
 V) of all views, 6 of 64. `reference_vote` is that of the public repository
 LuCazzola/TTA_DL-Project: K = ceil(rho (V - 1)), counted on the augmentations but taken
-from all views, 7 of 64, by the entropy -sum p ln(p + 1e-9). `mean_vote` trusts all.
+from all views, 7 of 64, by the entropy -sum p ln(p + 1e-9). Two baselines select
+nothing: `mean_vote` trusts all views, `random_vote` as many as TPT's vote keeps.
 
 Every function returns ln q, so that softmax gives q back. The mean is taken in log
 space, which keeps ln q finite where float32 probabilities round to zero.
@@ -37,6 +38,7 @@ EPSILON = 1e-9
         "TTA_DL-Project: vote AugMix",
         "TTA_DL-Project: vote AutoAugment",
     ),
+    headline=True,
 )
 @method("vote_episodic", title="vote of views", chapter="05")
 def confident_vote(
@@ -70,6 +72,7 @@ def reference_vote(
     return selection.in_chunks(vote, views, class_features)
 
 
+@method("vote_mean", "mean of views", headline=True)
 def mean_vote(views: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
     """ln q float32 [B, C] of unit views [B, V, D], the mean over all of them."""
     selection.check(views, class_features)
@@ -78,6 +81,19 @@ def mean_vote(views: Tensor, class_features: Tensor, logit_scale: float) -> Tens
         return selection.log_marginal(logit_scale * views @ class_features.T)
 
     return selection.in_chunks(vote, views, class_features)
+
+
+@method("vote_random", "random views", headline=True)
+def random_vote(
+    views: Tensor, class_features: Tensor, logit_scale: float, rho: float = 0.1
+) -> Tensor:
+    """ln q float32 [B, C] of unit views [B, V, D], the first K = int(rho V).
+
+    View 0 is the image itself, and the others were drawn in this order.
+    """
+    selection.check(views, class_features)
+    keep = selection.keep_count(views.shape[1], rho)
+    return mean_vote(views[:, :keep], class_features, logit_scale)
 
 
 def reference_keep_count(views: int, rho: float) -> int:

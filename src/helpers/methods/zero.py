@@ -38,6 +38,7 @@ from helpers.methods.registry import method
     chapter="02",
     colour="#0173b2",
     published=("ZERO",),
+    headline=True,
 )
 def zero(
     views: Tensor, class_features: Tensor, logit_scale: float, rho: float = 0.3

@@ -9,6 +9,8 @@ logit scale s, all features unit vectors:
 The ensemble averages unit text vectors, not logits or probabilities.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,6 +39,7 @@ from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, method
         "zero-shot 80-ensemble",
     ),
     role=ENSEMBLE,
+    headline=True,
 )
 @method(
     "ensemble_waffle",
@@ -78,6 +81,7 @@ def ensemble(template_features: Tensor) -> Tensor:
     role=ONE,
 )
 @method("zero_shot_name", title="name alone", chapter="01")
+@method("zero_shot_true", "the true word", needs="word", chapter="01", headline=True)
 @method("zero_shot_varied", title="one prompt", chapter="02b", role=ONE)
 @method("zero_shot_sample", title="one prompt", chapter="03", role=ONE)
 @method("zero_shot_episodic", title="one prompt", chapter="05", role=ONE)
@@ -90,6 +94,27 @@ def zero_shot(
     Ties go to the lower class index, as arg-max does.
     """
     return logit_scale * image_features.float() @ class_features.float().T
+
+
+@method(
+    "zero_shot_chosen",
+    "prompt chosen on labels",
+    "prompts",
+    needs="labels",
+    paper="arXiv 2103.00020",
+    chapter="01",
+    headline=True,
+)
+def best_template(
+    image_features: Tensor, template_features: Tensor, labels: Sequence[int]
+) -> int:
+    """Which template [K, C, D] is right on most images [N, D]; of equals the first.
+
+    All features are unit vectors; `labels` [N] are classes.
+    """
+    cosines = image_features.float() @ template_features.float().mT  # [K, N, C]
+    right = cosines.argmax(dim=-1) == torch.as_tensor(labels, device=cosines.device)
+    return int(right.sum(dim=1).argmax())
 
 
 def best_name(logits: Tensor, owner: Tensor) -> Tensor:

@@ -29,7 +29,14 @@ from helpers.methods.registry import method
 TOLERANCE = 1e-8
 
 
-@method("zlap", "ZLaP", "all at once", paper="arXiv 2404.04072", chapter="06")
+@method(
+    "zlap",
+    "ZLaP",
+    "all at once",
+    paper="arXiv 2404.04072",
+    chapter="06",
+    headline=True,
+)
 def predict(
     features: Tensor,
     class_features: Tensor,

@@ -3,10 +3,13 @@
 Two methods see the same images, so that only the images on which they disagree carry
 evidence: the wins (only the method is right) and the losses (only the baseline is).
 Of ledgers, images whose label is unknown are left out.
+
+`corrected` alone says whether a difference is one: its `verdict` decides every
+sentence, and what is bold, filled or starred.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +22,10 @@ from statsmodels.stats.multitest import multipletests
 
 from helpers.data.dataset import UNKNOWN
 from helpers.results import metrics, predictions
+
+LEVEL, POWER = 0.05, 0.8  # of every test
+DECIDED = ("gains", "loses")
+"""The verdicts of `corrected` that claim a difference."""
 
 
 def _wins_and_losses(a: ArrayLike, b: ArrayLike) -> tuple[int, int, int]:
@@ -60,7 +67,8 @@ def paired_difference(
         a, b: booleans [N], whether each prediction is correct.
 
     Returns:
-        difference, ci_low, ci_high (95 %, fractions), wins, losses, and p of `mcnemar`.
+        n, difference, ci_low, ci_high (95 %, fractions), wins, losses, p of `mcnemar`,
+        and se, the difference's standard error if there is none.
     """
     wins, losses, n = _wins_and_losses(a, b)
     shares = np.array([wins, losses, n - wins - losses]) / n
@@ -69,12 +77,14 @@ def paired_difference(
     if n < metrics.FEWEST:
         low, high = -1.0, 1.0
     return {
+        "n": n,
         "difference": (wins - losses) / n,
         "ci_low": float(low),
         "ci_high": float(high),
         "wins": wins,
         "losses": losses,
         "p": mcnemar(a, b),
+        "se": math.sqrt(wins + losses) / n,
     }
 
 
@@ -95,9 +105,9 @@ def over_orders(
         less: other values [O, N], whose mean is subtracted.
 
     Returns:
-        difference, ci_low, ci_high (95 %); p (two-sided, from the standard deviation
-        of the resampled means); spread, the standard deviation of the orders' means
-        (NaN for one order); orders, and n, the images with a value.
+        difference, ci_low, ci_high (95 %); se, the standard deviation of the resampled
+        means, and from it p (two-sided); spread, the standard deviation of the orders'
+        means (NaN for one order); orders, and n, the images with a value.
     """
     values = np.asarray(values, dtype=float)
     if values.ndim != 2 or np.isnan(values).all():
@@ -120,6 +130,7 @@ def over_orders(
         "ci_low": float(low),
         "ci_high": float(high),
         "p": float(2 * norm.sf(abs(middle) / draws.std())) if draws.std() else 1.0,
+        "se": float(draws.std()),
         "spread": float(of_order.std(ddof=1)) if several else math.nan,
         "orders": len(values),
         "n": int(there.any(axis=0).sum()),
@@ -196,37 +207,68 @@ def _calibrated(ledger: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return confidence, correct, metrics.confidence_bin(confidence)
 
 
-def holm(p_values: ArrayLike) -> np.ndarray:
-    """p values adjusted for their number (Holm 1979), in the given order."""
-    p_values = np.asarray(p_values, dtype=float)
-    return multipletests(p_values, method="holm")[1] if p_values.size else p_values
+def corrected(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of differences as one family of tests, with the verdict on each.
 
-
-def minimum_detectable_difference(
-    n: int, discordant_rate: float, power: float = 0.8, level: float = 0.05
-) -> float:
-    """Smallest true difference in accuracy that n paired images are likely to show.
-
-    Solves n d = z_(1-level/2) sqrt(n r) + z_power sqrt(n (r - d^2)) for d, the normal
-    approximation of McNemar's test (Connor 1987), r being the share of images on which
-    the methods disagree. The exact test needs slightly more.
+    Args:
+        table: rows of `paired_difference` or `over_orders`. A row without p is not
+            tested.
 
     Returns:
-        The difference as a fraction; infinity where not even r itself would do.
+        The table with `p_holm`, p adjusted for the number of tests (Holm 1979);
+        `detectable`, the smallest true difference that the row's test, so corrected,
+        shows in four of five cases; and `verdict`: "gains" or "loses" where p_holm is
+        below 5 %, else "no detectable difference (at least 2.1 points would have been
+        seen)", and "" where nothing was tested.
     """
-    if n < 1 or not 0 < discordant_rate <= 1:
-        raise ValueError(
-            "n must be at least 1 and discordant_rate in (0, 1], "
-            f"not {n} and {discordant_rate}"
+    p = table["p"].dropna()
+    adjusted = multipletests(p, method="holm")[1] if len(p) else p
+    table = table.assign(p_holm=pd.Series(adjusted, p.index, dtype=float))
+    # Below this p, a row would have been the next that Holm's method rejects.
+    level = LEVEL / max(1, len(p) - (table["p_holm"] < LEVEL).sum())
+    seen = [
+        detectable(se, n, level) if tested else math.nan
+        for se, n, tested in zip(
+            table["se"], table["n"], table["p"].notna(), strict=True
         )
-    edge = norm.ppf(1 - level / 2) * math.sqrt(discordant_rate / n)
-    if edge >= discordant_rate:
-        return math.inf
-    z = norm.ppf(power)
-    shrink = 1 + z**2 / n
-    root = z * math.sqrt((shrink * discordant_rate - edge**2) / n)
-    difference = (edge + root) / shrink
-    return difference if difference <= discordant_rate else math.inf
+    ]
+    table["detectable"] = seen
+    table["verdict"] = [
+        _verdict(*row)
+        for row in zip(
+            table["difference"], table["p_holm"], table["detectable"], strict=True
+        )
+    ]
+    return table
+
+
+def _verdict(difference: float, p_holm: float, detectable: float) -> str:
+    if math.isnan(p_holm):
+        return ""
+    if p_holm < LEVEL:
+        return DECIDED[0] if difference > 0 else DECIDED[1]
+    return undetected([detectable])
+
+
+def undetected(detectable: Collection[float]) -> str:
+    """The verdict on one or several rows that neither gain nor lose."""
+    ends = [100 * end for end in (min(detectable), max(detectable))]
+    if ends[1] > 100:
+        return "no detectable difference (too few images to see any)"
+    seen = " to ".join(dict.fromkeys(f"{end:.1f}" for end in ends))
+    return f"no detectable difference (at least {seen} points would have been seen)"
+
+
+def detectable(se: float, n: int, level: float = LEVEL, power: float = POWER) -> float:
+    """Smallest true difference in accuracy that n paired images are likely to show.
+
+    `se` is the difference's standard error. By the normal approximation of the test,
+    (z_(1-level/2) + z_power) se; but at least so many wins without a loss as the exact
+    McNemar test needs. Above 1 where not even n wins would do.
+    """
+    needed = math.floor(1 - math.log2(level)) + 1  # k wins have p = 2 / 2^k
+    z = norm.isf(level / 2) + norm.ppf(power)
+    return float(max(z * se, needed / n))
 
 
 def compare(
@@ -242,8 +284,8 @@ def compare(
 
     Returns:
         A row per data set, backbone, method and seed: `dataset, backbone, method, seed,
-        baseline, n, top1, baseline_top1`, the entries of `paired_difference`, and
-        `p_holm`, adjusted for all rows of the table.
+        baseline, top1, baseline_top1`, the entries of `paired_difference`, and the
+        verdict of `corrected` for all rows of the table as one family.
 
     Raises:
         ValueError: no baseline, two ledgers that are not about the same images, or
@@ -282,15 +324,13 @@ def compare(
                 "method": method,
                 "seed": seed,
                 "baseline": baseline,
-                "n": len(images),
                 "top1": images["hit"].mean(),
                 "baseline_top1": other["hit"].mean(),
             }
             rows.append(row | paired_difference(images["hit"], other["hit"]))
     if not rows:
         raise ValueError(f"nothing to compare with {baseline!r}: no other ledger")
-    table = pd.DataFrame(rows)
-    return table.assign(p_holm=holm(table["p"]))
+    return corrected(pd.DataFrame(rows))
 
 
 def _aligned(baseline: pd.DataFrame, images: pd.DataFrame, what: str) -> pd.DataFrame:

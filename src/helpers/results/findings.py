@@ -1,7 +1,7 @@
 """The chapters' findings: sentences, and a table of which method to use.
 
-Every sentence is made from paired differences and their intervals, so that it follows
-from the study's ledgers alone.
+Every sentence is put together from a macro average with its interval and from verdicts
+of `compare.corrected`, so that it says what a study's ledgers say, whatever that is.
 """
 
 import zlib
@@ -12,11 +12,11 @@ import pandas as pd
 
 from helpers import notebooks
 from helpers.methods import registry
-from helpers.methods.registry import CONTROL, ENSEMBLE, ONE
-from helpers.results import compare, metrics
+from helpers.methods.registry import ENSEMBLE, ONE
+from helpers.results import compare, metrics, protocol
 from helpers.results.layouts import COUNTERPARTS, difficulty
 from helpers.results.synthesis import (
-    LEVEL,
+    OUTCOME,
     Key,
     Scores,
     baseline,
@@ -35,25 +35,26 @@ for _need in registry.NEEDS.values():
 def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
     """Which method to use: a row per data set, backbone and what the user has.
 
-    The images are cut into two halves by the hash of their ids. The first half chooses:
-    candidates are the methods that the user can run and that are surely better than the
-    prompt ensemble (one prompt if there is no ensemble), with Holm's correction for all
-    of them; the candidate whose gain has the largest lower bound is chosen. The other
-    half gives the gain to expect. Without a candidate, the ensemble is chosen if it
-    surely beats one prompt, else one prompt.
+    The rule: images are cut in two by the hash of their ids. On one half, of the
+    headline methods (and your own) that what one has allows, those that gain over the
+    prompt ensemble (over one prompt, where there is no ensemble) are in the running;
+    the one whose gain has the greatest lower bound is chosen. Its gain on the *other*
+    half, which had no say, is what to expect. Where none is in the running, the
+    ensemble is chosen if it gains over one prompt, else one prompt.
 
     Returns:
-        Columns: dataset, backbone; visible without labels: sure, the mean confidence of
-        one prompt, and agree, the share of images on which one prompt and the ensemble
-        predict the same; have; use (a ledger, "ensemble_80", "zero_shot_photo" or
-        "nothing more"); over, the baseline; expect, expect_low, expect_high and n of
-        the other half; seconds_per_image.
+        dataset, backbone; what can be seen without labels: `sure`, the mean confidence
+        of one prompt, and `agree`, the share of images on which one prompt and the
+        ensemble predict the same; have, use (a ledger or "nothing more"), over (against
+        what), expect, expect_low, expect_high, n (of the other half), verdict (of
+        `compare.corrected` on the other half, all rows being the family),
+        seconds_per_image.
     """
     rows = []
     for (dataset, backbone), part in board.groupby(["dataset", "backbone"], sort=False):
         about = Key(dataset, backbone, "")
-        names = registry.ledgers(ONE), registry.ledgers(ENSEMBLE)
-        one, many = (widest(scores, about, some) for some in names)
+        baselines = registry.ledgers(ONE), registry.ledgers(ENSEMBLE)
+        one, many = (widest(scores, about, names) for names in baselines)
         if one is None:
             continue
         seen = {"dataset": dataset, "backbone": backbone}
@@ -64,12 +65,14 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
         plain = _chosen(scores, [many] if many else [], one)
         for have, panels in HAVE.items():
             known = part[part["panel"].isin(panels)]
+            known = known[known["headline"] | known["family"].eq("own")]
             keys = [
                 Key(dataset, backbone, *k)
                 for k in zip(known["method"], known["seed"], strict=True)
             ]
-            beside = {one.method, many and many.method, *registry.ledgers(CONTROL)}
-            keys = [k for k in keys if k.method not in beside]
+            keys = [
+                k for k in keys if k.method not in (one.method, many and many.method)
+            ]
             if not keys and have != "the image alone":
                 continue
             found = _chosen(scores, keys, many or one)
@@ -77,9 +80,11 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
                 cheap = {"use": one.method, "seconds_per_image": _cost(scores, one)}
                 found = plain or cheap
             rows.append({**seen, "have": have, **(found or {"use": "nothing more"})})
-    columns = ["dataset", "backbone", "sure", "agree", "have", "use", "over", "expect"]
-    columns += ["expect_low", "expect_high", "n", "seconds_per_image"]
-    return pd.DataFrame(rows, columns=columns)
+    names = {"difference": "expect", "ci_low": "expect_low", "ci_high": "expect_high"}
+    columns = ["dataset", "backbone", "sure", "agree", "have", "use", "over", *names]
+    columns += ["n", "verdict", "seconds_per_image"]
+    table = pd.DataFrame(rows, columns=[*columns, "p", "se"])
+    return compare.corrected(table)[columns].rename(columns=names)
 
 
 def readable(decided: pd.DataFrame) -> pd.DataFrame:
@@ -88,7 +93,7 @@ def readable(decided: pd.DataFrame) -> pd.DataFrame:
     table = decided[["dataset", "sure", "agree", "have", "use"]].copy()
     table["expect"] = pd.Series(told, decided.index, dtype=object)
     table["over"] = decided["over"].astype(object).fillna("")
-    table["n"] = decided["n"]
+    table[["n", "verdict"]] = decided[["n", "verdict"]]
     return table.assign(ms=1000 * decided["seconds_per_image"])
 
 
@@ -97,28 +102,20 @@ def _chosen(scores: Scores, keys: Sequence[Key], over: Key) -> dict | None:
     other half."""
     tried = {}
     for key in keys:
-        halves = zip(halved(scores[key]), halved(scores[over]), strict=True)
-        pairs = [shared(*half) for half in halves]
+        pairs = list(zip(*map(halved, shared(scores[key], scores[over])), strict=True))
         if all(len(method) for method, _ in pairs):
             tried[key] = [[frame["hit"] for frame in pair] for pair in pairs]
-    p = compare.holm([compare.mcnemar(*chosen_on) for chosen_on, _ in tried.values()])
-    sure = [key for key, adjusted in zip(tried, p, strict=True) if adjusted < LEVEL]
-    gains = {key: compare.paired_difference(*tried[key][0]) for key in sure}
-    gains = {key: gain for key, gain in gains.items() if gain["difference"] > 0}
-    if not gains:
+    if not tried:
         return None
-    best = max(gains, key=lambda key: gains[key]["ci_low"])
-    method, other = tried[best][1]
-    measured = compare.paired_difference(method, other)
-    return {
-        "use": best.method,
-        "over": over.method,
-        "expect": measured["difference"],
-        "expect_low": measured["ci_low"],
-        "expect_high": measured["ci_high"],
-        "n": len(method),
-        "seconds_per_image": _cost(scores, best),
-    }
+    found = [compare.paired_difference(*chosen_on) for chosen_on, _ in tried.values()]
+    table = compare.corrected(pd.DataFrame(found))
+    gains = table.loc[table["verdict"].eq("gains"), "ci_low"]
+    if gains.empty:
+        return None
+    best = [*tried][gains.idxmax()]
+    measured = compare.paired_difference(*tried[best][1])
+    about = {"use": best.method, "over": over.method}
+    return {**about, **measured, "seconds_per_image": _cost(scores, best)}
 
 
 def _cost(scores: Scores, key: Key) -> float:
@@ -131,32 +128,93 @@ def halved(images: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return images[first], images[~first]
 
 
-def pooled(
+def by_dataset(
     scores: Scores, backbone: str, method: str, others: Sequence[str]
 ) -> pd.DataFrame:
-    """A method against a baseline on every data set, and on all images together.
+    """A method against another on every data set that has both.
 
-    `others` are names of one baseline, see `baseline`. Returns rows of `difference`
-    with the columns dataset and p_holm (over the data sets); the last row, "all", is
-    about the images of all data sets. Empty if no two ledgers share images.
+    `others` are names of one and the same baseline, see `baseline`. Returns dataset and
+    the columns of `compare.paired_difference`, of the method's lowest seed.
     """
-    rows, correct = [], []
-    for key in scores:
-        if (key.backbone, key.method) != (backbone, method):
-            continue
-        if key.seed != min(k.seed for k in scores if k[:3] == key[:3]):
-            continue
-        other = baseline(scores, key, others)
-        if other is not None:
-            rows.append({"dataset": key.dataset, **difference(scores[key], other)})
-            correct.append([f["hit"] for f in shared(scores[key], other)])
-    table = pd.DataFrame(rows)
-    if rows:
-        table["p_holm"] = compare.holm(table["p"])
-        a, b = (np.concatenate(column) for column in zip(*correct, strict=True))
-        whole = {"dataset": "all", "n": len(a), **compare.paired_difference(a, b)}
-        table = pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
+    rows = []
+    for dataset in dict.fromkeys(key.dataset for key in scores):
+        keys = [key for key in scores if key[:3] == (dataset, backbone, method)]
+        for key in sorted(keys, key=lambda key: key.seed)[:1]:
+            other = baseline(scores, key, others)
+            if other is not None:
+                rows.append({"dataset": dataset, **difference(scores[key], other)})
+    return pd.DataFrame(rows)
+
+
+def claims(
+    scores: Scores, board: pd.DataFrame, backbones: Sequence[str]
+) -> pd.DataFrame:
+    """What the chapters claim: a row per claim and data set, with the verdict.
+
+    A claim is about the first of `backbones` that has ledgers of it. A test of the
+    protocol has the numbers and the verdict of `board`; all other claims are
+    exploratory, and together one family for `compare.corrected`.
+
+    Returns:
+        chapter, subject, over; method and against, ledgers; backbone, dataset,
+        exploratory; the columns of `compare.corrected`.
+    """
+    recipe, parts = main_recipe(scores), [pd.DataFrame()]
+    for chapter in notebooks.chapters():
+        for claim in chapter.claims:
+            method = claim["method"].format(recipe)
+            others = claim["against"] or registry.ledgers(claim["over"])
+            others = tuple(name.format(recipe) for name in others)
+            for backbone in backbones:
+                table = by_dataset(scores, backbone, method, others)
+                if len(table):
+                    about = {"chapter": chapter.number, "subject": claim["subject"]}
+                    about |= {"over": claim["over"], "method": method}
+                    table = table.assign(**about, backbone=backbone)
+                    parts.append(table.assign(against=[others] * len(table)))
+                    break
+    table = pd.concat(parts, ignore_index=True)
+    if table.empty:
+        return table
+    outcomes = {against: outcome for outcome, against in protocol.OUTCOMES.items()}
+    tested = board[board["headline"]].set_index(["dataset", "backbone", "method"])
+    places = list(zip(*(table[name] for name in tested.index.names), strict=True))
+    known = np.array([place in tested.index for place in places])
+    kept = table["over"].isin(outcomes) & known
+    table["exploratory"] = ~kept
+    table = compare.corrected(table.assign(p=table["p"].where(~kept)))
+    for at in table.index[kept]:
+        row = tested.loc[places[at]]
+        table.loc[at, "n"] = row["n"]
+        for end, column in OUTCOME.items():
+            table.loc[at, column] = row[outcomes[table.loc[at, "over"]] + end]
     return table
+
+
+def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
+    """Rows of `claims` about one claim, and their `protocol.macro`, in words."""
+    first, several = claim.iloc[0], len(claim) > 1
+    text = f"{first['subject']} against {first['over']}: "
+    if several:
+        text += f"{points(average, ' points')} on average over {average['datasets']} "
+        text += f"data sets of {average['n']:,} images or more; "
+    told = []
+    for verdict in compare.DECIDED:
+        some = claim[claim["verdict"].eq(verdict)]
+        some = some.sort_values("difference", key=abs, ascending=False)
+        names = [f"{row['dataset']} {points(row)}" for _, row in some.iterrows()]
+        rest = len(names) - 2
+        more = f" and {rest} other{'s' * (rest > 1)}" if rest > 0 else ""
+        told += [f"{verdict} on {', '.join(names[:2])}{more}"] if names else []
+    same = claim[~claim["verdict"].isin(compare.DECIDED)]
+    if len(same):
+        places = ", ".join(same["dataset"])
+        told.append(f"{compare.undetected(same['detectable'])} on {places}")
+    about = [first["backbone"], *([] if several else [f"{first['n']:,.0f} images"])]
+    if average["checkpoints"] > 1:
+        about.append(f"{average['checkpoints']} checkpoints")
+    about += ["exploratory"] if first["exploratory"] else []
+    return f"{text}{'; '.join(told)} ({', '.join(about)})"
 
 
 def points(row: Mapping[str, float] | pd.Series, about: str = "") -> str:
@@ -165,38 +223,17 @@ def points(row: Mapping[str, float] | pd.Series, about: str = "") -> str:
     return f"{middle:+.1f}{about} [{low:+.1f}, {high:+.1f}]"
 
 
-def verdict(low: float, high: float) -> str:
-    """The verb for a gain with this interval."""
-    return "gains" if low > 0 else "loses" if high < 0 else "changes nothing for sure"
-
-
-def sentence(subject: str, against: str, table: pd.DataFrame) -> str:
-    """The result of `pooled` as a sentence, with the data sets that stand out."""
-    whole, each = table.iloc[-1], table.iloc[:-1]
-    does = verdict(whole["ci_low"], whole["ci_high"])
-    sets = f"{len(each)} data sets" if len(each) > 1 else each["dataset"].iloc[0]
-    text = f"{subject} {does} against {against}: {points(whole, ' points')}"
-    text += f" over {whole['n']:,} images of {sets}"
-    if len(each) > 1:
-        sure = each[each["p_holm"] < LEVEL].sort_values("difference", ascending=False)
-        for word, some in (
-            ("better", sure[sure["difference"] > 0]),
-            ("worse", sure[sure["difference"] < 0].iloc[::-1]),
-        ):
-            told = [f"{row['dataset']} {points(row)}" for _, row in some.iterrows()]
-            if told:
-                rest = len(told) - 2
-                more = f" and {rest} other{'s' * (rest > 1)}" if rest > 0 else ""
-                text += f"; surely {word} on {', '.join(told[:2])}{more}"
-    return text
-
-
 def findings(
-    scores: Scores, decided: pd.DataFrame, first: str, backbones: Sequence[str]
+    scores: Scores,
+    board: pd.DataFrame,
+    decided: pd.DataFrame,
+    first: str,
+    backbones: Sequence[str],
 ) -> pd.DataFrame:
     """The computed answer to the question of every chapter with ledgers.
 
     Args:
+        board: of `synthesis.leaderboard`.
         decided: the table of `decisions`.
         first: the data set in question, of which the others are shifts.
         backbones: a claim is about the first one that has its ledgers.
@@ -206,43 +243,23 @@ def findings(
     """
     answers = {"00": _world(scores, backbones[0])}
     chapters = {chapter.number: chapter for chapter in notebooks.chapters()}
-    for chapter in chapters.values():
-        told = [claimed(scores, backbones, **claim) for claim in chapter.claims]
-        answers.setdefault(chapter.number, ". ".join(filter(None, told)))
-    if answers["01"]:
-        answers["01"] = f"{_levels(scores, first, backbones[0])}. {answers['01']}"
+    answers["01"] = _levels(scores, first, backbones[0])
+    made = claims(scores, board, backbones)
+    checkpoints = protocol.architectures(key.backbone for key in scores)
+    for _, claim in (
+        made.groupby(["chapter", "subject"], sort=False) if len(made) else []
+    ):
+        chapter, backbone, method, against = (
+            claim[k].iloc[0] for k in ("chapter", "backbone", "method", "against")
+        )
+        on = checkpoints.get(backbone, [backbone])
+        values = protocol.gained(scores, on, method, against)
+        text = sentence(claim, protocol.macro(list(values.values())))
+        answers[chapter] = ". ".join(filter(None, [answers.get(chapter), text]))
     answers["07"] = _verdicts(decided, backbones[0])
     answers = {c: answer for c, answer in sorted(answers.items()) if answer}
     rows = [(c, chapters[c].question, f"{text}.") for c, text in answers.items()]
     return pd.DataFrame(rows, columns=["chapter", "question", "answer"])
-
-
-def claimed(
-    scores: Scores,
-    backbones: Sequence[str],
-    subject: str,
-    method: str,
-    over: str,
-    against: Sequence[str],
-) -> str:
-    """A chapter's claim as a sentence: a method against its baseline.
-
-    Args:
-        subject, over: names of the method and of the baseline in the sentence.
-        method, against: their ledgers; "{}" stands for the main recipe of views. The
-            first existing one of `against` counts; if empty, the baseline is `over`.
-
-    Returns:
-        The sentence, "" if no backbone has ledgers of both.
-    """
-    recipe = main_recipe(scores)
-    others = against or registry.ledgers(over)
-    names = method.format(recipe), [name.format(recipe) for name in others]
-    for backbone in backbones:
-        table = pooled(scores, backbone, *names)
-        if len(table):
-            return f"{sentence(subject, over, table)} ({backbone})"
-    return ""
 
 
 def _correct(scores: Scores, backbone: str) -> pd.Series:
@@ -289,18 +306,22 @@ def _verdicts(decided: pd.DataFrame, backbone: str) -> str:
     rows = rows[rows["backbone"].eq(backbone)]
     if rows.empty:
         return ""
-    sure = rows["over"].eq("ensemble_80") & rows["expect_low"].gt(0)
+    sets = list(rows["dataset"])
+    rows = rows[rows["over"].eq("ensemble_80")]
+    gains = rows["verdict"].eq("gains")
     better = [
-        f"{registry.find(use).family} ({use}) on {row['dataset']} {_expected(row)}"
-        for use, (_, row) in zip(rows[sure]["use"], rows[sure].iterrows(), strict=True)
+        f"{registry.find(use).name} gains over {ENSEMBLE} on {row['dataset']} "
+        f"{_expected(row)}"
+        for use, (_, row) in zip(
+            rows[gains]["use"], rows[gains].iterrows(), strict=True
+        )
     ]
-    rest = ", ".join(rows[~sure]["dataset"])
-    how = "chosen on one half of the images and measured on the other"
-    if not better:
-        return f"No method that sees the image alone, {how}, surely beats {ENSEMBLE}"
-    text = f"Of methods that see the image alone, {how}, {ENSEMBLE} is surely beaten "
-    text += f"by {'; '.join(better)}"
-    return f"{text}; on {rest} by none" if rest else text
+    text = "Of methods that see the image alone, chosen on one half of the images and "
+    text += (
+        f"measured on the other, {'; '.join(better) or f'none gains over {ENSEMBLE}'}"
+    )
+    rest = ", ".join(name for name in sets if name not in set(rows[gains]["dataset"]))
+    return f"{text}; on {rest} none does" if better and rest else text
 
 
 def _expected(row: pd.Series) -> str:

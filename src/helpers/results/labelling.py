@@ -114,7 +114,9 @@ def settled(labels: ArrayLike, a: ArrayLike, b: ArrayLike) -> dict[str, float]:
         "wins": wins,
         "losses": losses,
         **found,
-        "more": 0 if p < 0.05 else _more(labelled, disagree, decided, abs(difference)),
+        "more": 0
+        if p < compare.LEVEL
+        else _more(labelled, disagree, decided, abs(difference)),
     }
 
 
@@ -125,8 +127,8 @@ def _more(labelled: int, disagree: int, decided: int, difference: float) -> floa
     totals = range(labelled + 1, disagree + 1)
 
     def seen(total: int) -> bool:
-        rate = decided / labelled
-        return compare.minimum_detectable_difference(total, rate) <= difference
+        se = math.sqrt(decided / labelled / total)
+        return compare.detectable(se, total) <= difference
 
     at = bisect_left(totals, True, key=seen)
     return totals[at] - labelled if at < len(totals) else math.inf

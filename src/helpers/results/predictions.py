@@ -1,4 +1,4 @@
-"""The ledger: a row per image that says what a method predicted, and how surely.
+"""The ledger: a row per image with what a method predicted and how confidently.
 
 `<folder>/predictions/<dataset>/<backbone>/<method>.parquet`, or `<method>_seed<k>` for
 another seed than 0, has the columns

@@ -5,8 +5,8 @@ sizes, and accuracies of different images must not be compared. So two ledgers a
 compared on the images that both contain, paired by id, and all numbers of a row are
 about the same images.
 
-A gain is a paired difference in top-1 accuracy. "Surely" means p < 5 % in McNemar's
-exact test, with Holm's correction for all methods of a data set and backbone.
+A gain is a paired difference in top-1 accuracy. Whether it is one, the test of
+`protocol` says.
 """
 
 from collections import Counter
@@ -22,8 +22,6 @@ from scipy.stats import kendalltau
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
 from helpers.results import compare, metrics, predictions
-
-LEVEL = 0.05  # of every test
 
 
 class Key(NamedTuple):
@@ -153,11 +151,11 @@ def shared(*frames: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def difference(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, float]:
-    """`compare.paired_difference` on the images that both frames contain, and n."""
+    """`compare.paired_difference` of two frames on the images that both hold."""
     a, b = shared(a, b)
     if a.empty:
         raise ValueError("two ledgers that share no image cannot be compared")
-    return {"n": len(a), **compare.paired_difference(a["hit"], b["hit"])}
+    return compare.paired_difference(a["hit"], b["hit"])
 
 
 def calibration(images: pd.DataFrame) -> dict[str, float]:
@@ -175,22 +173,28 @@ def leaderboard(scores: Scores, datasets: Sequence[str] = ()) -> pd.DataFrame:
         datasets: the order of data sets; others follow.
 
     Returns:
-        A row per ledger, but one row for all ledgers of the single prompt, that of the
-        earliest chapter. Columns: dataset, backbone, panel, family, method, name (in
-        figures, "" for variants), seed, n, top1; against one prompt: gain, gain_low,
-        gain_high, gain_p_holm, wins, losses, and detectable, the smallest true
-        difference that n images show with a power of 80 %; against the ensemble: over,
-        over_low, over_high, over_p_holm; ece, nll, seconds_per_image. The columns of a
-        baseline are empty if it is missing or is the row itself.
+        A row per ledger; of the ledgers of the single prompt one row, the first of
+        chapter. dataset, backbone, panel, family, method, name (what figures call
+        it, "" for variants), headline (is it of the protocol, and its lowest seed?),
+        seed, n, top1; against one prompt gain, gain_low, gain_high, wins, losses, and
+        gain_p_holm, gain_detectable and gain_verdict of `compare.corrected`, the
+        headline rows of the board being the family: of other rows they are empty;
+        against the ensemble over, over_low and so on; ece, nll, seconds_per_image.
+        Where there is no baseline, or the row is one, its columns are empty.
     """
     recipe = main_recipe(scores)
     rows = [_row(scores, key, recipe) for key in scores if _is_listed(scores, key)]
-    board = pd.DataFrame(filter(None, rows)).reindex(
-        columns=[*_COLUMNS, "gain_p", "over_p"]
-    )
-    for p in ("gain_p", "over_p"):
-        groups = board.groupby(["dataset", "backbone"])[p]
-        board[f"{p}_holm"] = groups.transform(_holm)
+    found = [parts for parts in rows if parts]
+    board = pd.DataFrame([parts[""] for parts in found])
+    for prefix in ("gain", "over"):
+        paired = pd.DataFrame([parts.get(prefix, {}) for parts in found])
+        paired = paired.reindex(columns=_PAIRED)
+        paired["p"] = paired["p"].where(board["headline"])
+        paired = compare.corrected(paired)
+        if prefix == "gain":
+            board[["wins", "losses"]] = paired[["wins", "losses"]]
+        for end, column in OUTCOME.items():
+            board[prefix + end] = paired[column]
     ranks = {n: i for i, n in enumerate(in_order(board["dataset"], datasets))}
     ranks |= {n: i for i, n in enumerate(PANELS)}
     board = board.sort_values(
@@ -202,10 +206,13 @@ def leaderboard(scores: Scores, datasets: Sequence[str] = ()) -> pd.DataFrame:
     return board[list(_COLUMNS)].reset_index(drop=True)
 
 
+_PAIRED = ["n", "difference", "ci_low", "ci_high", "wins", "losses", "p", "se"]
+OUTCOME = {"": "difference", "_low": "ci_low", "_high": "ci_high", "_p_holm": "p_holm"}
+OUTCOME |= {"_detectable": "detectable", "_verdict": "verdict"}
 _COLUMNS = (
-    *("dataset", "backbone", "panel", "family", "method", "name", "seed", "n", "top1"),
-    *("gain", "gain_low", "gain_high", "gain_p_holm", "wins", "losses", "detectable"),
-    *("over", "over_low", "over_high", "over_p_holm"),
+    *("dataset", "backbone", "panel", "family", "method", "name", "headline"),
+    *("seed", "n", "top1", *(f"gain{end}" for end in OUTCOME), "wins", "losses"),
+    *(f"over{end}" for end in OUTCOME),
     *("ece", "nll", "seconds_per_image"),
 )
 
@@ -219,45 +226,33 @@ def _is_listed(scores: Scores, key: Key) -> bool:
     return not any(k[:2] == key[:2] and k.method in earlier for k in scores)
 
 
-def _row(scores: Scores, key: Key, recipe: str) -> dict | None:
-    """A ledger's row; None if it shares no image with its baselines."""
+def _row(scores: Scores, key: Key, recipe: str) -> dict[str, dict] | None:
+    """A ledger's row "", and its pair of each outcome; nothing without images."""
     baselines = {name: registry.ledgers(name) for name in (ONE, ENSEMBLE)}
     found = {k: baseline(scores, key, names) for k, names in baselines.items()}
     found = {name: frame for name, frame in found.items() if frame is not None}
     images, *others = shared(scores[key], *found.values())
     if images.empty:
         return None
-    entry = registry.find(key.method)
+    entry, name = registry.find(key.method), display_name(key.method, recipe)
+    lowest = key.seed == min(k.seed for k in scores if k[:3] == key[:3])
     row: dict[str, object] = {"dataset": key.dataset, "backbone": key.backbone}
     row |= {"panel": entry.panel, "family": entry.family, "method": key.method}
-    row |= {"name": display_name(key.method, recipe), "seed": key.seed}
-    row |= {"n": len(images), "top1": images["hit"].mean()}
-    for name, other in zip(found, others, strict=True):
-        if key.method in baselines[name]:
-            continue
-        paired = compare.paired_difference(images["hit"], other["hit"])
-        prefix = "gain" if name == ONE else "over"
-        row |= {prefix: paired["difference"], f"{prefix}_p": paired["p"]}
-        row |= {f"{prefix}_{end}": paired[f"ci_{end}"] for end in ("low", "high")}
-        if name == ONE:
-            row |= {k: paired[k] for k in ("wins", "losses")}
-            row["detectable"] = _detectable(paired, len(images))
+    row |= {"name": name, "headline": bool(name) and entry.headline and lowest}
+    row |= {"seed": key.seed, "n": len(images), "top1": images["hit"].mean()}
     seconds = scores[key].attrs["seconds_per_image"]
-    return row | calibration(images) | {"seconds_per_image": seconds}
+    parts: dict[str, dict] = {
+        "": row | calibration(images) | {"seconds_per_image": seconds}
+    }
+    for against, other in zip(found, others, strict=True):
+        if key.method not in baselines[against]:
+            pair = compare.paired_difference(images["hit"], other["hit"])
+            parts["gain" if against == ONE else "over"] = pair
+    return parts
 
 
-def _detectable(paired: Mapping[str, float], n: int) -> float:
-    apart = (paired["wins"] + paired["losses"]) / n
-    return compare.minimum_detectable_difference(n, apart) if apart else np.nan
-
-
-def _holm(p: pd.Series) -> pd.Series:
-    known = p.dropna()
-    return pd.Series(compare.holm(known), known.index).reindex(p.index)
-
-
-def headline(board: pd.DataFrame, backbones: Sequence[str] = ()) -> pd.DataFrame:
-    """The rows that figures show: for each data set and named method, one row.
+def shown(board: pd.DataFrame, backbones: Sequence[str] = ()) -> pd.DataFrame:
+    """The rows that figures show: each data set's spokesmen, lowest seed, one backbone.
 
     Of a method's ledgers, the first backbone in `backbones` and the lowest seed count.
     """
@@ -270,20 +265,20 @@ def headline(board: pd.DataFrame, backbones: Sequence[str] = ()) -> pd.DataFrame
 
 
 def readable(rows: pd.DataFrame) -> pd.DataFrame:
-    """A leaderboard for display: points with intervals, * for p_holm < 5 %."""
+    """Rows of a leaderboard to be read: points with intervals, * gains or loses."""
 
     def cell(row: pd.Series, value: str) -> str:
         if pd.isna(row[value]):
             return ""
         middle, low, high = (100 * row[f"{value}{k}"] for k in ("", "_low", "_high"))
-        star = "*" if row[f"{value}_p_holm"] < LEVEL else ""
+        star = "*" if row[f"{value}_verdict"] in compare.DECIDED else ""
         return f"{middle:+.1f}{star} [{low:.1f}, {high:.1f}]"
 
     table = rows[["panel", "name", "backbone", "n", "top1"]].copy()
     for value, against in (("gain", ONE), ("over", ENSEMBLE)):
         cells = [cell(row, value) for _, row in rows.iterrows()]
         table[f"points over {against}"] = pd.Series(cells, rows.index, dtype=object)
-    table["detectable"] = rows["detectable"].replace(np.inf, np.nan)
+    table["detectable"] = rows["gain_detectable"]
     table[["ece", "nll"]] = rows[["ece", "nll"]]
     return table.assign(**{"ms per image": 1000 * rows["seconds_per_image"]})
 
@@ -307,7 +302,7 @@ def priced(rows: pd.DataFrame, plain: pd.DataFrame, dataset: str) -> pd.DataFram
     """
     start = plain[plain["dataset"] == dataset].iloc[:1]
     start = start.assign(
-        name="", gain=0.0, gain_low=0.0, gain_high=0.0, gain_p_holm=1.0
+        name="", gain=0.0, gain_low=0.0, gain_high=0.0, gain_verdict=""
     )
     here = rows[rows["dataset"].eq(dataset) & rows["seconds_per_image"].notna()]
     table = pd.concat([start, here], ignore_index=True)
@@ -318,15 +313,15 @@ def priced(rows: pd.DataFrame, plain: pd.DataFrame, dataset: str) -> pd.DataFram
     alone = table["panel"].isin(ALONE) & table["backbone"].eq(table["backbone"].iloc[0])
     best = on_the_frontier(table.loc[alone, "seconds"], table.loc[alone, "gain"])
     table["frontier"] = best.reindex(table.index, fill_value=False).astype(bool)
-    columns = ["dataset", "backbone", "method", "name", "family", "panel", "n", "top1"]
-    columns += ["seconds", "seconds_per_image", "frontier"]
-    return table[[*columns, "gain", "gain_low", "gain_high", "gain_p_holm"]]
+    columns = ["dataset", "backbone", "method", "name", "family", "panel", "headline"]
+    columns += ["n", "top1", "seconds", "seconds_per_image", "frontier"]
+    return table[[*columns, "gain", "gain_low", "gain_high", "gain_verdict"]]
 
 
 def telling(rows: pd.DataFrame, first: str, most: int = 3) -> list[str]:
-    """The data sets to draw, `most` at most: `first`, then those of the largest gains.
+    """The data sets to draw: the first, then those of the greatest gains in `rows`.
 
-    They are ranked by the largest lower bound of a gain over one prompt among `rows`.
+    Of a data set counts the greatest lower bound of a gain over one prompt.
     """
     best = rows.groupby("dataset", sort=False)["gain_low"].max()
     best = best.drop(first, errors="ignore").sort_values(ascending=False, kind="stable")

@@ -389,6 +389,10 @@ _whole_numbers = _list_of(_whole_from(0), "whole numbers from 0 on")
 _templates = _list_of(
     _is_template, 'texts with one "{}" each, where the class name goes'
 )
+_named_templates = _list_of(
+    lambda text: isinstance(text, str) and _is_template(text.partition(": ")[2]),
+    'texts "DATASET: TEMPLATE", with one "{}" where the class name goes',
+)
 _file_or_none = _passing(
     lambda value: not value or os.path.isfile(from_root(value)),
     'the path of a file that is there, or "" for none',
@@ -419,6 +423,7 @@ RULES: dict[str, tuple[type, Rule]] = {
     "device": (str, _device),
     "precision": (str, _precision),
     "wordings": (list, _templates),
+    "true_wordings": (list, _named_templates),
     "prompt_sets": (list, _prompt_sets),
     "closer": (str, _closer),
     "texts": (str, _texts),

@@ -132,7 +132,7 @@ def estimate(job: Job) -> Need:
         largest = max(counts.values())
         memory["ledgers"] = 4 * of_logits(images) + 6 * of_logits(largest)
         memory["templates"] = 8 * TEMPLATES * classes * width
-        ledgers += 4 * of_logits(images)
+        ledgers += 6 * of_logits(images)
     if "prompt_sets" in p:
         texts = TEMPLATES * len(p["prompt_sets"]) / 2
         memory["templates"] = 4 * texts * classes * sum(m.embed_dim for m in models)

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from helpers.notebooks import number_of
-from helpers.results import published, synthesis
+from helpers.results import compare, published, synthesis
 from helpers.study import chapter_page
 from helpers.study.chapter_page import ASSETS, Chapter
 
@@ -33,7 +33,7 @@ TEMPLATES = Environment(
 TEMPLATES.filters["number"] = number_of
 RESULTS = ("dataset", "backbone", "method", "seed", "n", "top1")
 BOARD = ("dataset", "backbone", "panel", "name", "seed")
-BOARD += ("gain", "gain_p_holm", "seconds_per_image")
+BOARD += ("gain", "gain_verdict", "headline", "seconds_per_image")
 
 
 @dataclass
@@ -264,7 +264,7 @@ def _gains(board: pd.DataFrame, backbones: Sequence[str]) -> tuple[Markup, str]:
     """What the methods of the figures gain over one prompt, by what they need."""
     known = {published.key(name): name for name in board["backbone"]}
     backbones = [known.get(published.key(name), name) for name in backbones]
-    rows = synthesis.headline(board.fillna({"name": ""}), backbones)
+    rows = synthesis.shown(board.fillna({"name": ""}), backbones)
     if rows.empty:
         return Markup(), ""
     first = synthesis.in_order(rows["backbone"], backbones)[0]
@@ -277,8 +277,9 @@ def _gains(board: pd.DataFrame, backbones: Sequence[str]) -> tuple[Markup, str]:
             "rank": (ranks.get(panel, len(ranks)), panel, -part["gain"].mean()),
             "needs": synthesis.PANELS.get(panel, panel),
             "method": name if backbone == first else f"{name} ({backbone})",
+            "exploratory": not part["headline"].all(),
             "gains": [_points(gain) for gain in found["gain"]],
-            "sure": list(found["gain_p_holm"] < synthesis.LEVEL),
+            "decided": list(found["gain_verdict"].isin(compare.DECIDED)),
             "ms": _milliseconds(1000 * part["seconds_per_image"].median()),
         }
         lines.append(line)
@@ -286,7 +287,7 @@ def _gains(board: pd.DataFrame, backbones: Sequence[str]) -> tuple[Markup, str]:
     template = TEMPLATES.get_template("site_gains.html")
     about = (
         "Points of top-1 accuracy gained over one prompt on the same images; bold: "
-        "surely different from zero (McNemar's exact test, Holm's correction, 5 %). "
+        "gains or loses by the study's protocol; °: exploratory, without a test. "
         f"With {first} unless another is named; milliseconds are the median of the "
         f"data sets. Every variant is in tables/{SYNTHESIS}_leaderboard.csv."
     )
