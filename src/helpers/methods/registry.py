@@ -17,7 +17,7 @@ Importing this module is cheap; the first look-up imports all methods and torch.
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import NamedTuple, TypeVar
@@ -212,7 +212,7 @@ def find(ledger: str) -> Entry:
     return entries()[key] if key else Entry("")
 
 
-def _longest(keys: dict[str, Entry], ledger: str) -> str:
+def _longest(keys: Iterable[str], ledger: str) -> str:
     fitting = [k for k in keys if ledger == k or ledger.startswith((f"{k}_", f"{k}-"))]
     return max(fitting, key=len, default="")
 
