@@ -239,7 +239,7 @@ def test_the_verdict_follows_the_stated_rule():
     assert ruled(gain=math.nan) == "not measured here"
     assert ruled(published=math.nan) == "no published gain"
     assert ruled(published=math.nan, gain=math.nan) == "no published gain"
-    assert ruled(p_holm=0.2, detectable=1.5).endswith("(too few images)")
+    assert ruled(p_holm=0.2, detectable=1.5).endswith("(too few images to see any)")
 
 
 def test_verdicts_of_ledgers():

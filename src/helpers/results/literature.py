@@ -28,11 +28,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.stats import norm
-from statsmodels.stats.multitest import multipletests
 
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
-from helpers.results import metrics, published
+from helpers.results import compare, metrics, published
+from helpers.results.compare import LEVEL
 from helpers.results.layouts import COUNTERPARTS
 from helpers.results.synthesis import (
     Key,
@@ -43,7 +43,6 @@ from helpers.results.synthesis import (
     shared,
 )
 
-LEVEL, POWER = 0.05, 0.8
 OVER = (ONE, ENSEMBLE)
 TOLERANCE = 0.005
 """Accuracies that differ by more from every published one are named."""
@@ -300,19 +299,10 @@ def _tested(table: pd.DataFrame) -> pd.DataFrame:
     few = n < metrics.FEWEST
     edge = norm.isf(0.025) * se
     low, high = (gain - edge).mask(few, -1.0), (gain + edge).mask(few, 1.0)
-    known = gain.notna()
     p = pd.Series(2 * norm.sf(gain.abs() / se.where(se > 0)), table.index)
-    p = p.mask(few | se.eq(0), 1.0).where(known)
-    adjusted = p.copy()
-    if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
-    # Below this p, a row would have been the next that Holm's method rejects.
-    level = LEVEL / max(1, known.sum() - (adjusted < LEVEL).sum())
-    seen = (norm.isf(level / 2) + norm.ppf(POWER)) * se
-    fewest = math.floor(1 - math.log2(level)) + 1  # so many wins have p = 2 / 2^wins
-    return table.assign(
-        low=low, high=high, p=p, p_holm=adjusted, detectable=np.fmax(seen, fewest / n)
-    )
+    p = p.mask(few | se.eq(0), 1.0).where(gain.notna())
+    found = compare.corrected(table.assign(p=p, difference=gain, se=se))
+    return found.drop(columns=["difference", "verdict"]).assign(low=low, high=high)
 
 
 def verdict(row: Mapping) -> str:
@@ -324,10 +314,8 @@ def verdict(row: Mapping) -> str:
         return "not measured here"
     if row["p_holm"] < LEVEL:
         return "agrees" if np.sign(ours) == np.sign(theirs) else "opposite"
-    told = f"at least {100 * seen:.1f} points would have been seen"
-    told = told if seen <= 1 else "too few images"
     failed = "not reproduced: " if abs(theirs) >= seen else ""
-    return f"{failed}no detectable difference ({told})"
+    return failed + compare.undetected([seen])
 
 
 def agreement(
