@@ -15,7 +15,7 @@ import pytest
 from helpers.figures import chapter_07 as drawn
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
-from helpers.results import literature, metrics, synthesis
+from helpers.results import compare, literature, metrics, synthesis
 from helpers.results.layouts import COUNTERPARTS
 from helpers.results.synthesis import Key
 
@@ -218,10 +218,12 @@ def test_without_ledgers_there_is_nothing_and_nothing_fails():
 # The rule
 
 
-def ruled(published=0.04, gain=0.03, p_holm=0.01, detectable=0.02) -> str:
-    names = ("published", "gain", "p_holm", "detectable")
-    values = published, gain, p_holm, detectable
-    return literature.verdict(dict(zip(names, values, strict=True)))
+def ruled(published=0.04, gain=0.03, decided=True, detectable=0.02) -> str:
+    outcome = "gains" if gain > 0 else "loses"
+    if not decided:
+        outcome = compare.undetected([detectable])
+    row = {"published": published, "gain": gain, "detectable": detectable}
+    return literature.verdict(row | {"outcome": outcome})
 
 
 def test_the_verdict_follows_the_stated_rule():
@@ -230,16 +232,15 @@ def test_the_verdict_follows_the_stated_rule():
     assert ruled(published=-0.04, gain=-0.01) == "agrees"
     assert ruled(gain=-0.03) == "opposite"
     assert ruled(published=-0.04) == "opposite"
-    assert ruled(p_holm=0.2) == f"not reproduced: {none}"
-    assert ruled(p_holm=0.05) == f"not reproduced: {none}"  # 5 % is not below 5 %
-    assert ruled(published=-0.04, p_holm=0.2) == f"not reproduced: {none}"
-    assert ruled(published=0.02, p_holm=0.2) == f"not reproduced: {none}"
-    assert ruled(published=0.019, p_holm=0.2) == none
-    assert ruled(gain=-0.03, p_holm=0.2) == f"not reproduced: {none}"
+    assert ruled(decided=False) == f"not reproduced: {none}"
+    assert ruled(published=-0.04, decided=False) == f"not reproduced: {none}"
+    assert ruled(published=0.02, decided=False) == f"not reproduced: {none}"
+    assert ruled(published=0.019, decided=False) == none
+    assert ruled(gain=-0.03, decided=False) == f"not reproduced: {none}"
     assert ruled(gain=math.nan) == "not measured here"
     assert ruled(published=math.nan) == "no published gain"
     assert ruled(published=math.nan, gain=math.nan) == "no published gain"
-    assert ruled(p_holm=0.2, detectable=1.5).endswith("(too few images to see any)")
+    assert ruled(decided=False, detectable=1.5).endswith("(too few images to see any)")
 
 
 def test_verdicts_of_ledgers():
@@ -273,7 +274,7 @@ def test_both_means_are_over_the_data_sets_that_have_both():
 def test_holm_counts_all_methods():
     gains = {"tpt": 8, "zero": 8, "mta": 8, "tps": 8, "ctpt": 8, "vote": 8}
     table = literature.cells(world(gains, n=400))
-    assert (table["p"] < literature.LEVEL).all()
+    assert (table["p"] < compare.LEVEL).all()
     assert (table["p_holm"] > table["p"]).all()
     assert table["p_holm"].min() == pytest.approx(6 * table["p"].min())
 

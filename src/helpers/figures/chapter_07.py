@@ -24,7 +24,7 @@ from helpers.figures.style import (
     two_lines,
 )
 from helpers.methods import registry
-from helpers.results.compare import DECIDED, LEVEL
+from helpers.results.compare import DECIDED
 from helpers.results.literature import panels, stands_for
 from helpers.results.synthesis import ALONE, PANELS, priced
 
@@ -323,7 +323,7 @@ def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.Dat
         table: of `literature.cells`.
         ranks: of `literature.ranks`.
     """
-    require(table, ["dataset", "name", "published", "gain", "low", "high", "p_holm"])
+    require(table, ["dataset", "name", "published", "gain", "low", "high", "outcome"])
     parts = panels(table)
     parts = [part for part in parts if len(part[1]) > 1] or parts
     lines = [max(9, len(part)) for _, part in parts]
@@ -378,7 +378,7 @@ def _literature_panel(ax: plt.Axes, part: pd.DataFrame) -> None:
     heights = spread(wanted, gap, 0.02, 0.98)
     for row, height in zip(part.to_dict("records"), heights, strict=True):
         x, y = 100 * row["published"], 100 * row["gain"]
-        same, decided = (x > 0) == (y > 0), row["p_holm"] < LEVEL
+        same, decided = (x > 0) == (y > 0), row["outcome"] in DECIDED
         shade = (BLUE if same else VERMILION) if decided else UNDECIDED
         look = {"color": shade, "lw": 1.1, "alpha": 0.7, "zorder": 2}
         ax.plot([100 * row[k] for k in theirs], [y, y], **look)

@@ -11,8 +11,8 @@ sample. Holm's correction counts all tests of a table.
 
 The verdict, by this rule and no other:
 
-- "agrees" or "opposite": our corrected test is below 5 %, and our gain has the sign of
-  the mean published one, or has not.
+- "agrees" or "opposite": by `compare.corrected` we gain or lose, and our gain has the
+  sign of the mean published one, or has not.
 - "no detectable difference (at least x points would have been seen)": it is not; x is
   what the corrected test shows in four of five cases. "Not reproduced" stands before
   it where the published gain is at least x.
@@ -32,7 +32,7 @@ from scipy.stats import norm
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
 from helpers.results import compare, metrics, published
-from helpers.results.compare import LEVEL
+from helpers.results.compare import DECIDED
 from helpers.results.layouts import COUNTERPARTS
 from helpers.results.synthesis import (
     Key,
@@ -203,10 +203,11 @@ def cells(scores: Scores, weights: str = "") -> pd.DataFrame:
     Returns:
         method, name, over; dataset and backbones (ours, joined by commas);
         published, its published_low and published_high (mean and range of the numbers),
-        numbers, sources, their_start; gain, se, low, high (95 %), p, p_holm (of all
-        rows), n (images); moved, rescued, broken (shares of images whose prediction
-        changes, to the right class and from it); start, top1; off: how far top1 is from
-        the nearest published one, NaN in the embedded world. Fractions.
+        numbers, sources, their_start; gain, se, low, high (95 %), p; p_holm, detectable
+        and outcome (the verdict) of `compare.corrected` on all rows; n (images); moved,
+        rescued, broken (shares of images whose prediction changes, to the right class
+        and from it); start, top1; off: how far top1 is from the nearest published one,
+        NaN in the embedded world. Fractions.
     """
     rows, recipe = [], main_recipe(scores)
     gains = placed(published_gains(), scores, weights)
@@ -291,7 +292,7 @@ def _ledger(
 
 
 def _tested(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with low, high, p, p_holm and detectable of its gain, se and n.
+    """The table with low, high, p, p_holm, detectable and outcome of its gain and se.
 
     Fewer than `metrics.FEWEST` images tell nothing: their interval is -1 to 1.
     """
@@ -302,7 +303,8 @@ def _tested(table: pd.DataFrame) -> pd.DataFrame:
     p = pd.Series(2 * norm.sf(gain.abs() / se.where(se > 0)), table.index)
     p = p.mask(few | se.eq(0), 1.0).where(gain.notna())
     found = compare.corrected(table.assign(p=p, difference=gain, se=se))
-    return found.drop(columns=["difference", "verdict"]).assign(low=low, high=high)
+    found = found.drop(columns="difference").rename(columns={"verdict": "outcome"})
+    return found.assign(low=low, high=high)
 
 
 def verdict(row: Mapping) -> str:
@@ -312,10 +314,10 @@ def verdict(row: Mapping) -> str:
         return "no published gain"
     if math.isnan(ours):
         return "not measured here"
-    if row["p_holm"] < LEVEL:
+    if row["outcome"] in DECIDED:
         return "agrees" if np.sign(ours) == np.sign(theirs) else "opposite"
     failed = "not reproduced: " if abs(theirs) >= seen else ""
-    return failed + compare.undetected([seen])
+    return f"{failed}{row['outcome']}"
 
 
 def agreement(
@@ -451,7 +453,7 @@ def _evidence(row: pd.Series, scores: Scores, folder: str | Path) -> dict[str, f
     told |= {"lead": math.nan, "named": math.nan, "seen": math.nan}
     if pd.isna(row["gain"]):
         return told
-    if row["p_holm"] >= LEVEL:
+    if row["outcome"] not in DECIDED:
         told["seen"] = 100 * row["detectable"]
     sets = row["datasets"].split(", ")
     places = [(scores, d, row["backbones"].split(", ")) for d in sets]
