@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from helpers.study.places import place
+from helpers.study.user_paths import resolve
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -98,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     given = parser.parse_args(arguments)
-    model = place("model", given.model, here())
+    model = resolve("model", given.model, here())
     data_root = given.data_root and str(from_here(given.data_root))
     if given.classes:
         class_names = given.classes.read_text(encoding="utf-8-sig").splitlines()
