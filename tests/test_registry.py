@@ -165,7 +165,7 @@ def test_the_command_and_the_site_import_no_method():
     ("ledger", "title"),
     [
         ("zero", "ZERO"),
-        ("vote_mean-preaugment", "vote of views, none left out, crops and flips"),
+        ("vote_mean-preaugment", "mean of views, crops and flips"),
         ("lafter_wo_stop_grad", "LaFTer, no stop-gradient"),
         ("ensemble_7", "7 prompts"),
         ("vote-more_crops", "vote of crops alone"),

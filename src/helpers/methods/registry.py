@@ -238,7 +238,6 @@ WORDS = {
     "encoder": "encoder tuned",
     "gated": "where one prompt is unsure",
     "linear": "linearised",
-    "mean": "none left out",
     "noisy": "noisy texts",
     "online": "on a stream",
     "per batch": "batch by batch",
