@@ -1,7 +1,5 @@
 """What chapter 06b draws: wordings one by one, and what moves a gain."""
 
-import textwrap
-
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
@@ -51,22 +49,22 @@ def causes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         frame: cause, subject, difference, ci_low, ci_high, p_holm.
     """
     require(frame, ["cause", "subject", "difference", "ci_low", "ci_high", "p_holm"])
-    groups = list(frame.groupby("cause", sort=False))
-    fig, axes = plt.subplots(
-        len(groups),
-        squeeze=False,
-        sharex=True,
-        figsize=(WIDTH, 0.7 + 0.36 * len(groups) + 0.25 * len(frame)),
-        height_ratios=[len(group) + 0.4 for _, group in groups],
-    )
-    for ax, (cause, group) in zip(axes.flat, groups, strict=True):
-        ax.axvline(0, color=INK, lw=1)
-        for y, row in enumerate(group.itertuples()):
+    labels: list[str] = []
+    fig, ax = plt.subplots(figsize=(WIDTH, 0.9))
+    ax.axvline(0, color=INK, lw=1)
+    for cause, group in frame.groupby("cause", sort=False):
+        labels.append(cause)
+        for row in group.itertuples():
+            y = len(labels)
+            labels.append(row.subject)
             ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=INK, lw=1.8)
             inside = INK if row.p_holm < 0.05 else "white"
-            look = {"color": INK, "markersize": 6.5, "markeredgewidth": 1.5}
+            look = {"color": INK, "markersize": 6, "markeredgewidth": 1.5}
             ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **look)
-        label_rows(ax, [textwrap.fill(s, 44) for s in group["subject"]], above=0.6)
-        ax.set_title(cause)
-    axes[-1, 0].set_xlabel("change (points)\nfilled: Holm-corrected p < 0.05")
+    fig.set_figheight(0.9 + 0.2 * len(labels))
+    label_rows(ax, labels)
+    causes = set(frame["cause"])
+    for tick in ax.get_yticklabels():
+        tick.set_fontweight("bold" if tick.get_text() in causes else "normal")
+    ax.set_xlabel("change (points)\nfilled: Holm-corrected p < 0.05")
     return fig, frame.reset_index(drop=True)
