@@ -269,6 +269,8 @@ def test_sentences_claim_only_what_passes_the_correction():
     told = doses.sentence(row | {"p_holm": 0.05})
     assert "no detectable change" in told
     assert "at most 15.0" in told
+    still = row | dict.fromkeys(("difference", "ci_low", "ci_high"), 0.0)
+    assert doses.sentence(still | {"p_holm": 1.0}).endswith("no image tells of one.")
     up = row | {"difference": 0.1, "ci_low": 0.05, "ci_high": 0.15}
     assert " rises by 10.0 points [+5.0, +15.0] " in doses.sentence(up)
 

@@ -235,17 +235,17 @@ def step(views: Tensor, text: Text, learning_rate: float) -> Step:
     """TPT's one step on each image of views [N, V, D], taken apart."""
     side = text.tower.features, text.logit_scale, text.context
     how = {"learning_rate": learning_rate, "batch": text.batch}
+    views = views.to(text.class_features)
     tuned = tpt.tune(views, *side, jacobian=text.jacobian, **how)
-    kept = selection.take(views.to(text.class_features), tuned.selected)
+    kept = selection.take(views, tuned.selected)
     parts = []
     images = (t.split(text.batch) for t in (views[:, 0], kept, tuned.context))
     for original, trusted, context in zip(*images, strict=True):
         with torch.no_grad():
             moved = text.tower.features(context)  # [b, C, D]
-        original = original.to(moved)[:, None]
         parts.append(
             (
-                text.logit_scale * (original @ moved.mT)[:, 0],
+                text.logit_scale * (original[:, None] @ moved.mT)[:, 0],
                 selection.log_marginal(
                     text.logit_scale * trusted @ text.class_features.T
                 ),
@@ -269,7 +269,10 @@ def sentence(row: Mapping[str, float | str], level: float = 0.05) -> str:
         way = "rises" if middle > 0 else "falls"
         return f"{subject} {way} by {abs(middle):.1f} points {interval} {row['over']}."
     most = max(abs(low), abs(high))
+    left = (
+        f"the interval leaves at most {most:.1f}" if most else "no image tells of one"
+    )
     return (
         f"{subject} shows no detectable change {row['over']}: {middle:+.1f} points "
-        f"{interval}; the interval leaves at most {most:.1f}."
+        f"{interval}; {left}."
     )
