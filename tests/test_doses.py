@@ -1,6 +1,7 @@
 """Chapter 06b's doses: scenes drawn again, trends, class sets, TPT taken apart."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -35,6 +36,13 @@ class Tower:
     def features(self, context: torch.Tensor) -> torch.Tensor:
         moved = torch.einsum("cdk,...k->...cd", self.mix, context.flatten(-2))
         return F.normalize(self.base + moved, dim=-1)
+
+
+class Labelled(SimpleNamespace):
+    """A data set of which no picture is looked at."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
 
 
 @pytest.fixture
@@ -84,6 +92,7 @@ def test_a_direction_is_a_scenes_own_whatever_the_others_are():
     way = [((s.x - 0.5) / 0.3, (s.y - 0.5) / 0.3) for s in some]
     again = [((s.x - 0.5) / 0.15, (s.y - 0.5) / 0.15) for s in (other[2], other[0])]
     assert np.allclose(way, again)
+    assert not np.allclose(*way, atol=0.1)
 
 
 def test_severity_and_style_change_nothing_else():
@@ -104,6 +113,28 @@ def test_views_of_a_scene_are_the_same_crops_at_every_dose():
     assert small.ids == large.ids
     assert small.key != large.key
     assert small.key == doses.resized("picto", range(16), 0.2).key
+
+
+def test_all_methods_see_the_views_of_each_dose(monkeypatch, text):
+    looks = {name: unit(N, V, D, seed=k) for k, name in enumerate(("a", "b"))}
+    drawn = [Labelled(name=name, labels=np.arange(N) % C) for name in looks]
+
+    def view_features(backbone, dataset, recipe, count, seed):
+        assert (recipe, count, seed) == ("preaugment", V, 7)
+        return looks[dataset.name]
+
+    monkeypatch.setattr(doses.store, "view_features", view_features)
+    methods = {
+        "vote": adaptation.in_feature_space(vote.confident_vote),
+        "zero-shot": adaptation.first_view,
+    }
+    backbone = SimpleNamespace(device="cpu", name="toy", key="toy")
+    found = doses.seen(backbone, drawn, text, methods, "preaugment", V, 7)
+    assert list(found) == list(methods)
+    for k, d in enumerate(drawn):
+        for name, method in methods.items():
+            choices = method(looks[d.name], text).argmax(dim=-1).numpy()
+            assert found[name][k].tolist() == (choices == d.labels).tolist()
 
 
 def test_responses_are_paired_with_the_same_dose():
