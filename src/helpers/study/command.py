@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from helpers import files, paths
@@ -44,18 +44,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(
-        function: Callable, text: str, *parents: argparse.ArgumentParser
-    ) -> argparse.ArgumentParser:
-        """Add the command that calls a function of its name."""
-        name = function.__name__.removeprefix("_")
-        one = commands.add_parser(name, parents=parents, help=text)
-        one.set_defaults(command=function)
-        return one
-
     study = argparse.ArgumentParser(add_help=False)
-    text = "a study, or the path of a .yaml file"
-    study.add_argument("name", metavar="NAME", help=text)
+    study.add_argument(
+        "name", metavar="NAME", help="a study, or the path of a .yaml file"
+    )
     study.add_argument(
         "-p",
         nargs=2,
@@ -65,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="set a parameter, say -p images 200",
     )
+
     outputs = argparse.ArgumentParser(add_help=False)
     outputs.add_argument(
         "--outputs",
@@ -73,82 +66,144 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="the results' folder is DIR/STUDY (default: outputs)",
     )
-    weights = "", "default: picto for an embedded CLIP, or openai"
-    device = "auto", "auto, cpu, cuda or mps"
 
-    add(_list, "the studies and what each one needs")
-    one = add(_doctor, "check that a study's data are in place", study)
-    one.set_defaults(only=[])
+    one = commands.add_parser("list", help="the studies and what each one needs")
+    one.set_defaults(command=_list)
 
-    one = add(_run, "run a study's notebooks", study, outputs)
-    text = "run these notebooks, say 01 04"
-    one.add_argument("--only", nargs="+", default=[], metavar="NN", help=text)
-    text = "run chapters that are finished, too, and replace their results"
-    one.add_argument("--again", action="store_true", help=text)
+    one = commands.add_parser(
+        "doctor", parents=[study], help="check that a study's data are in place"
+    )
+    one.set_defaults(command=_doctor, only=[])
+
+    one = commands.add_parser(
+        "run", parents=[study, outputs], help="run a study's notebooks"
+    )
+    one.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NN",
+        help="run these notebooks, say 01 04",
+    )
+    one.add_argument(
+        "--again",
+        action="store_true",
+        help="run chapters that are finished, too, and replace their results",
+    )
     spread = one.add_mutually_exclusive_group()
-    text = "spread the work over N processes of this machine"
-    spread.add_argument("--workers", type=int, metavar="N", help=text)
-    text = "spread it over the Ray cluster that this machine is a node of"
-    spread.add_argument("--ray-address", metavar="HOST:PORT", help=text)
+    spread.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="spread the work over N processes of this machine",
+    )
+    spread.add_argument(
+        "--ray-address",
+        metavar="HOST:PORT",
+        help="spread it over the Ray cluster that this machine is a node of",
+    )
+    one.set_defaults(command=_run)
 
-    one = add(_site, "make a study's outputs into web pages", outputs)
-    text = "a study that has run, or the path of its .yaml"
-    one.add_argument("name", metavar="NAME", help=text)
+    one = commands.add_parser(
+        "site", parents=[outputs], help="make a study's outputs into web pages"
+    )
+    one.add_argument(
+        "name", metavar="NAME", help="a study that has run, or the path of its .yaml"
+    )
+    one.set_defaults(command=_site)
 
-    one = add(_behaviour, "what a CLIP does before any method adapts it")
+    one = commands.add_parser(
+        "behaviour", help="what a CLIP does before any method adapts it"
+    )
     one.add_argument("name", metavar="NAME", help="a backbone, say picto-rn")
-    text = "a data set or a folder of yours (default: picto-dev)"
-    options = {
-        "--weights": weights,
-        "--dataset": ("picto-dev", text),
-        "--data-root": ("", "the folder that holds data sets"),
-        "--images": (400, "at most for each measure, 0 for all"),
-        "--device": device,
-        "--precision": ("float32", "float32, bfloat16 or float16 (GPU)"),
-    }
-    _add_options(one, options)
-    text = "class names for a folder whose pictures need no folder of their class"
-    one.add_argument("--classes", nargs="+", default=[], metavar="CLASS", help=text)
+    one.add_argument(
+        "--weights", default="", help="default: picto for an embedded CLIP, or openai"
+    )
+    one.add_argument(
+        "--dataset",
+        default="picto-dev",
+        help="a data set or a folder of yours (default: picto-dev)",
+    )
+    one.add_argument("--data-root", default="", help="the folder that holds data sets")
+    one.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="CLASS",
+        help="class names for a folder whose pictures need no folder of their class",
+    )
+    one.add_argument(
+        "--images", type=int, default=400, help="at most for each measure, 0 for all"
+    )
+    one.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    one.add_argument(
+        "--precision", default="float32", help="float32, bfloat16 or float16 (GPU)"
+    )
     one.add_argument("--json", type=paths.from_here, metavar="FILE", help="write here")
+    one.set_defaults(command=_behaviour)
 
-    one = add(_classify, "ask a CLIP and adaptation methods what a picture shows")
+    one = commands.add_parser(
+        "classify", help="ask a CLIP and adaptation methods what a picture shows"
+    )
     one.add_argument("files", nargs="+", metavar="IMAGE", help="a picture file")
-    text = 'the classes, say "cat, dog | hound, fox", or a .txt or .csv file'
-    one.add_argument("--names", required=True, metavar="NAMES", help=text)
-    text = "say zero, or several with commas between them "
-    text += "(default: zero_shot, vote, autoclip, tpt)"
-    one.add_argument("--method", action="append", metavar="METHOD", help=text)
-    text = "an open_clip architecture (default: picto-rn, which knows drawn pictures "
-    text += "only; for photographs ViT-B-32-quickgelu)"
-    options = {
-        "--model": ("picto-rn", text),
-        "--weights": weights,
-        "--views": (64, "crops of a picture, itself included (default: 64)"),
-        "--recipe": ("preaugment", "of the views (default: preaugment)"),
-        "--context": ("a photo of a", 'words before a name (default: "a photo of a")'),
-        "--templates": (
-            "openai_80",
-            "for methods of several prompts (default: openai_80)",
-        ),
-        "--seed": (0, "of the views (default: 0)"),
-        "--device": device,
-    }
-    _add_options(one, options)
+    one.add_argument(
+        "--names",
+        required=True,
+        metavar="NAMES",
+        help='the classes, say "cat, dog | hound, fox", or a .txt or .csv file',
+    )
+    one.add_argument(
+        "--method",
+        action="append",
+        metavar="METHOD",
+        help="say zero, or several with commas between them "
+        "(default: zero_shot, vote, autoclip, tpt)",
+    )
+    one.add_argument(
+        "--model",
+        default="picto-rn",
+        help="an open_clip architecture (default: picto-rn, which knows drawn pictures "
+        "only; for photographs ViT-B-32-quickgelu)",
+    )
+    one.add_argument(
+        "--weights", default="", help="default: picto for an embedded CLIP, or openai"
+    )
+    one.add_argument(
+        "--views",
+        type=int,
+        default=64,
+        help="crops of a picture, itself included (default: 64)",
+    )
+    one.add_argument(
+        "--recipe", default="preaugment", help="of the views (default: preaugment)"
+    )
+    one.add_argument(
+        "--context",
+        default="a photo of a",
+        metavar="WORDS",
+        help='before a name in a prompt (default: "a photo of a")',
+    )
+    one.add_argument(
+        "--templates",
+        default="openai_80",
+        help="for methods of several prompts (default: openai_80)",
+    )
+    one.add_argument("--seed", type=int, default=0, help="of the views (default: 0)")
+    one.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     one.add_argument("--json", action="store_true", help="print one JSON object")
+    one.set_defaults(command=_classify)
 
-    one = add(_train, "make an embedded model anew")
+    one = commands.add_parser("train", help="make an embedded model anew")
     one.add_argument("what", metavar="WHAT", help="say picto-rn")
-    text = "its own; `study train WHAT --help` lists them"
-    one.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help=text)
+    one.add_argument(
+        "options",
+        nargs=argparse.REMAINDER,
+        metavar="...",
+        help="its own; `study train WHAT --help` lists them",
+    )
+    one.set_defaults(command=_train)
+
     return parser
-
-
-def _add_options(
-    parser: argparse.ArgumentParser, options: Mapping[str, tuple[str | int, str]]
-) -> None:
-    """Options of one value each: name -> (default, help)."""
-    for name, (default, text) in options.items():
-        parser.add_argument(name, type=type(default), default=default, help=text)
 
 
 def _outputs(folder: str) -> Path:
