@@ -69,6 +69,10 @@ def test_what_chapters_do_is_counted():
     texts = 200 * (1 + 80)
     assert found["06"] == {"drawn": views, "encoded": views, "texts": texts}
     assert found["07"] == {}
+    more = 2 * 500 * 64  # other random views of some images
+    doses = {"read": 0, "drawn": views + more, "encoded": views + more}
+    tuned = 200 * 500 * (4 + 2)  # learning rates, and TPT in two forms
+    assert found["06b"] == doses | {"texts": 200 * 20, "steps": tuned}
     own = {"read": 1000, "drawn": views, "encoded": views + 1000, "texts": texts}
     assert found["08"] == own | {"steps": 200 * 1000}
     assert not found["02b"].keys() - times.NAMES.keys()
@@ -78,10 +82,10 @@ def test_what_chapters_do_is_counted():
     ("changed", "chapters", "part"),
     [
         ({"images": 500}, ["01", "02", "05"], "encoded"),
-        ({"view_count": 10}, ["02", "02b", "04", "05", "06", "08"], "drawn"),
+        ({"view_count": 10}, ["02", "02b", "04", "05", "06", "06b", "08"], "drawn"),
         ({"view_images": 100}, ["02", "02b", "08"], "steps"),
         ({"augmentations": ["preaugment"]}, ["02"], "steps"),
-        ({"learning_rates": [0.1]}, ["02"], "steps"),
+        ({"learning_rates": [0.1]}, ["02", "06b"], "steps"),
         ({"max_minutes": 2.0}, ["02b"], "variations"),
         ({"caption_images": 100}, ["03"], "captions"),
         ({"noise_shares": []}, ["03"], "prompts"),
@@ -92,6 +96,8 @@ def test_what_chapters_do_is_counted():
         ({"seeds": 1}, ["05"], "trained"),
         ({"pool_images": 100}, ["05"], "trained"),
         ({"test_images": 100, "pool_images": 3750}, ["05"], "encoded"),
+        ({"dose_images": 100}, ["06b"], "steps"),
+        ({"view_seeds": 1}, ["06b"], "drawn"),
     ],
 )
 def test_smaller_parameters_take_less(changed, chapters, part):
@@ -105,7 +111,9 @@ def test_learned_starts_a_second_backbone_and_shifts_are_counted():
     found, alone = work_of("picto", 2000), work_of("picto", 2000, second_backbone="")
     assert found["01"]["encoded"] == 2 * 6 * 2000 == 2 * alone["01"]["encoded"]
     assert found["02"]["steps"] > work_of("picto", 2000, few_shot="")["02"]["steps"]
-    assert all(found[n].total() > alone[n].total() for n in ("02", "03", "04", "05"))
+    both = ("02", "03", "04", "05", "06b")
+    assert all(found[n].total() > alone[n].total() for n in both)
+    assert found["06b"]["drawn"] > work_of("picto", 2000, scenes="")["06b"]["drawn"]
 
 
 def test_notebooks_of_ones_own_are_no_trouble(tmp_path):

@@ -4,13 +4,16 @@
 cause; those of picto-dev also its part.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
+import numpy as np
 from PIL import Image
 
 from helpers.data.dataset import Dataset, Info
-from picto.splits import CLASS_NAMES, DEV_PARTS, SPLITS, facts, image
+from picto.scenes import Scene
+from picto.splits import CLASS_NAMES, DEV_PARTS, SPLITS, facts, image, picture, scene
 
 # Data set -> split: the test sets by their own names, and what methods may learn from.
 OFFERED = {name: name for name in SPLITS if name.startswith("picto")}
@@ -47,6 +50,38 @@ def read(name: str, data_root: str) -> Dataset:
     )
 
 
+def redrawn(
+    name: str, positions: Sequence[int], changes: Sequence[Mapping], what: str
+) -> Dataset:
+    """Draw the scenes at these positions of a data set again, each with its changes.
+
+    Ids stay those of the unchanged pictures, so that random views of a picture are the
+    same crops at every dose.
+
+    Args:
+        name: one of `OFFERED`.
+        changes: for each position, values of attributes of `picto.scenes.Scene`.
+        what: the doses in words; they end the name of the new data set.
+
+    Raises ValueError for another name, or unless there are as many changes as
+    positions.
+    """
+    if name not in OFFERED:
+        known = ", ".join(OFFERED)
+        raise ValueError(f"{name!r} has no scenes to draw again: choose one of {known}")
+    scenes = tuple(
+        replace(scene(OFFERED[name], i), **change)
+        for i, change in zip(positions, changes, strict=True)
+    )
+    return Dataset(
+        name=f"{name}, {what}",
+        ids=tuple(f"{name}/{i:05d}" for i in positions),
+        labels=np.array([of.label for of in scenes]),
+        class_names=CLASS_NAMES,
+        read=_Scenes(scenes),
+    )
+
+
 def world_hash() -> str:
     """Return a short hash of the pictures and captions of the world."""
     from picto.pool import world_hash  # it imports torch
@@ -62,6 +97,16 @@ class _Drawn:
 
     def __call__(self, position: int) -> Image.Image:
         return Image.fromarray(_drawn(self.split, position))
+
+
+@dataclass(frozen=True)
+class _Scenes:
+    """`read` of scenes that are in no split."""
+
+    scenes: tuple[Scene, ...]
+
+    def __call__(self, position: int) -> Image.Image:
+        return Image.fromarray(picture(self.scenes[position]))
 
 
 _drawn = lru_cache(CACHED_IMAGES)(image)

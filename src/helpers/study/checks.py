@@ -206,6 +206,14 @@ def _same_classes_or_none(value: str, parameters: Mapping[str, Any]) -> str:
     return _dataset_or_none(value, parameters) or _classes(value, parameters)
 
 
+def _scenes(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers.data import embedded
+
+    if value and value not in embedded.OFFERED:
+        return f'accepted: {", ".join(embedded.OFFERED)}, or "" for none'
+    return _classes(value, parameters)
+
+
 def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.models import clip
     from helpers.models import weights as files
@@ -385,6 +393,14 @@ _ratios = _list_of(_number_from(1), "numbers from 1 on")
 _counts = _list_of(_whole_from(2), "whole numbers of at least 2")
 _view_counts = _list_of(_whole_from(10), "whole numbers from 10 on")
 _step_counts = _list_of(_whole_from(1), "whole numbers from 1 on")
+_doses = _passing(
+    lambda v: len(v) > 1 and all(map(_number_from(0, 1), v)) and v == sorted({*v}),
+    "two numbers or more from 0 to 1, ascending",
+)
+_severities = _passing(
+    lambda v: len(v) > 1 and set(map(str, v)) <= {*"12345"} and v == sorted({*v}),
+    "two whole numbers or more from 1 to 5, ascending",
+)
 _whole_numbers = _list_of(_whole_from(0), "whole numbers from 0 on")
 _templates = _list_of(
     _is_template, 'texts with one "{}" each, where the class name goes'
@@ -502,4 +518,13 @@ RULES: dict[str, tuple[type, Rule]] = {
     "alphas": (list, _rates),
     "tails": (list, _ratios),
     "batch_sizes": (list, _step_counts),
+    "scenes": (str, _scenes),
+    "dose_images": (int, _between(3, 2000)),  # picto has so many scenes
+    "dose_views": (int, _between(10, math.inf)),  # a tenth is kept
+    "sizes": (list, _doses),
+    "offsets": (list, _doses),
+    "severities": (list, _severities),
+    "class_counts": (list, _counts),
+    "view_seeds": (int, _between(1, 100)),
+    "confidence_bins": (int, _between(2, math.inf)),
 }

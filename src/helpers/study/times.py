@@ -110,6 +110,7 @@ def work(job: Job, datasets: Mapping[str, Dataset]) -> Work:
         ("prompt_sets" in p, _weighing),
         (p.keys() >= TRAINING, _training),
         ("remembering" in p, _remembering),
+        ("dose_images" in p, _doses),
         ("to_label" in p, _own_images),
     ]
     found: Work = Counter()
@@ -432,3 +433,31 @@ def _remembering(p: Mapping, counts: dict[str, int], classes: int, models: int) 
     drawn = _drawn(p, counts)
     texts = models * classes * (LISTS["photo"] + LISTS["openai_80"])
     return {"drawn": drawn, "encoded": drawn, "texts": texts}
+
+
+def _doses(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    focus = _some(counts[p["focus"]], p["view_images"])
+    others = [_some(n, p["other_images"]) for s, n in counts.items() if s != p["focus"]]
+    few = min(focus, p["dose_images"])
+    drawn = p["view_count"] * (
+        focus + sum(others) + few * (p["view_seeds"] + models - 2)
+    )
+    tuned = few * models * (len(p["learning_rates"]) + 2)
+    texts = LISTS["openai_80"] // 4  # wordings
+    seen = 0
+    if p["scenes"]:
+        of_scenes = len(p["sizes"]) + len(p["offsets"])
+        drawings = p["dose_images"] * (of_scenes + len(p["severities"]))
+        drawn += p["dose_views"] * drawings
+        tuned += p["dose_images"] * of_scenes
+        seen = 2 * p["dose_images"] + drawings
+        texts += LISTS[p["style_set"]]
+    if p["jacobian"]:
+        tuned += 512 * models  # as many passes as the text tower is wide
+    return {
+        "read": seen,
+        "drawn": drawn,
+        "encoded": drawn + 2 * p["dose_images"] * bool(p["scenes"]),
+        "texts": classes * texts,
+        "steps": classes * tuned,
+    }

@@ -1,0 +1,278 @@
+"""What chapter 06b varies, one thing at a time, and how a gain responds.
+
+The same pictures are seen at every dose, so that gains are paired from dose to dose. A
+gain is +1 for an image that a method rescues, -1 for one that it breaks, and else 0.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from helpers import store
+from helpers.chapters.adaptation import Method, Text, answers, first_view
+from helpers.data import embedded
+from helpers.data.dataset import Dataset
+from helpers.methods import selection, tpt
+from helpers.models.clip import Backbone
+from helpers.results import compare
+
+GOLDEN = math.pi * (3 - math.sqrt(5))  # directions that differ from scene to scene
+ALONE = {"clutter": 0, "occluded": False, "light": "", "quality": ""}
+
+
+def resized(
+    name: str, positions: Sequence[int], size: float, offset: float = 0.0
+) -> Dataset:
+    """Scenes whose object has this size, so far from the middle of the picture.
+
+    Both are shares of the picture's side: the object's box is `size` wide. Each scene
+    has a direction of its own, the same at every offset.
+    """
+    changes = [
+        {
+            "scale": size / 2,
+            "x": 0.5 + offset * math.cos(GOLDEN * i),
+            "y": 0.5 + offset * math.sin(GOLDEN * i),
+        }
+        for i in positions
+    ]
+    return embedded.redrawn(
+        name, positions, changes, f"size {size:g}, {offset:g} off centre"
+    )
+
+
+def corrupted(positions: Sequence[int], severity: int) -> Dataset:
+    """Scenes of picto-c, each with its own kind of corruption, so severe (1 to 5)."""
+    changes = [{"severity": severity}] * len(positions)
+    return embedded.redrawn("picto-c", positions, changes, f"severity {severity}")
+
+
+def sketched(name: str, positions: Sequence[int]) -> Dataset:
+    """Scenes as sketches, which show the object alone."""
+    changes = [{"style": "sketch", **ALONE}] * len(positions)
+    return embedded.redrawn(name, positions, changes, "sketched")
+
+
+def correct(logits: Tensor, labels: ArrayLike) -> np.ndarray:
+    """Whether each image's prediction is its label: bool [N] of logits [N, C]."""
+    return logits.argmax(dim=-1).cpu().numpy() == np.asarray(labels)
+
+
+def seen(
+    backbone: Backbone,
+    doses: Sequence[Dataset],
+    text: Text,
+    methods: Mapping[str, Method],
+    recipe: str,
+    count: int,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Whether each method is correct at each dose: bool [doses, N] by method.
+
+    All methods see the same `count` views of an image, see `store.view_features`.
+    """
+    found: dict[str, list[np.ndarray]] = {name: [] for name in methods}
+    for dataset in doses:
+        views = store.view_features(backbone, dataset, recipe, count, seed)
+        for name, logits, _ in answers(backbone, dataset, text, methods, views):
+            found[name].append(correct(logits, dataset.labels))
+    return {name: np.stack(rows) for name, rows in found.items()}
+
+
+def room(views: Tensor, text: Text, labels: ArrayLike, kept: int) -> np.ndarray:
+    """Where a vote has room: view 0 is wrong and one of the surest views is right.
+
+    Bool [N] of views [N, V, D]; the `kept` views of lowest entropy count.
+    """
+    views = views.to(text.class_features)
+    side = text.class_features, text.logit_scale
+    choices = selection.ranked_choices(views, *side)[:, :kept].cpu().numpy()
+    some = (choices == np.asarray(labels)[:, None]).any(axis=1)
+    return some & ~correct(first_view(views, text), labels)
+
+
+def responses(
+    hits: Mapping[str, ArrayLike], base: ArrayLike, doses: Sequence[float], dose: str
+) -> pd.DataFrame:
+    """Each method's gain at each dose, a row for both.
+
+    Args:
+        hits: method -> whether it is correct, bool [doses, N].
+        base: the same of what it is compared with.
+        dose: the name of the column of doses.
+
+    Returns:
+        method, the dose, and the columns of `compare.paired_difference`.
+    """
+    rows = [
+        {"method": method, dose: at} | compare.paired_difference(ours, theirs)
+        for method, of_doses in hits.items()
+        for at, ours, theirs in zip(doses, of_doses, np.asarray(base), strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+def trend(gains: ArrayLike, doses: Sequence[float]) -> dict[str, float]:
+    """How much a gain changes from the lowest to the highest dose.
+
+    Along the line of best fit through the mean gains, with doses at equal steps in
+    their order: an image adds its own slope, so that the interval is paired.
+
+    Args:
+        gains: [doses, N], of the same N images at every dose.
+
+    Returns:
+        difference, ci_low, ci_high and p as in `compare.over_orders`.
+
+    Raises:
+        ValueError: fewer than two different doses, or a row too many or too few.
+    """
+    gains = np.asarray(gains, dtype=float)
+    if len(set(doses)) < 2 or len(gains) != len(doses):
+        raise ValueError(
+            f"{len(gains)} rows of gains at doses {list(doses)}: a trend needs a row "
+            "for each dose, and two doses at least"
+        )
+    rank = np.unique(doses, return_inverse=True)[1].astype(float)
+    centred = rank - rank.mean()
+    weights = centred / (centred @ centred) * rank.max()
+    return change(weights @ gains)
+
+
+def change(values: ArrayLike) -> dict[str, float]:
+    """Mean of a value per image, [N], with interval and p over images."""
+    found = compare.over_orders(np.asarray(values, dtype=float)[None])
+    return {k: found[k] for k in ("difference", "ci_low", "ci_high", "p")}
+
+
+def class_sets(class_features: Tensor, count: int, alike: bool) -> Tensor:
+    """For each class, itself and the `count` - 1 most (or least) similar: [C, count].
+
+    Similar by the cosine of unit class features [C, D]. In every row classes ascend,
+    so that ties in arg-max go to the lower class, as among all.
+    """
+    if not 2 <= count <= len(class_features):
+        raise ValueError(f"{count} classes: accepted are 2 to {len(class_features)}")
+    cosines = class_features @ class_features.T
+    cosines = cosines if alike else -cosines
+    cosines.fill_diagonal_(torch.inf)
+    order = cosines.argsort(dim=1, descending=True, stable=True)
+    return order[:, :count].sort(dim=1)[0]
+
+
+def correct_among(
+    method: Callable[[Tensor, Tensor, float], Tensor],
+    views: Tensor,
+    text: Text,
+    labels: ArrayLike,
+    sets: Tensor,
+) -> np.ndarray:
+    """Whether a method is correct where an image of class c may be one of sets[c].
+
+    Args:
+        method: (views, class features, logit scale) -> logits, as in feature space.
+        views: [N, V, D].
+        sets: int64 [C, count], see `class_sets`.
+
+    Returns:
+        bool [N].
+    """
+    views, labels = views.to(text.class_features), torch.as_tensor(labels)
+    found = np.zeros(len(labels), dtype=bool)
+    for label in labels.unique().tolist():
+        of_class = labels == label
+        among = text.class_features[sets[label].to(views.device)]
+        logits = method(views[of_class.to(views.device)], among, text.logit_scale)
+        chosen = sets[label][logits.argmax(dim=-1).cpu()]
+        found[of_class.numpy()] = (chosen == label).numpy()
+    return found
+
+
+def spread(hits: ArrayLike, draws: int = 1000, seed: int = 0) -> dict[str, float]:
+    """How much accuracy differs from wording to wording, and how much by chance.
+
+    Under chance, an image does not care which wording is which: its hits are dealt to
+    the wordings anew (Cochran's Q test, by permutation).
+
+    Args:
+        hits: bool [wordings, N].
+
+    Returns:
+        spread: standard deviation of the accuracies; by_chance: the mean of those dealt
+        anew; p: the share of these that are as large.
+    """
+    hits = np.asarray(hits, dtype=float)
+    if hits.ndim != 2 or len(hits) < 2:
+        raise ValueError(f"hits are {list(hits.shape)}: expected [wordings, images]")
+    rng = np.random.default_rng(seed)
+    dealt = [rng.permuted(hits, axis=0).mean(axis=1).std(ddof=1) for _ in range(draws)]
+    found = hits.mean(axis=1).std(ddof=1)
+    as_large = np.sum(np.array(dealt) >= found - 1e-12)
+    return {
+        "spread": float(found),
+        "by_chance": float(np.mean(dealt)),
+        "p": float((1 + as_large) / (1 + draws)),
+    }
+
+
+class Step(NamedTuple):
+    """What one step of TPT changes, image by image."""
+
+    logits: Tensor  # [N, C] of view 0 after the step
+    before: Tensor  # [N, C], ln of the kept views' mean probability before the step
+    after: Tensor  # [N, C], the same after it
+    cosine: Tensor  # [N], of class features before and after, mean over classes
+
+
+def step(views: Tensor, text: Text, learning_rate: float) -> Step:
+    """TPT's one step on each image of views [N, V, D], taken apart."""
+    side = text.tower.features, text.logit_scale, text.context
+    how = {"learning_rate": learning_rate, "batch": text.batch}
+    views = views.to(text.class_features)
+    tuned = tpt.tune(views, *side, jacobian=text.jacobian, **how)
+    kept = selection.take(views, tuned.selected)
+    parts = []
+    images = (t.split(text.batch) for t in (views[:, 0], kept, tuned.context))
+    for original, trusted, context in zip(*images, strict=True):
+        with torch.no_grad():
+            moved = text.tower.features(context)  # [b, C, D]
+        parts.append(
+            (
+                text.logit_scale * (original[:, None] @ moved.mT)[:, 0],
+                selection.log_marginal(
+                    text.logit_scale * trusted @ text.class_features.T
+                ),
+                selection.log_marginal(text.logit_scale * trusted @ moved.mT),
+                F.cosine_similarity(moved, text.class_features, dim=-1).mean(dim=1),
+            )
+        )
+    return Step(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
+
+
+def sentence(row: Mapping[str, float | str], level: float = 0.05) -> str:
+    """A change in words, from `subject`, `over`, its interval and its `p_holm`.
+
+    A change is claimed where it passes Holm's correction; else the sentence says how
+    large a change the interval leaves possible.
+    """
+    middle, low, high = (100 * row[k] for k in ("difference", "ci_low", "ci_high"))
+    subject = row["subject"][0].upper() + row["subject"][1:]
+    interval = f"[{low:+.1f}, {high:+.1f}]"
+    if row["p_holm"] < level:
+        way = "rises" if middle > 0 else "falls"
+        return f"{subject} {way} by {abs(middle):.1f} points {interval} {row['over']}."
+    most = max(abs(low), abs(high))
+    left = (
+        f"the interval leaves at most {most:.1f}" if most else "no image tells of one"
+    )
+    return (
+        f"{subject} shows no detectable change {row['over']}: {middle:+.1f} points "
+        f"{interval}; {left}."
+    )
