@@ -67,6 +67,13 @@ def test_what_chapters_do_is_counted():
     views = 1000 * 64  # those of chapter 02, if they are still there
     texts = 200 * (1 + 80)
     assert found["06"] == {"drawn": views, "encoded": views, "texts": texts}
+    views = (1000 + 200) * 64  # at full price, and TPT after each of 8 stages
+    assert found["06c"] == {
+        "drawn": views,
+        "encoded": views,
+        "steps": 200 * 8 * 1200,
+    }
+    views = 1000 * 64
     assert found["07"] == {}
     own = {"read": 1000, "drawn": views, "encoded": views + 1000, "texts": texts}
     assert found["08"] == own | {"steps": 200 * 1000}

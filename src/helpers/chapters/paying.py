@@ -61,8 +61,9 @@ def look(
 ) -> Looked:
     """All views of all images, or with rules the chunks for which one of them asks.
 
-    Views of a rule's chunks are encoded chunk by chunk, and only for the images on
-    which some rule has not stopped yet; `store.chunk_features` keeps them.
+    Chunks are encoded one after another, and only for the images on which some rule
+    has not stopped yet; `store.chunk_features` keeps them. The first view is the image,
+    whose features `store.image_features` makes in large batches.
     """
     shape, total = (len(dataset), len(counts)), counts[-1]
     margins, seconds = torch.full(shape, torch.nan), torch.zeros(shape)
@@ -79,8 +80,12 @@ def look(
     for stage, (start, n) in enumerate(pairwise((0, *counts))):
         if not len(at):
             break
-        span = backbone, dataset, recipe, range(start, n), at.tolist(), seed
-        found, seconds[at, stage] = store.chunk_features(*span)
+        if n == 1:
+            found = store.image_features(backbone, dataset)[:, None]
+            seconds[:, 0] = store.seconds_per_image(backbone, dataset)
+        else:
+            span = backbone, dataset, recipe, range(start, n), at.tolist(), seed
+            found, seconds[at, stage] = store.chunk_features(*span)
         views[at, start:n] = found.to(views)
         margins[at, stage] = sequential.margins(views[at, :n], *side, [n]).cpu()[:, 0]
         ends = torch.stack([sequential.stops(margins, *rule) for rule in rules])
@@ -107,10 +112,11 @@ def stage_logits(
     counts: Sequence[int],
     ends: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A method's logits after each stage, or after each image's own stage alone.
+    """A method's logits after each stage, or after the stages that are asked for.
 
     Args:
-        ends: the stage int64 [N] of each image; by default all stages of all images.
+        ends: stages int64 [N, R] of each image besides the first, which costs nothing
+            but zero-shot; by default all stages of all images.
 
     Returns:
         float32 [N, S, C] on the CPU, NaN where nothing was asked for, and what adapting
@@ -120,8 +126,8 @@ def stage_logits(
     logits, seconds = torch.full(shape, torch.nan), torch.zeros(shape[:2])
     for stage, n in enumerate(counts):
         rows = torch.arange(len(dataset))
-        if ends is not None:
-            rows = rows[ends == stage]
+        if ends is not None and stage:
+            rows = rows[(ends == stage).any(dim=1)]
         if not len(rows):
             continue
         some, seen = dataset.subset(rows.tolist()), looked.views[rows, :n]
@@ -157,6 +163,14 @@ def macro(
         means.append(values.mean(axis=0))
         draws.append(weights @ values / count)
     return np.mean(means, axis=0), np.mean(draws, axis=0)
+
+
+def kept(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the share of a gain that is kept, from draws [resamples]."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # a draw without a gain
+        shares = part / whole
+    low, high = np.quantile(shares[np.isfinite(shares)], [0.025, 0.975])
+    return float(low), float(high)
 
 
 def with_intervals(means: np.ndarray, draws: np.ndarray) -> pd.DataFrame:

@@ -40,7 +40,7 @@ from helpers.methods.vote import confident_vote
 from helpers.methods.zero_shot import zero_shot
 
 CHUNK = 8  # views
-NEVER = float("inf")  # a threshold that no margin reaches
+NEVER = 2.0  # a threshold that no margin reaches
 GATES = 20  # that are tried
 
 Adapt = Callable[[Tensor], Tensor]

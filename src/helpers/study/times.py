@@ -111,6 +111,7 @@ def work(job: Job, datasets: Mapping[str, Dataset]) -> Work:
         (p.keys() >= TRAINING, _training),
         ("remembering" in p, _remembering),
         ("to_label" in p, _own_images),
+        ("chunk" in p, _paying),
     ]
     found: Work = Counter()
     for fits, count in kinds:
@@ -437,3 +438,14 @@ def _remembering(p: Mapping, counts: dict[str, int], classes: int, models: int) 
     drawn = _drawn(p, counts)
     texts = models * classes * (LISTS["photo"] + LISTS["openai_80"])
     return {"drawn": drawn, "encoded": drawn, "texts": texts}
+
+
+def _paying(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    focus = _some(counts[p["focus"]], p["view_images"])
+    others = [_some(n, p["other_images"]) for s, n in counts.items() if s != p["focus"]]
+    known = _some(_size(p, p["dev"]) if p["dev"] else focus, p["dev_images"])
+    taken = focus + sum(others) + known
+    stages = 1 + -(-p["view_count"] // p["chunk"])
+    drawn = taken * p["view_count"]
+    tuned = taken * (stages - 1) + 512 * p["jacobian"]
+    return {"drawn": drawn, "encoded": drawn, "steps": classes * tuned}
