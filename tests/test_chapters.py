@@ -167,7 +167,7 @@ def test_the_study_runs_to_its_site_without_any_optional_model(
         assert any("left out what needs a model" in line for line in lines), told
         assert any(f"`hf download {page}`" in line for line in lines), told
     folder = tmp_path / "out" / "imagenet_a_rn50"
-    assert len(list(folder.glob("*.ipynb"))) == 8  # all but 00, which is picto's
+    assert len(list(folder.glob("*.ipynb"))) == 9  # all but 00, which is picto's
     methods = set(pd.read_csv(folder / "results.csv")["method"])
     assert {"zero_shot_photo", "tpt-preaugment", "autoclip_styles", "lafter"} <= methods
     assert main(["site", "imagenet_a_rn50", *outputs]) == 0

@@ -29,6 +29,7 @@ K / 2: it saves less than rho / 2 of the views, however clear the image.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -41,7 +42,7 @@ from helpers.methods.zero_shot import zero_shot
 
 CHUNK = 8  # views
 NEVER = 2.0  # a threshold that no margin reaches
-GATES = 20  # that are tried
+LIMITS = (*(step / 20 for step in range(1, 20)), NEVER)  # thresholds that are tried
 
 Adapt = Callable[[Tensor], Tensor]
 """Views [b, n, D] -> logits [b, C]: a method with all that it needs besides views."""
@@ -153,24 +154,21 @@ def try_rules(
 ) -> list[Tried]:
     """Pairs of thresholds on images whose views are all known; no label is used.
 
-    Gates are 0, quantiles of the zero-shot margins and `NEVER`; the other threshold is
-    0.05, 0.1, ..., 0.95 or `NEVER`. `NEVER` twice is the full price.
+    Both are 0.05, 0.1, ..., 0.95 or `NEVER`, which twice is the full price. The first
+    pair has a gate of 0, which adapts nothing.
 
     Args:
         margins: [N, S].
         predictions: classes int64 [N, S] of the method after each stage.
         counts: views after each stage.
     """
-    quantiles = torch.linspace(0, 1, GATES + 1)[1:].to(margins)
-    gates = [0.0, *margins[:, 0].float().quantile(quantiles).tolist(), NEVER]
-    limits = [*(step / 20 for step in range(1, 20)), NEVER]
+    pairs = [(0.0, NEVER), *product(LIMITS, LIMITS)]
     views, found = torch.tensor(counts, dtype=torch.float64), []
-    for gate in gates:
-        for margin in limits if gate else [NEVER]:
-            ends = stops(margins, gate, margin).cpu()
-            chosen = predictions.gather(1, ends[:, None])[:, 0]
-            unlike = (chosen != predictions[:, -1]).double().mean().item()
-            found.append(Tried(gate, margin, views[ends].mean().item(), unlike))
+    for gate, margin in pairs:
+        ends = stops(margins, gate, margin).cpu()
+        chosen = predictions.gather(1, ends[:, None])[:, 0]
+        unlike = (chosen != predictions[:, -1]).double().mean().item()
+        found.append(Tried(gate, margin, views[ends].mean().item(), unlike))
     return found
 
 
