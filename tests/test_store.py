@@ -483,10 +483,13 @@ def looked(model, dataset, images, recipe="preaugment"):
 @pytest.mark.parametrize("recipe", ["preaugment", "augmix"])
 def test_chunks_are_the_views_of_those_numbers(counting, recipe):
     """Their pixels; features of 1, 7 and 4 views at once differ by rounding."""
-    model, _ = counting
+    model, encoded = counting
     dataset = pictures(4)
     whole = store.view_features(model, dataset, recipe, 12).float()
     found = looked(model, dataset, range(4), recipe)
+    assert len(encoded) == 4 * 24
+    store.view_features(model, dataset, recipe, 12)  # in a folder of its own
+    assert len(encoded) == 4 * 24
     assert found.dtype == torch.float16
     assert torch.allclose(found.float(), whole, atol=1e-3)
     for i in range(4):
