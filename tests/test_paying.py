@@ -143,6 +143,7 @@ def test_means_count_data_sets_alike_and_draw_images_within_them():
 
 
 def test_a_share_of_no_gain_leaves_draws_out():
+    assert np.isnan(paying.kept(np.zeros(3), np.zeros(3))).all()
     assert paying.kept(np.array([1.0, 2.0, 1.0]), np.array([2.0, 4.0, 0.0])) == (
         pytest.approx(0.5),
         pytest.approx(0.5),

@@ -169,7 +169,10 @@ def kept(part: np.ndarray, whole: np.ndarray) -> tuple[float, float]:
     """95 % interval of the share of a gain that is kept, from draws [resamples]."""
     with np.errstate(divide="ignore", invalid="ignore"):  # a draw without a gain
         shares = part / whole
-    low, high = np.quantile(shares[np.isfinite(shares)], [0.025, 0.975])
+    shares = shares[np.isfinite(shares)]
+    if not len(shares):
+        return np.nan, np.nan
+    low, high = np.quantile(shares, [0.025, 0.975])
     return float(low), float(high)
 
 
