@@ -309,9 +309,8 @@ def piece(model, folder: Path, monkeypatch) -> dict[str, bytes]:
     plain = store.image_features(model, dataset)
     method = {"tpt": adaptation.by_tuning(tpt, rho=0.25)}
     adaptation.evaluate(run, model, dataset, text, method, "preaugment", 8)
-    store.chunk_features(model, dataset, "preaugment", range(8, 12), range(5))
     found = bytes_of(folder, run)
-    assert len(found) == 3
+    assert len(found) == 2
     return found | {"plain": plain.numpy().tobytes()}
 
 
@@ -333,7 +332,7 @@ def test_a_piece_of_a_study_is_the_same_to_the_byte(
     monkeypatch.setattr(parallel, "_in_tasks", counted)
     with spreading():
         assert piece(model, tmp_path / "spread", monkeypatch) == alone
-    assert spans == [3] * 4  # images, views, TPT, a chunk: none of it was done here
+    assert spans == [3, 3, 3]  # images, views, TPT: none of it was done here
 
 
 def test_trainings_side_by_side_leave_the_same(spreading, model, tmp_path):
