@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 from helpers import figures
-from helpers.figures import chapter_01, chapter_02, explore, style
+from helpers.figures import chapter_01, chapter_02, chapter_06c, explore, style
 from helpers.methods import registry
 from helpers.results import compare, metrics
 
@@ -138,6 +138,9 @@ DRAWINGS = {
     "seconds": lambda: chapter_02.seconds_by_stage(costs(LONG)),
     "seconds of one": lambda: chapter_02.seconds_by_stage(costs(["tpt"])),
     "gain by seconds": lambda: chapter_02.gain_by_seconds(priced(LONG)),
+    "gain by price": lambda: gain_by_price(LONG),
+    "gain by price of one": lambda: gain_by_price(["tpt"]),
+    "gain kept": lambda: gain_kept(LONG),
     "explorer": lambda: explorer(64, 20, ["zero_shot", "vote_mean", "vote", "tpt"]),
     "explorer of one": lambda: explorer(1, 3, ["zero_shot", "vote_mean", "vote"]),
 }
@@ -153,6 +156,24 @@ def explorer(views, classes, methods):
     pixels = np.zeros((views, 224, 224, 3), np.uint8)
     table = pd.DataFrame(rows, columns=columns)
     return explore.explorer(pixels, frame, table, weights, "\n".join(names(2)))
+
+
+def gain_by_price(methods):
+    rows = [
+        {"method": method, "rule": rule, "views": n, "difference": n / 500}
+        for method in methods
+        for rule in ("gate", "sequential", "both", "fewer views for all")
+        for n in (1, 8, 16)
+    ]
+    frame = pd.DataFrame(rows).assign(ci_low=-0.02, ci_high=0.06)
+    return chapter_06c.gain_by_price(frame, 16)
+
+
+def gain_kept(methods):
+    shares = {"kept": 0.8, "ci_low": -2.0, "ci_high": 9.0, "price": 0.25}
+    rows = [(method, rule) for method in methods for rule in ("alike", "quarter")]
+    frame = pd.DataFrame(rows, columns=["method", "rule"]).assign(**shares)
+    return chapter_06c.gain_kept(frame, 0.95)
 
 
 def priced(methods):

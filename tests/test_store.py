@@ -470,6 +470,79 @@ def test_impossible_views_are_refused(counting, tmp_path, wrong, message):
     assert not any(tmp_path.iterdir())
 
 
+# Views in chunks, of some images
+
+
+def looked(model, dataset, images, recipe="preaugment"):
+    """Views 0, 1 to 7 and 8 to 11 of these images, side by side."""
+    spans = range(1), range(1, 8), range(8, 12)
+    parts = [store.chunk_features(model, dataset, recipe, s, images)[0] for s in spans]
+    return torch.cat(parts, dim=1)
+
+
+@pytest.mark.parametrize("recipe", ["preaugment", "augmix"])
+def test_chunks_are_the_views_of_those_numbers(counting, recipe):
+    """Their pixels; features of 1, 7 and 4 views at once differ by rounding."""
+    model, encoded = counting
+    dataset = pictures(4)
+    whole = store.view_features(model, dataset, recipe, 12).float()
+    found = looked(model, dataset, range(4), recipe)
+    assert len(encoded) == 4 * 24
+    store.view_features(model, dataset, recipe, 12)  # in a folder of its own
+    assert len(encoded) == 4 * 24
+    assert found.dtype == torch.float16
+    assert torch.allclose(found.float(), whole, atol=1e-3)
+    for i in range(4):
+        generator = np.random.default_rng(recipes.image_seed(0, dataset.ids[i]))
+        crops = recipes.make(recipe, dataset.image(i), 12, 64, generator, model.crop)
+        alone = model.encode_images(model.normalise(crops[8:]))
+        assert torch.equal(found[i, 8:], alone.half())
+
+
+def test_a_chunk_depends_on_no_other_image_order_or_thread(counting, monkeypatch):
+    model, encoded = counting
+    dataset = pictures(9)
+    whole = looked(model, dataset, range(9))
+    with monkeypatch.context() as patched:
+        patched.setattr(folders, "CACHE", folders.CACHE / "other")
+        patched.setattr(plain, "THREADS", 1)
+        patched.setattr(view_store, "AHEAD", 0)
+        first = looked(model, dataset, [7, 2])
+        assert torch.equal(first, whole[[7, 2]])
+        made = len(encoded)
+        assert torch.equal(looked(model, dataset, [2, 5, 7]), whole[[2, 5, 7]])
+        assert len(encoded) == made + 12  # image 5 alone
+    assert looked(model, dataset, []).shape == (0, 12, model.embed_dim)
+
+
+def test_the_first_chunk_is_a_request_of_so_many_views(counting):
+    model, encoded = counting
+    whole = store.view_features(model, pictures(3), count=8)
+    found, spent = store.chunk_features(model, pictures(3), "preaugment", range(8), [2])
+    assert torch.equal(found, whole[[2]])
+    assert spent.shape == (1,)
+    assert 0 < spent[0] < 10
+    assert len(encoded) == 3 * 8
+
+
+def test_a_killed_run_loses_no_chunk_that_was_encoded(counting, monkeypatch):
+    model, encoded = counting
+    dataset, span = pictures(12), range(8, 12)
+    encode = clip.Backbone.encode_images
+
+    def killed(self, images):
+        if len(encoded) == 5 * 4:
+            raise KeyboardInterrupt
+        return encode(self, images)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(clip.Backbone, "encode_images", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.chunk_features(model, dataset, "preaugment", span, range(12))
+    store.chunk_features(model, dataset, "preaugment", span, range(12))
+    assert len(encoded) == 12 * 4
+
+
 # Chunks
 
 

@@ -195,7 +195,7 @@ def test_types_of_other_keys_are_the_declared_ones(wanted, value, accepted):
 
 
 def test_a_whole_number_is_a_number():
-    check({"gain": 1, "views": 3}, "x", {"gain": float, "views": int})
+    check({"gain": 1, "crops": 3}, "x", {"gain": float, "crops": int})
 
 
 # Parameter files
@@ -203,18 +203,18 @@ def test_a_whole_number_is_a_number():
 
 def test_later_layers_win_and_each_notebook_gets_what_it_declares(world):
     more = (
-        CELL + 'views: int = 8\nlabel: str = "a"\nwords: list = []\ngain: float = 1\n'
+        CELL + 'crops: int = 8\nlabel: str = "a"\nwords: list = []\ngain: float = 1\n'
     )
     write_notebook(world, "01_one")
     write_notebook(world, "02_two", declares=more)
-    write_params(world, "tiny.yaml", "study: tiny\nimages: 5\nviews: 16\n")
-    write_params(world, "tiny/02.yaml", "views: 32\nimages: 7\n")
+    write_params(world, "tiny.yaml", "study: tiny\nimages: 5\ncrops: 16\n")
+    write_params(world, "tiny/02.yaml", "crops: 32\nimages: 7\n")
     one, two = plan(world, images="9", label="12", words="[1, a]", gain="1e-3")
     assert one.injected == {"study": "tiny", "images": 9}
     assert two.injected == {
         "study": "tiny",
         "images": 9,
-        "views": 32,
+        "crops": 32,
         "label": "12",
         "words": [1, "a"],
         "gain": 0.001,
@@ -223,7 +223,7 @@ def test_later_layers_win_and_each_notebook_gets_what_it_declares(world):
     assert two.parameters == {
         "study": "tiny",
         "images": 7,
-        "views": 32,
+        "crops": 32,
         "label": "a",
         "words": [],
         "gain": 1,
@@ -264,20 +264,20 @@ def test_wrong_parameter_files_are_refused(world, files, options, message):
 def test_an_included_file_gives_what_the_including_one_does_not(world):
     more = (
         CELL
-        + 'dataset: str = "picto"\nviews: int = 8\nfocus: str = ""\nsets: list = []\n'
+        + 'dataset: str = "picto"\ncrops: int = 8\nfocus: str = ""\nsets: list = []\n'
     )
     write_notebook(world, "02_two", declares=f'include: str = ""\n{more}')
     write_params(
         world, "tiny.yaml", "include: shared/b.yaml\nstudy: tiny\ndataset: picto-s\n"
     )
-    write_params(world, "tiny/02.yaml", "views: 3\n")
+    write_params(world, "tiny/02.yaml", "crops: 3\n")
     write_params(
         world, "shared/b.yaml", "include: c.yaml\nimages: 5\ndataset: digits\n"
     )
-    write_params(world, "shared/b/02.yaml", "views: 2\nfocus: $dataset\n")
+    write_params(world, "shared/b/02.yaml", "crops: 2\nfocus: $dataset\n")
     write_params(world, "shared/c.yaml", "images: 4\nsets: [c]\n")
     write_params(world, "shared/c/02.yaml", "sets: [$dataset, e]\nfocus: f\n")
-    expected = {"study": "tiny", "dataset": "picto-s", "images": 5, "views": 3}
+    expected = {"study": "tiny", "dataset": "picto-s", "images": 5, "crops": 3}
     (job,) = plan(world)
     expected |= {"focus": "picto-s", "sets": ["picto-s", "e"]}
     assert job.injected == job.parameters == expected
@@ -307,9 +307,9 @@ def test_an_included_file_gives_what_the_including_one_does_not(world):
             r"^\S+b\.yaml: imgaes is no parameter \(did you mean images\?\)",
         ),
         (
-            {"tiny.yaml": "include: b.yaml\nstudy: tiny", "b/01.yaml": "views: 2"}
+            {"tiny.yaml": "include: b.yaml\nstudy: tiny", "b/01.yaml": "crops: 2"}
             | {"b.yaml": "images: 2"},
-            r"^\S+b/01\.yaml: views is no parameter",
+            r"^\S+b/01\.yaml: crops is no parameter",
         ),
         (
             {"tiny/01.yaml": "include: b.yaml"},
@@ -327,12 +327,12 @@ def test_wrong_includes_are_refused_by_file_and_key(world, files, message):
 
 def test_key_of_another_notebook_is_refused_where_it_would_have_no_effect(world):
     write_notebook(world, "01_one")
-    write_notebook(world, "02_two", declares=CELL + "views: int = 8")
-    assert plan(world, views="4")[0].injected == {"study": "tiny"}
-    whose = "views is a parameter of chapter 02, not of chapter 01"
+    write_notebook(world, "02_two", declares=CELL + "crops: int = 8")
+    assert plan(world, crops="4")[0].injected == {"study": "tiny"}
+    whose = "crops is a parameter of chapter 02, not of chapter 01"
     with pytest.raises(ValueError, match=f"^the command line: {whose}$"):
-        plan(world, "tiny", "01", views="4")
-    write_params(world, "tiny/01.yaml", "views: 4")
+        plan(world, "tiny", "01", crops="4")
+    write_params(world, "tiny/01.yaml", "crops: 4")
     with pytest.raises(ValueError, match=f"tiny/01.yaml: {whose}$"):
         plan(world)
 
@@ -375,8 +375,8 @@ def test_study_may_be_a_file_anywhere(world, tmp_path):
     ("cell", "message"),
     [
         ("images: int = 3", "must declare study"),
-        (CELL + "views = 3", "views needs one of the annotations"),
-        (CELL + "views: int = 3 * 4", "default of views must be a plain value"),
+        (CELL + "crops = 3", "crops needs one of the annotations"),
+        (CELL + "crops: int = 3 * 4", "default of crops must be a plain value"),
     ],
 )
 def test_parameters_cell_that_cannot_be_read_is_named(world, cell, message):

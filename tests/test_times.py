@@ -68,6 +68,13 @@ def test_what_chapters_do_is_counted():
     views = 1000 * 64  # those of chapter 02, if they are still there
     texts = 200 * (1 + 80)
     assert found["06"] == {"drawn": views, "encoded": views, "texts": texts}
+    views = (1000 + 200) * 64  # at full price, and TPT after each of 8 stages
+    assert found["06c"] == {
+        "drawn": views,
+        "encoded": views,
+        "steps": 200 * 8 * 1200,
+    }
+    views = 1000 * 64
     assert found["07"] == {}
     more = 2 * 500 * 64  # other random views of some images
     doses = {"read": 0, "drawn": views + more, "encoded": views + more}

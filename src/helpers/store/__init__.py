@@ -15,10 +15,15 @@ from helpers.store.features import (
     seconds_per_image,
     template_features,
 )
-from helpers.store.views import view_features, view_seconds_per_image
+from helpers.store.views import (
+    chunk_features,
+    view_features,
+    view_seconds_per_image,
+)
 
 __all__ = [
     "captions",
+    "chunk_features",
     "image_features",
     "prompt_cosines",
     "prompt_seconds_per_image",

@@ -5,7 +5,7 @@
     texts       features, chunks    backbone, prompts
     prompts     cosines, chunks     backbone, data set, templates, characters
     views       features, rows      backbone, data set, recipe and its version, view
-                                    count, seed
+                                    count or the numbers of views, seed
     generated   features, rows      backbone, data set, diffusion model, its settings,
                                     view count, seed
     captions    lines of text       captioner and its settings

@@ -19,6 +19,7 @@ the embedded model's, D = 128; wider embeddings move less: 0.005 at 512, 0.003 a
 import math
 import shutil
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +49,14 @@ class Rows:
         sizes = {"features": self.row_bytes, "marks": MARK.itemsize}
         return {self.folder / name: size for name, size in sizes.items()}
 
-    def missing(self) -> list[int]:
-        """The rows not made yet; creates the files."""
+    def missing(self, among: Iterable[int] | None = None) -> list[int]:
+        """The rows, of all or of these, not made yet; creates the files."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for path, size in self._files.items():
             with path.open("ab") as file:
                 file.truncate(self.shape[0] * size)
-        return [n for n in range(self.shape[0]) if not self.made(n)]
+        asked = range(self.shape[0]) if among is None else among
+        return [n for n in asked if not self.made(n)]
 
     def made(self, n: int) -> bool:
         """Whether row n is whole."""

@@ -49,20 +49,36 @@ def view_features(
         ValueError: unknown views, or a count below 1.
         OSError: the disk has no room for the missing rows; raised before encoding.
     """
-    rows = _rows(backbone, dataset, views, count, seed)
-    if missing := rows.missing():
-        rows.check_room(len(missing))
-        random.Random().shuffle(missing)  # two processes share the work
-        label = f"encoding {count} views of {dataset.name} with {backbone.name}"
-        print(
-            f"{label}: {len(missing):,} of {len(dataset):,} images to go, "
-            f"{len(missing) * rows.row_bytes / 1e6:,.1f} MB on disk"
-        )
-        maker = _Maker(backbone, dataset, views, recipes.VIEWS[views], count, seed)
-        for n, features, seconds in _made(maker, missing, rows, label):
-            if features is not None:
-                rows.write(n, features, seconds)
+    rows = _filled(backbone, dataset, views, range(count), seed)
     return rows.features()
+
+
+def chunk_features(
+    backbone: Backbone,
+    dataset: Dataset,
+    views: str,
+    span: range,
+    images: Sequence[int],
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Unit features of the views of a span, of some images, and what they took.
+
+    Pixels are those that `view_features` encodes as views of these numbers. Its
+    features differ by rounding, since a chunk is encoded on its own; a chunk's are the
+    same whichever images are asked for. A folder holds a chunk of the whole data set,
+    with holes where it was never asked for.
+
+    Args:
+        span: numbers of views, say range(8, 16); 0 is the original image.
+        images: positions in the data set.
+
+    Returns:
+        float16 [n, len(span), D] on the CPU, in the order of `images`, and seconds
+        float32 [n], wall clock, to read, draw and encode them when they were made.
+    """
+    rows = _filled(backbone, dataset, views, span, seed, images)
+    at = torch.as_tensor(images, dtype=torch.int64)
+    return rows.features()[at], torch.from_numpy(rows.seconds())[at]
 
 
 def view_seconds_per_image(
@@ -79,7 +95,7 @@ def view_seconds_per_image(
     Raises:
         FileNotFoundError: no views have been made yet.
     """
-    rows = _rows(backbone, dataset, views, count, seed)
+    rows = _rows(backbone, dataset, views, range(count), seed)
     seconds = rows.seconds()
     if not seconds.any():
         raise FileNotFoundError(
@@ -96,11 +112,12 @@ def draw(
     views: str,
     count: int,
     seed: int = 0,
+    start: int = 0,
 ) -> Tensor:
-    """Views uint8 [V, 3, S, S] of an image, from the generator of its id."""
+    """Views uint8 [V - start, 3, S, S] of an image, from the generator of its id."""
     generator = np.random.default_rng(recipes.image_seed(seed, image_id))
     size, crop = backbone.image_size, backbone.crop
-    return recipes.make(views, image, count, size, generator, crop)
+    return recipes.make(views, image, count, size, generator, crop, start=start)
 
 
 def encode(backbone: Backbone, drawn: Tensor) -> Tensor:
@@ -112,18 +129,46 @@ def encode(backbone: Backbone, drawn: Tensor) -> Tensor:
     return torch.cat(features).cpu().half()
 
 
+def _filled(
+    backbone: Backbone,
+    dataset: Dataset,
+    views: str,
+    span: range,
+    seed: int,
+    images: Sequence[int] | None = None,
+) -> Rows:
+    """The rows of these arguments with those of the images made; by default of all."""
+    rows = _rows(backbone, dataset, views, span, seed)
+    if missing := rows.missing(images):
+        rows.check_room(len(missing))
+        random.Random().shuffle(missing)  # two processes share the work
+        numbered = f"views {span.start} to {span.stop - 1}"
+        which = numbered if span.start else f"{span.stop} views"
+        label = f"encoding {which} of {dataset.name} with {backbone.name}"
+        print(
+            f"{label}: {len(missing):,} of {len(dataset):,} images to go, "
+            f"{len(missing) * rows.row_bytes / 1e6:,.1f} MB on disk"
+        )
+        maker = _Maker(backbone, dataset, views, recipes.VIEWS[views], span, seed)
+        for n, features, seconds in _made(maker, missing, rows, label):
+            if features is not None:
+                rows.write(n, features, seconds)
+    return rows
+
+
 def _rows(
-    backbone: Backbone, dataset: Dataset, views: str, count: int, seed: int
+    backbone: Backbone, dataset: Dataset, views: str, span: range, seed: int
 ) -> Rows:
     """The rows of these arguments; reads no image and writes nothing."""
     if views not in recipes.VIEWS:
         choices = ", ".join(recipes.VIEWS)
         raise ValueError(f"unknown views {views!r}: choose one of {choices}")
-    if count < 1:
-        raise ValueError(f"{count} views: the original counts as one, so 1 or more")
-    recipe = views, recipes.VERSION[views], count, seed, backbone.image_size
+    if not span:
+        raise ValueError(f"{len(span)} views: the original counts as one, so 1 or more")
+    numbers = [span.start, span.stop] if span.start else span.stop
+    recipe = views, recipes.VERSION[views], numbers, seed, backbone.image_size
     where = folder("views", backbone.key, dataset.key, recipe)
-    return Rows(where, (len(dataset), count, backbone.embed_dim))
+    return Rows(where, (len(dataset), len(span), backbone.embed_dim))
 
 
 Made = tuple[int, Tensor | None, float]
@@ -138,14 +183,14 @@ class _Maker:
     dataset: Dataset
     views: str
     recipe: Callable
-    count: int
+    span: range
     seed: int
 
     def draw(self, n: int) -> Tensor:
-        """All views of image n, uint8 [V, 3, S, S]."""
+        """The span's views of image n, uint8 [V, 3, S, S]."""
         recipes.VIEWS[self.views] = self.recipe  # a notebook's own, on a worker
         image, image_id = self.dataset.image(n), self.dataset.ids[n]
-        how = self.views, self.count, self.seed
+        how = self.views, self.span.stop, self.seed, self.span.start
         return draw(self.backbone, image, image_id, *how)
 
     def made(

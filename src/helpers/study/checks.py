@@ -383,6 +383,7 @@ _study = _passing(
     lambda value: re.fullmatch(r"\w[\w.-]*", value, re.ASCII),
     "a folder's name of letters, digits, '_', '-' and '.'",
 )
+_looking = _passing(lambda value: value in ("all", "adaptive"), "all, adaptive")
 _images = _passing(lambda value: value == 0 or value > 1, "0 for all, or at least 2")
 _positive = _passing(lambda value: value > 0, "a number above 0")
 _share = _passing(lambda value: 0 < value <= 1, "a number in (0, 1]")
@@ -455,6 +456,9 @@ RULES: dict[str, tuple[type, Rule]] = {
     "view_images": (int, _images),
     "to_label": (int, _between(1, math.inf)),
     "view_sets": (list, _view_sets),
+    "views": (str, _looking),
+    "chunk": (int, _between(1, math.inf)),
+    "keep": (float, _share),
     "repeats": (int, _between(2, math.inf)),
     "focus": (str, _focus),
     "augmentations": (list, _augmentations),

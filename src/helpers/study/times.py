@@ -112,6 +112,7 @@ def work(job: Job, datasets: Mapping[str, Dataset]) -> Work:
         ("remembering" in p, _remembering),
         ("dose_images" in p, _doses),
         ("to_label" in p, _own_images),
+        ("chunk" in p, _paying),
     ]
     found: Work = Counter()
     for fits, count in kinds:
@@ -436,8 +437,7 @@ def _remembering(p: Mapping, counts: dict[str, int], classes: int, models: int) 
 
 
 def _doses(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
-    focus = _some(counts[p["focus"]], p["view_images"])
-    others = [_some(n, p["other_images"]) for s, n in counts.items() if s != p["focus"]]
+    focus, others = looked_at(p, counts)
     few = min(focus, p["dose_images"])
     drawn = p["view_count"] * (
         focus + sum(others) + few * (p["view_seeds"] + models - 2)
@@ -461,3 +461,13 @@ def _doses(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dic
         "texts": classes * texts,
         "steps": classes * tuned,
     }
+
+
+def _paying(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    focus, others = looked_at(p, counts)
+    known = sample_size(_size(p, p["dev"]) if p["dev"] else focus, p["dev_images"])
+    taken = focus + sum(others) + known
+    stages = 1 + -(-p["view_count"] // p["chunk"])
+    drawn = taken * p["view_count"]
+    tuned = taken * (stages - 1) + 512 * p["jacobian"]
+    return {"drawn": drawn, "encoded": drawn, "steps": classes * tuned}

@@ -35,6 +35,10 @@ VIEWS: dict[str, Callable[[Image, int, int, np.random.Generator], Tensor]] = {
     "torchvision_augmix": library.torchvision_augmix,
     "torchvision_autoaugment": library.torchvision_autoaugment,
 }
+# What passes over the first views of a recipe; those of others are drawn for nothing.
+SKIPS: dict[Callable, Callable[[Image, int, np.random.Generator], None]] = {
+    crop_flip.preaugment: crop_flip.skip
+}
 # Part of the key of stored views: raise the number when a recipe changes.
 VERSION: dict[str, int] = dict.fromkeys(VIEWS, 1)
 
@@ -46,6 +50,7 @@ def make(
     size: int,
     generator: np.random.Generator,
     original: Callable[[Image], Tensor],
+    start: int = 0,
 ) -> Tensor:
     """Make views of an image; view 0 is `original(image)`.
 
@@ -56,18 +61,27 @@ def make(
         size: side of a view in pixels.
         generator: the image's own, see `image_seed`.
         original: the backbone's resizing and cropping, image -> uint8 [3, size, size].
+        start: the first view to return; the same as without those before it.
 
     Returns:
-        uint8 [count, 3, size, size].
+        uint8 [count - start, 3, size, size].
 
     Raises:
-        ValueError: unknown name, a count below 1, or another result of `original`.
+        ValueError: unknown name, no views, or another result of `original`.
     """
     if name not in VIEWS:
         raise ValueError(f"unknown views {name!r}: choose one of {', '.join(VIEWS)}")
     if count < 1:
         raise ValueError(f"{count} views: the original counts as one, so 1 or more")
+    if not 0 <= start < count:
+        raise ValueError(f"views from {start} on: there are 0 to {count - 1}")
     image = to_rgb(image)
+    if start:
+        skip, seen = SKIPS.get(VIEWS[name]), start - 1
+        if skip:
+            skip(image, seen, generator)
+            return VIEWS[name](image, count - start, size, generator)
+        return VIEWS[name](image, count - 1, size, generator)[seen:]
     first = original(image)
     if first.dtype != torch.uint8 or first.shape != (3, size, size):
         raise ValueError(

@@ -48,6 +48,13 @@ def preaugment(
     return views
 
 
+def skip(image: Image, count: int, generator: np.random.Generator) -> None:
+    """Leave the generator as `preaugment` of so many views does, without a pixel."""
+    for _ in range(count):
+        random_box(*image.size, generator)
+        generator.uniform(0, 1)
+
+
 def random_box(
     width: int,
     height: int,
