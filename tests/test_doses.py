@@ -15,6 +15,7 @@ from helpers.data import embedded
 from helpers.figures import chapter_06b
 from helpers.methods import tpt, vote
 from helpers.methods.zero_shot import zero_shot
+from helpers.results import compare
 from helpers.study.checks import check
 from picto.render import object_mask
 from picto.splits import image, scene
@@ -293,25 +294,28 @@ def test_a_step_is_that_of_tpt_image_by_image(views, text, rate):
 
 def test_sentences_claim_only_what_passes_the_correction():
     row = {"subject": "the vote's gain", "over": "from 1 to 5", "difference": -0.1}
-    row |= {"ci_low": -0.15, "ci_high": -0.05, "p_holm": 0.01}
+    row |= {"ci_low": -0.15, "ci_high": -0.05, "verdict": "loses"}
     assert doses.sentence(row) == (
         "The vote's gain falls by 10.0 points [-15.0, -5.0] from 1 to 5."
     )
-    told = doses.sentence(row | {"p_holm": 0.05})
-    assert "no detectable change" in told
-    assert "at most 15.0" in told
-    still = row | dict.fromkeys(("difference", "ci_low", "ci_high"), 0.0)
-    assert doses.sentence(still | {"p_holm": 1.0}).endswith("no image tells of one.")
-    up = row | {"difference": 0.1, "ci_low": 0.05, "ci_high": 0.15}
+    open_ = compare.undetected([0.2])
+    told = doses.sentence(row | {"verdict": open_})
+    assert told == f"The vote's gain from 1 to 5: -10.0 points [-15.0, -5.0], {open_}."
+    up = row | {"difference": 0.1, "ci_low": 0.05, "ci_high": 0.15, "verdict": "gains"}
     assert " rises by 10.0 points [+5.0, +15.0] " in doses.sentence(up)
 
 
 def test_figures_draw_what_the_tables_say():
-    row = {"difference": 0.1, "ci_low": 0.05, "ci_high": 0.15, "p_holm": 0.01}
+    row = {"difference": 0.1, "ci_low": 0.05, "ci_high": 0.15, "verdict": "gains"}
     frame = pd.DataFrame(
         [
             {"cause": "size", "subject": "the vote's gain", **row},
-            {"cause": "size", "subject": "ZERO's gain", **row, "p_holm": 0.5},
+            {
+                "cause": "size",
+                "subject": "ZERO's gain",
+                **row,
+                "verdict": "no detectable",
+            },
             {"cause": "place", "subject": "ZERO's gain", **row, "difference": -0.1},
         ]
     )

@@ -129,7 +129,7 @@ def trend(gains: ArrayLike, doses: Sequence[float]) -> dict[str, float]:
         gains: [doses, N], of the same N images at every dose.
 
     Returns:
-        difference, ci_low, ci_high and p as in `compare.over_orders`.
+        difference, ci_low, ci_high, p, se and n as in `compare.over_orders`.
 
     Raises:
         ValueError: fewer than two different doses, or a row too many or too few.
@@ -147,9 +147,9 @@ def trend(gains: ArrayLike, doses: Sequence[float]) -> dict[str, float]:
 
 
 def change(values: ArrayLike) -> dict[str, float]:
-    """Mean of a value per image, [N], with interval and p over images."""
+    """Mean of a value per image, [N], with interval, p and se over images."""
     found = compare.over_orders(np.asarray(values, dtype=float)[None])
-    return {k: found[k] for k in ("difference", "ci_low", "ci_high", "p")}
+    return {k: found[k] for k in ("difference", "ci_low", "ci_high", "p", "se", "n")}
 
 
 def class_sets(class_features: Tensor, count: int, alike: bool) -> Tensor:
@@ -256,23 +256,17 @@ def step(views: Tensor, text: Text, learning_rate: float) -> Step:
     return Step(*(torch.cat(column).cpu() for column in zip(*parts, strict=True)))
 
 
-def sentence(row: Mapping[str, float | str], level: float = 0.05) -> str:
-    """A change in words, from `subject`, `over`, its interval and its `p_holm`.
+def sentence(row: Mapping[str, float | str]) -> str:
+    """A change in words, from `subject`, `over`, its interval and its `verdict`.
 
-    A change is claimed where it passes Holm's correction; else the sentence says how
-    large a change the interval leaves possible.
+    A change is claimed where `compare.corrected` finds one.
     """
     middle, low, high = (100 * row[k] for k in ("difference", "ci_low", "ci_high"))
     subject = row["subject"][0].upper() + row["subject"][1:]
     interval = f"[{low:+.1f}, {high:+.1f}]"
-    if row["p_holm"] < level:
+    if row["verdict"] in compare.DECIDED:
         way = "rises" if middle > 0 else "falls"
         return f"{subject} {way} by {abs(middle):.1f} points {interval} {row['over']}."
-    most = max(abs(low), abs(high))
-    left = (
-        f"the interval leaves at most {most:.1f}" if most else "no image tells of one"
-    )
     return (
-        f"{subject} shows no detectable change {row['over']}: {middle:+.1f} points "
-        f"{interval}; {left}."
+        f"{subject} {row['over']}: {middle:+.1f} points {interval}, {row['verdict']}."
     )

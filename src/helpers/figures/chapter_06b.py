@@ -14,6 +14,7 @@ from helpers.figures.style import (
     short,
     styled,
 )
+from helpers.results.compare import DECIDED
 
 
 @styled
@@ -43,12 +44,12 @@ def wordings(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 def causes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """How far each cause moves what it acts on, with 95 % intervals.
 
-    Filled: differs from zero at 5 % after Holm's correction.
+    Filled: `compare.corrected` finds a change.
 
     Args:
-        frame: cause, subject, difference, ci_low, ci_high, p_holm.
+        frame: cause, subject, difference, ci_low, ci_high, verdict.
     """
-    require(frame, ["cause", "subject", "difference", "ci_low", "ci_high", "p_holm"])
+    require(frame, ["cause", "subject", "difference", "ci_low", "ci_high", "verdict"])
     labels: list[str] = []
     fig, ax = plt.subplots(figsize=(WIDTH, 0.9))
     ax.axvline(0, color=INK, lw=1)
@@ -58,7 +59,7 @@ def causes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             y = len(labels)
             labels.append(row.subject)
             ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=INK, lw=1.8)
-            inside = INK if row.p_holm < 0.05 else "white"
+            inside = INK if row.verdict in DECIDED else "white"
             look = {"color": INK, "markersize": 6, "markeredgewidth": 1.5}
             ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **look)
     fig.set_figheight(0.9 + 0.2 * len(labels))
@@ -66,5 +67,5 @@ def causes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     causes = set(frame["cause"])
     for tick in ax.get_yticklabels():
         tick.set_fontweight("bold" if tick.get_text() in causes else "normal")
-    ax.set_xlabel("change (points)\nfilled: Holm-corrected p < 0.05")
+    ax.set_xlabel("change (points)\nfilled: a change, after correction")
     return fig, frame.reset_index(drop=True)
