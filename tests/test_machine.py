@@ -208,7 +208,7 @@ def test_command_line_paths_reach_the_jobs_absolute(tmp_path, monkeypatch):
     (tmp_path / "coop.pt").touch()
     asked = []
     monkeypatch.setattr(
-        parameters, "plan", lambda *given, tell: asked.append(given[-1]) or []
+        parameters, "plan", lambda *given, log: asked.append(given[-1]) or []
     )
     monkeypatch.setattr("helpers.study.command._check_folders", lambda *_: 1 / 0)
     given = {"texts": "mine.json", "coop_file": "coop.pt", "data_root": "~/p"}
@@ -735,6 +735,7 @@ def test_signals_end_commands_with_their_status(number, ignored, status):
         def do(arguments):
             os.kill(os.getpid(), int(sys.argv[1]))
             return 7
+        do.__name__ = "_list"  # the name of its subcommand
         command._list = do
         sys.exit(command.main(["list"]))
     """

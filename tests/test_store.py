@@ -505,7 +505,7 @@ def test_a_chunk_depends_on_no_other_image_order_or_thread(counting, monkeypatch
     whole = looked(model, dataset, range(9))
     with monkeypatch.context() as patched:
         patched.setattr(folders, "CACHE", folders.CACHE / "other")
-        patched.setattr(plain, "THREADS", 1)
+        patched.setattr(parallel, "THREADS", 1)
         patched.setattr(view_store, "AHEAD", 0)
         first = looked(model, dataset, [7, 2])
         assert torch.equal(first, whole[[7, 2]])

@@ -23,7 +23,6 @@ from helpers.methods.registry import method
 from helpers.methods.tpt import TextFeatures, tpt
 
 
-@method("ctpt_matched", "C-TPT, step matched")
 @method(
     "ctpt",
     "C-TPT",
@@ -33,6 +32,7 @@ from helpers.methods.tpt import TextFeatures, tpt
     published=("C-TPT",),
     headline=True,
 )
+@method("ctpt_matched", "C-TPT, step matched")
 def ctpt(
     views: Tensor,
     text_features: TextFeatures,

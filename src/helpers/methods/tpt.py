@@ -55,7 +55,6 @@ class Tuned(NamedTuple):
     logits: Tensor  # [B, steps, C] of view 0, likewise
 
 
-@method("tpt_matched", "TPT, step matched")
 @method(
     "tpt",
     "TPT",
@@ -66,6 +65,7 @@ class Tuned(NamedTuple):
     published=("TPT",),
     headline=True,
 )
+@method("tpt_matched", "TPT, step matched")
 def tpt(
     views: Tensor,
     text_features: TextFeatures,
