@@ -76,7 +76,8 @@ def size_of(name: str) -> Size:
     import open_clip
 
     embedded.register()
-    config = open_clip.get_model_config(name)
+    plain = name.removesuffix("-quickgelu")  # of the same size
+    config = open_clip.get_model_config(name) or open_clip.get_model_config(plain)
     sees, reads = config["vision_cfg"], config["text_cfg"]
     side = sees.get("image_size", 224)
     side = max(side) if isinstance(side, list | tuple) else side
