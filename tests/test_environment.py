@@ -209,3 +209,8 @@ def test_reference_run_is_small_and_free_of_machine_names():
         if path.suffix != ".png":
             content = path.read_text(encoding="utf-8")
             assert not [name for name in private if name in content], path
+
+
+def test_tests_of_a_group_share_a_process(request):
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        assert request.node.nodeid.endswith("@test_environment")
