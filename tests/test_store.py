@@ -310,20 +310,27 @@ def test_views_beyond_a_batch_are_encoded_in_several(counting, monkeypatch):
     assert store.view_features(model, dataset, count=1).shape == (2, 1, model.embed_dim)
 
 
-def test_a_killed_run_loses_no_image_that_was_encoded(counting, monkeypatch):
-    model, encoded = counting
-    dataset = pictures(12)
+@contextlib.contextmanager
+def killed_after(images: int, encoded: list, monkeypatch):
+    """An interrupt, which is expected, once so many images were encoded."""
     encode = clip.Backbone.encode_images
 
-    def killed(self, images):
-        if len(encoded) == 5 * 4:
+    def killed(self, batch):
+        if len(encoded) == images:
             raise KeyboardInterrupt
-        return encode(self, images)
+        return encode(self, batch)
 
     with monkeypatch.context() as patched:
         patched.setattr(clip.Backbone, "encode_images", killed)
         with pytest.raises(KeyboardInterrupt):
-            store.view_features(model, dataset, count=4)
+            yield
+
+
+def test_a_killed_run_loses_no_image_that_was_encoded(counting, monkeypatch):
+    model, encoded = counting
+    dataset = pictures(12)
+    with killed_after(5 * 4, encoded, monkeypatch):
+        store.view_features(model, dataset, count=4)
     features = store.view_features(model, dataset, count=4)
     assert len(encoded) == 12 * 4
     for i in range(12):
@@ -528,17 +535,8 @@ def test_the_first_chunk_is_a_request_of_so_many_views(counting):
 def test_a_killed_run_loses_no_chunk_that_was_encoded(counting, monkeypatch):
     model, encoded = counting
     dataset, span = pictures(12), range(8, 12)
-    encode = clip.Backbone.encode_images
-
-    def killed(self, images):
-        if len(encoded) == 5 * 4:
-            raise KeyboardInterrupt
-        return encode(self, images)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(clip.Backbone, "encode_images", killed)
-        with pytest.raises(KeyboardInterrupt):
-            store.chunk_features(model, dataset, "preaugment", span, range(12))
+    with killed_after(5 * 4, encoded, monkeypatch):
+        store.chunk_features(model, dataset, "preaugment", span, range(12))
     store.chunk_features(model, dataset, "preaugment", span, range(12))
     assert len(encoded) == 12 * 4
 

@@ -1,6 +1,7 @@
 """What chapter 07 draws: gains, prices and agreement of all methods."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -128,18 +129,32 @@ def _frontier_panel(ax: plt.Axes, table: pd.DataFrame) -> None:
         ax.plot([x, end], [y, y], color=shade, lw=0.6, alpha=0.55, zorder=1)
         other = "²" if row.backbone != start["backbone"] else ""
         other += "" if row.headline else EXPLORATORY
-        ax.annotate(
-            f"{row.name}{other} {y:+.1f}",
-            (1, y),
-            xytext=(1.05, height),
-            xycoords=ax.get_yaxis_transform(),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=9,
-            color=INK,
-            fontweight="bold" if decided else "normal",
-            arrowprops=LEADER | {"color": shade, "lw": 0.6, "alpha": 0.55},
-        )
+        text, beside = f"{row.name}{other} {y:+.1f}", ax.get_yaxis_transform()
+        _label(ax, text, (1, y), height, shade, decided, xycoords=beside)
+
+
+def _label(
+    ax: plt.Axes,
+    text: str,
+    at: tuple[float, float],
+    height: float,
+    shade: str,
+    decided: bool,
+    **where: Any,
+) -> None:
+    """Text right of the axes at a height from 0 to 1, with a line to what it names."""
+    ax.annotate(
+        text,
+        at,
+        xytext=(1.05, height),
+        textcoords="axes fraction",
+        va="center",
+        fontsize=9,
+        color=INK,
+        fontweight="bold" if decided else "normal",
+        arrowprops=LEADER | {"color": shade, "lw": 0.6, "alpha": 0.55},
+        **where,
+    )
 
 
 def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
@@ -386,14 +401,5 @@ def _literature_panel(ax: plt.Axes, part: pd.DataFrame) -> None:
         marker = "o" if same or not decided else "X"
         look = {"mfc": shade if decided else "white", "mec": shade, "mew": 1.5}
         ax.plot(x, y, marker=marker, ms=7, zorder=3, **look)
-        ax.annotate(
-            f"{row['name']} {y:+.1f} ({x:+.1f})",
-            (x, y),
-            xytext=(1.05, height),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=9,
-            color=INK,
-            fontweight="bold" if decided else "normal",
-            arrowprops=LEADER | {"color": shade, "lw": 0.6, "alpha": 0.55},
-        )
+        text = f"{row['name']} {y:+.1f} ({x:+.1f})"
+        _label(ax, text, (x, y), height, shade, decided)
