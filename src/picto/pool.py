@@ -48,6 +48,22 @@ def training_pool(images: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(pictures), ids.numpy()
 
 
+def training_labels(images: int) -> np.ndarray:
+    """The class of each row of `training_pool`, int64 [N]: a scene's label, or one of
+    ten more for the numerals."""
+    written = range(images // SCENES_PER_NUMERAL)
+
+    def labels(rows: range) -> Iterator[tuple[range, Tensor]]:
+        scenes = np.concatenate(on_all_cores(_scene_labels, range(images), "labels"))
+        digits = np.arange(len(written)) % len(numerals.NAMES)
+        found = np.concatenate([scenes, len(splits.CLASS_NAMES) + digits])
+        yield rows, torch.from_numpy(found)
+
+    where = folder("picto", "labels", images, world_hash())
+    count = images + len(written)
+    return in_chunks(where, count, labels, "labels", size=count).numpy()
+
+
 def render(split: str, indices: range) -> np.ndarray:
     """Pictures of a split, uint8 [N, 64, 64, 3]: drawn on all cores on the first call,
     read from disk after that."""
@@ -73,7 +89,11 @@ def dev_pool() -> tuple[np.ndarray, pd.DataFrame]:
 
 def normalise(pictures: np.ndarray) -> Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W], scaled as CLIP expects."""
-    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    return standardise(torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255)
+
+
+def standardise(x: Tensor) -> Tensor:
+    """Values of [0, 1], float32 [B, 3, H, W], scaled as CLIP expects."""
     mean = torch.tensor(OPENAI_DATASET_MEAN).view(3, 1, 1)
     std = torch.tensor(OPENAI_DATASET_STD).view(3, 1, 1)
     return (x - mean) / std
@@ -99,6 +119,10 @@ def captions_of(split: str, index: int) -> list[str]:
     scene = splits.scene(split, index)
     rng = random.Random(f"captions/{split}/{index}")
     return [captions.caption(scene, rng) for _ in range(CAPTIONS_EACH)]
+
+
+def _scene_labels(indices: Sequence[int]) -> np.ndarray:
+    return np.array([splits.scene("train", i).label for i in indices])
 
 
 def _tokenise(indices: Sequence[int]) -> np.ndarray:

@@ -7,10 +7,13 @@ published remedies help it to more:
   initialisation, Trockman & Kolter 2023, arXiv 2305.09828, with sines for positions;
 - half of the patches, drawn anew for every picture, are left out in training: Li et al.
   2022, arXiv 2212.00794;
-- it imitates the image features of a CLIP that is trained already, and takes over that
-  CLIP's text tower, locked: feature distillation, Yang et al. 2023, arXiv 2307.12732.
+- it imitates the image features of a CLIP that is trained already: feature
+  distillation, Yang et al. 2023, arXiv 2307.12732. Its text tower starts as that
+  CLIP's and learns on, slowly.
 
-So the two embedded CLIPs read prompts alike, and differ in how they see.
+In training a few random tokens stand among the patches, as registers do in larger
+towers (Darcet et al. 2023, arXiv 2309.16588), so that tokens which the tower has never
+met, say LaFTer's prompts before their training, do not blind it.
 """
 
 import math
@@ -19,25 +22,49 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.pos_embed import get_2d_sincos_pos_embed
-from open_clip.transformer import PatchDropout, VisionTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from helpers.models import embedded
 
 LEFT_OUT = 0.5  # share of patches
+STRANGERS = (0, 0, 2, 8, 20)  # how many random tokens, drawn anew for every batch
+STRANGER_SIZE = (0.1, 2.0)  # their standard deviation over the patches', log-uniform
 IMITATION = 6.0  # weight of 1 - cosine beside the contrastive loss
 POSITION_SCALE = 0.5
 
 
 def prepare(visual: VisionTransformer) -> None:
-    """Mimetic initialisation, and patch dropout that works in training mode only."""
+    """Mimetic initialisation, and disturbances that work in training mode only."""
     patches, width = visual.positional_embedding[1:].shape
     sines = get_2d_sincos_pos_embed(width, math.isqrt(patches))
     with torch.no_grad():
         visual.positional_embedding[1:] = POSITION_SCALE * torch.from_numpy(sines)
         for block in visual.transformer.resblocks:
             _start_mimetic(block.attn)
-    visual.patch_dropout = PatchDropout(LEFT_OUT)
+    visual.patch_dropout = Disturbance()
+
+
+class Disturbance(nn.Module):
+    """Leave out patches and add random tokens, in training; pass on in evaluation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens [B, 1 + N, W], the class token first -> [B, 1 + N / 2 + K, W]."""
+        if not self.training:
+            return x
+        images, patches = len(x), x.shape[1] - 1
+        kept = torch.rand(images, patches, device=x.device).argsort(dim=1)
+        kept = kept[:, : round(patches * (1 - LEFT_OUT)), None].expand(
+            -1, -1, x.shape[2]
+        )
+        count = STRANGERS[int(torch.randint(len(STRANGERS), ()))]
+        low, high = (math.log(size) for size in STRANGER_SIZE)
+        size = math.exp(low + (high - low) * torch.rand(()).item()) * x[:, 1:].std()
+        strangers = size.detach() * torch.randn(
+            images, count, x.shape[2], device=x.device
+        )
+        seen = x[:, 1:].gather(1, kept)
+        return torch.cat([x[:, :1], seen, strangers.to(x.dtype)], dim=1)
 
 
 def _start_mimetic(attention: nn.MultiheadAttention) -> None:
@@ -68,18 +95,21 @@ def _factors(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     return left[:, :rank] * root, root[:, None] * right[:rank]
 
 
-def teacher(name: str, pupil: nn.Module) -> nn.Module:
-    """The embedded CLIP of that name, frozen; the pupil gets its text tower, locked."""
+def teacher(name: str) -> nn.Module:
+    """The embedded CLIP of that name, frozen."""
     weights = str(embedded.weights_file(name))
     model = open_clip.create_model(name, pretrained=weights).eval()
-    model.requires_grad_(False).to(memory_format=torch.channels_last)
-    own = dict(pupil.named_parameters())
-    with torch.no_grad():
-        for key, weight in model.named_parameters():
-            if not key.startswith("visual.") and key != "logit_scale":
-                own[key].copy_(weight)
-                own[key].requires_grad_(False)
-    return model
+    return model.requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def take_over_texts(model: nn.Module, teacher: nn.Module) -> list[Tensor]:
+    """Give the model the teacher's text tower and logit scale.
+
+    Returns the tower's parameters in the model.
+    """
+    theirs = {k: v for k, v in teacher.state_dict().items() if k[:7] != "visual."}
+    model.load_state_dict(theirs, strict=False)
+    return [p for k, p in model.named_parameters() if k in theirs and p.ndim]
 
 
 def imitation(features: Tensor, goal: Tensor) -> Tensor:

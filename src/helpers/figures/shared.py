@@ -225,7 +225,10 @@ def reliability_diagram(
         ax.remove()
     for (top, bottom), (label, table) in zip(panels, tables.items(), strict=False):
         _reliability_panel(top, bottom, table[table["count"] > 0])
-        error = 100 * metrics.table_calibration_error(table)
+        filled = table[table["count"] > 0]
+        means = filled["confidence"], filled["accuracy"]
+        bins = np.arange(len(filled))
+        error = 100 * metrics.calibration_error(*means, bins, filled["count"])
         top.set_title(f"{textwrap.fill(label, 24)}\nECE {error:.1f} %".strip())
     keys = [
         Patch(fc=ACCURACY, label="accuracy"),

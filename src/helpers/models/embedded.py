@@ -2,7 +2,8 @@
 
 A CLIP has three files in `picto/assets/`: `NAME.json` (open_clip's model config),
 `NAME.safetensors` (fp16 weights) and `NAME.card.json` (training, accuracy, hash of the
-weights). All share the tokenizer's merges.
+weights). All share the tokenizer's merges. `NAME-2`, `NAME-3` are trained as `NAME` is,
+from other seeds.
 """
 
 import hashlib
@@ -19,14 +20,20 @@ TAG = "picto"
 
 
 def names() -> list[str]:
-    """Return the architectures that ship with the package."""
-    return sorted(path.stem for path in ASSETS.glob("picto-*.json") if _plain(path))
+    """Return the CLIPs that ship with the package: those that have a card."""
+    return [x for x in configured() if (ASSETS / f"{x}.card.json").is_file()]
+
+
+def configured() -> list[str]:
+    """Return the CLIPs that ship with the package or can be trained."""
+    paths = ASSETS.glob("picto-*.json")
+    return sorted(path.stem for path in paths if not path.match("*.card.json"))
 
 
 @cache
 def register() -> None:
     """Register the embedded architectures with open_clip, once."""
-    for name in names():
+    for name in configured():
         open_clip.add_model_config(ASSETS / f"{name}.json")
 
 
@@ -67,13 +74,9 @@ def train(what: str, options: Sequence[str]) -> int:
 
 def tokenizer_options(name: str) -> dict:
     """Return the arguments of a model's tokenizer: embedded models have own merges."""
-    return {"bpe_path": str(MERGES)} if name in names() else {}
+    return {"bpe_path": str(MERGES)} if name in configured() else {}
 
 
 def sha256(path: Path) -> str:
     """Return the hash of a file's bytes."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _plain(path: Path) -> bool:
-    return not path.name.endswith(".card.json")

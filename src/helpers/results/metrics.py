@@ -150,27 +150,14 @@ def reliability_bins(
 
 
 def _bins(images: pd.DataFrame, bins: int, binning: str) -> pd.DataFrame:
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, not {bins}")
-    if binning not in BINNINGS:
-        raise ValueError(f"binning must be one of {BINNINGS}, not {binning!r}")
-    confidence, hit = images["confidence"].to_numpy(), images["hit"].to_numpy(float)
-    edges = np.linspace(0, 1, bins + 1)
-    if binning == "width":
-        member = confidence_bin(confidence, bins)
-    else:
-        bins = min(bins, len(images))
-        order = np.argsort(confidence)
-        member = np.empty(len(images), dtype=np.int64)
-        for number, group in enumerate(np.array_split(order, bins)):
-            member[group] = number
-        _, tie = np.unique(confidence, return_inverse=True)
-        hit = (np.bincount(tie, hit) / np.bincount(tie))[tie]
-
+    confidence = images["confidence"].to_numpy()
+    member, hit = _members(images, bins, binning)
     frame = pd.DataFrame({"member": member, "confidence": confidence, "accuracy": hit})
     groups = frame.groupby("member")
-    table = groups.mean().assign(count=groups.size()).reindex(range(bins))
+    table = groups.mean().assign(count=groups.size())
     if binning == "width":
+        table = table.reindex(range(bins))
+        edges = np.linspace(0, 1, bins + 1)
         table["low"], table["high"] = edges[:-1], edges[1:]
     else:
         table["low"] = groups["confidence"].min()
@@ -182,6 +169,31 @@ def _bins(images: pd.DataFrame, bins: int, binning: str) -> pd.DataFrame:
     table["ci_low"], table["ci_high"] = interval  # NaN where a bin is empty
     columns = ["low", "high", "count", "confidence", "accuracy", "ci_low", "ci_high"]
     return table.reset_index(drop=True)[columns]
+
+
+def _members(
+    images: pd.DataFrame, bins: int, binning: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """The bin of each image of `scores`, int64 [N], and its share of hits, [N]."""
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, not {bins}")
+    if binning not in BINNINGS:
+        raise ValueError(f"binning must be one of {BINNINGS}, not {binning!r}")
+    confidence, hit = images["confidence"].to_numpy(), images["hit"].to_numpy(float)
+    if binning == "width":
+        return confidence_bin(confidence, bins), hit
+    member = np.empty(len(images), dtype=np.int64)
+    groups = np.array_split(np.argsort(confidence), min(bins, len(images)))
+    member[np.concatenate(groups)] = np.repeat(
+        np.arange(len(groups)), [len(group) for group in groups]
+    )
+    _, tie = np.unique(confidence, return_inverse=True)
+    return member, (np.bincount(tie, hit) / np.bincount(tie))[tie]
+
+
+def _calibration(images: pd.DataFrame, bins: int, binning: str) -> float:
+    member, hit = _members(images, bins, binning)
+    return calibration_error(images["confidence"], hit, member)
 
 
 def confidence_bin(confidence: ArrayLike, bins: int = BINS) -> np.ndarray:
@@ -206,18 +218,11 @@ def calibration_error(
     return float(np.abs(np.bincount(bins, count * gap)).sum() / count.sum())
 
 
-def table_calibration_error(table: pd.DataFrame) -> float:
-    """`calibration_error` of a table of `reliability_bins`."""
-    filled = table[table["count"] > 0]
-    means = filled["confidence"], filled["accuracy"]
-    return calibration_error(*means, np.arange(len(filled)), filled["count"])
-
-
 def expected_calibration_error(
     logits: ArrayLike, labels: ArrayLike, bins: int = BINS, binning: str = "width"
 ) -> float:
     """`calibration_error` of logits; `binning` as in `reliability_bins`."""
-    return table_calibration_error(reliability_bins(logits, labels, bins, binning))
+    return _calibration(_labelled(logits, labels), bins, binning)
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -281,8 +286,8 @@ def summary(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         "ci_low": low,
         "ci_high": high,
         "top5": float((images["rank"] < 5).mean()),
-        "ece": table_calibration_error(_bins(images, BINS, "width")),
-        "ece_mass": table_calibration_error(_bins(images, BINS, "mass")),
+        "ece": _calibration(images, BINS, "width"),
+        "ece_mass": _calibration(images, BINS, "mass"),
         "nll": float(images["nll"].mean()),
         "brier": float(images["brier"].mean()),
         "entropy": entropy,
