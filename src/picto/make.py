@@ -32,6 +32,13 @@ def main(what: str, arguments: Sequence[str]) -> int:
         parser.add_argument("--steps", type=int, help="optimizer steps")
         parser.add_argument("--images", type=int, help="distinct training pictures")
         parser.add_argument("--threads", type=int, help="CPU threads")
+    if what in train.RECIPES:
+        parser.add_argument(
+            "--compiled",
+            action="store_const",
+            const=True,
+            help="faster steps, where a C++ compiler is installed",
+        )
     parser.add_argument(
         "--assets",
         type=from_here,
@@ -44,7 +51,10 @@ def main(what: str, arguments: Sequence[str]) -> int:
     assets = options.pop("assets")
     assets.mkdir(parents=True, exist_ok=True)
     given = {k: v for k, v in options.items() if v is not None}
-    command = [what, *(f"--{key} {value}" for key, value in given.items())]
+    command = [
+        what,
+        *(f"--{k}" if v is True else f"--{k} {v}" for k, v in given.items()),
+    ]
     if threads:
         command.append(f"--threads {threads}")
     makers[what](" ".join(command), assets, given)
@@ -85,8 +95,9 @@ def _diffusion(command: str, assets: Path, options: dict) -> None:
 
 def _clip(command: str, assets: Path, options: dict) -> None:
     name = command.split()[0]
+    compiled = options.pop("compiled", False)
     recipe = replace(train.RECIPES[name], **options)
-    model, curve = train.train_clip(name, recipe)
+    model, curve = train.train_clip(name, recipe, compiled=compiled)
     made = _made(command, curve, model.logit_scale.device)
     made["recipe"] = asdict(recipe)
     card = cards.publish(name, model, made, assets)
