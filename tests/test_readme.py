@@ -39,6 +39,13 @@ def test_the_table_of_chapters_is_the_reference_runs():
     assert block.count(" points [") > 6  # answers with their intervals
 
 
+def test_the_table_of_what_to_use_is_the_reference_runs_tree():
+    block = front.leaves(ROOT / REFERENCE)
+    told = front.renewed(README, "tree", block)
+    assert told == README, "renew it: make reference, or python tools/front.py"
+    assert "keep zero-shot" in block or block.count(" points") > 1
+
+
 def test_a_run_without_synthesis_has_no_table(tmp_path):
     with pytest.raises(FileNotFoundError, match="run chapter 07"):
         front.chapters(tmp_path, REFERENCE)
