@@ -312,12 +312,7 @@ def test_a_panel_of_prices_is_about_the_same_images(tmp_path):
     assert not rows["labelled"].to_dict()["80 prompts"]
     fig, data = drawn.frontier(rows.reset_index())
     assert len(data) == 3
-    dots = {
-        line.get_ydata()[0]: line
-        for line in fig.axes[0].lines
-        if line.get_marker() != ""
-    }
-    vote = next(line for y, line in dots.items() if y == pytest.approx(25))
+    (vote,) = (line for line in fig.axes[0].lines if line.get_ydata()[0] == 25)
     assert vote.get_markerfacecolor() == registry.colours()["vote"]
     plt.close(fig)
 

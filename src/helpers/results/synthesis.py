@@ -309,8 +309,8 @@ def on_equal_images(
 
     Returns:
         dataset, backbone, name, method, family, panel, labelled, seconds, top1 (of one
-        prompt), the columns of `compare.paired_difference` and the protocol's
-        gain_verdict, which is about all images that the method has seen.
+        prompt) and the columns of `compare.paired_difference`. They carry no verdict:
+        the protocol's tests are about all images that a method has seen.
     """
     rows = tested(board)[lambda b: b["backbone"].eq(backbone) & b["gain"].notna()]
     prices = priced(board, backbone)
@@ -337,7 +337,6 @@ def on_equal_images(
             about |= {"method": row.method, "family": row.family, "panel": row.panel}
             about |= {"labelled": row.name in LABELLED, "top1": plain.mean()}
             about |= {"seconds": prices[row.method]}
-            about |= {"gain_verdict": row.gain_verdict}
             found.append(about | compare.paired_difference(*pair))
     return pd.DataFrame(found)
 
