@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from helpers import notebooks
 from helpers.data import digits
 from helpers.paths import PARAMS, ROOT
-from helpers.study import command, parameters
+from helpers.results import findings
+from helpers.study import command, parameters, site
 from picto.contexts import CONTEXTS
 from picto.splits import CLASS_NAMES
 from picto.styles import STYLES
@@ -37,6 +38,23 @@ def test_the_table_of_chapters_is_the_reference_runs():
     told = front.renewed(README, "chapters", block)
     assert told == README, "renew it: make reference, or python tools/front.py"
     assert block.count(" points [") > 6  # answers with their intervals
+
+
+def test_the_table_of_what_to_use_is_the_reference_runs_tree():
+    block = front.leaves(ROOT / REFERENCE)
+    told = front.renewed(README, "tree", block)
+    assert told == README, "renew it: make reference, or python tools/front.py"
+    assert "keep zero-shot" in block or block.count(" points") > 1
+
+
+def test_chapters_after_the_synthesis_answer_as_well(tmp_path):
+    (tmp_path / "tables").mkdir()
+    for number in ("07", "08"):
+        path = tmp_path / "tables" / f"{number}_findings.csv"
+        findings.answer(number, f"Answer {number}").to_csv(path, index=False)
+    block = front.chapters(tmp_path, REFERENCE)
+    assert [f"| Answer {n}. |" in block for n in ("06", "07", "08")] == [0, 1, 1]
+    assert site._answers(tmp_path / "tables")["08"] == "Answer 08."
 
 
 def test_a_run_without_synthesis_has_no_table(tmp_path):

@@ -70,12 +70,9 @@ def test_a_method_in_a_file_of_its_own_is_on_the_leader_board(tmp_path, entered)
     assert board.loc["not_entered", traits].tolist() == ["not_entered", "own", "own"]
 
     assert figures.colour("majority") == "#123456"
-    rows = synthesis.shown(board.reset_index())
-    plain = board.reset_index().query("method == 'zero_shot_photo'")
-    fig, data = drawn.frontier(rows, plain, ["d"])
-    marks = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
-    assert registry.colours()["zero"] in {line.get_mec() for line in marks}
-    assert set(data["name"]) == {"", "Majority of views", "not_entered"}
+    rows = synthesis.on_equal_images(scores, board.reset_index(), "d", "b")
+    fig, data = drawn.frontier(rows)
+    assert set(data["name"]) == {"Majority of views", "not_entered"}
     plt.close(fig)
 
     decided = findings.decisions(scores, board.reset_index())

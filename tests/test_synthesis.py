@@ -18,6 +18,7 @@ from helpers.results import (
     predictions,
     published,
     synthesis,
+    tree,
 )
 from helpers.results.synthesis import Key
 
@@ -265,10 +266,11 @@ def test_the_data_set_that_is_hardest_is_told(tmp_path):
         ledger(tmp_path, "ensemble_80", names(0, 10), names(0, right), dataset=dataset)
     scores = synthesis.load(tmp_path)
     board = synthesis.leaderboard(scores)
-    decided = findings.decisions(scores, board)
-    answer = findings.findings(scores, board, decided, "d", ["b"])["answer"][0]
-    assert answer.startswith("One prompt is right on 80.0% [")
-    assert "] of d, 20.0% [" in answer
+    leaves = tree.leaves(findings.decisions(scores, board), ["b"])
+    found = findings.findings(scores, board, leaves, "d", ["b"])
+    answer = found["answer"].iloc[0]
+    assert answer.startswith("One prompt is right on 80.0 % [")
+    assert "] of d and 20.0 % [" in answer
     assert "] of e. " in answer
 
 
@@ -276,23 +278,7 @@ def test_missing_chapters_are_named(made):
     assert synthesis.missing(synthesis.load(made)) == ["02b", "03", "04", "06", "06c"]
 
 
-# Frontier, agreement, ranks
-
-
-def test_the_frontier_is_what_nothing_dominates():
-    rng = np.random.default_rng(1)
-    seconds = pd.Series(rng.integers(1, 9, 40) / 10)
-    gain = pd.Series(rng.integers(-3, 9, 40) / 10)
-    expected = [
-        not any(
-            (s <= seconds[i] and g >= gain[i]) and (s < seconds[i] or g > gain[i])
-            for s, g in zip(seconds, gain, strict=True)
-        )
-        for i in range(40)
-    ]
-    assert synthesis.on_the_frontier(seconds, gain).tolist() == expected
-    alone = synthesis.on_the_frontier(pd.Series([1.0]), pd.Series([-1.0]))
-    assert alone.tolist() == [True]
+# Prices, agreement, ranks
 
 
 def test_no_method_is_priced_below_one_prompt_of_its_backbone(made):
@@ -301,24 +287,33 @@ def test_no_method_is_priced_below_one_prompt_of_its_backbone(made):
     ledger(made, "zero_shot_photo", everything, names(0, 9), backbone="c", seconds=0.3)
     ledger(made, "upl", everything, names(0, 40), backbone="c", seconds=0.02)
     board = synthesis.leaderboard(synthesis.load(made))
-    plain = board[board["method"] == "zero_shot_photo"]
-    rows = synthesis.shown(board, ["b", "c"])
-    table = synthesis.priced(rows, plain, "d").set_index("name")
-    told = table.loc[["", "AutoCLIP", "UPL", "vote of views"], "seconds"]
-    assert told.tolist() == [0.01, 0.01, 0.3, 0.1]
-    assert table.loc["AutoCLIP", "seconds_per_image"] == 0.001
+    found = synthesis.priced(board, "b")
+    assert found[["autoclip_80", "vote-crops"]].tolist() == [0.01, pytest.approx(0.055)]
+    assert synthesis.priced(board, "c")["upl"] == 0.3
 
 
-def test_the_figure_holds_the_frontier_of_the_image_alone(made):
-    scores = synthesis.load(made)
+def test_a_panel_of_prices_is_about_the_same_images(tmp_path):
+    """A labelled method that would leave too few images is left out, and said so."""
+    everything = names(0, 400)
+    ledger(tmp_path, "zero_shot_photo", everything, names(0, 200))
+    ledger(tmp_path, "ensemble_80", everything, names(0, 210))
+    ledger(tmp_path, "vote-crops", names(100, 300), names(0, 250), seconds=0.1)
+    ledger(tmp_path, "autoclip_80", everything, names(0, 220))
+    ledger(tmp_path, "lafter", names(250, 400), names(0, 400))
+    ledger(tmp_path, "zero-crops", names(0, 200), names(0, 100))
+    scores = synthesis.load(tmp_path)
     board = synthesis.leaderboard(scores)
-    plain = board[board["method"] == "zero_shot_photo"]
-    rows = synthesis.shown(board, ["b"])
-    fig, data = drawn.frontier(rows, plain, ["d", "e"])
-    best = data[data["frontier"] & data["dataset"].eq("d")]
-    # 80 prompts cost as much as one and gain more; "mine" needs who knows what.
-    assert set(best["name"]) == {"80 prompts", "vote of views"}
-    assert {"mine", "LaFTer"} <= set(data["name"])
+    rows = synthesis.on_equal_images(scores, board, "d", "b").set_index("name")
+    assert set(rows.index) == {"80 prompts", "vote of views", "AutoCLIP"}
+    assert set(rows["n"]) == {200}  # i100 to i299
+    assert rows.loc["vote of views", "difference"] == pytest.approx(50 / 200)
+    assert rows.loc["80 prompts", "difference"] == pytest.approx(10 / 200)
+    assert rows["labelled"].to_dict()["AutoCLIP"]
+    assert not rows["labelled"].to_dict()["80 prompts"]
+    fig, data = drawn.frontier(rows.reset_index())
+    assert len(data) == 3
+    (vote,) = (line for line in fig.axes[0].lines if line.get_ydata()[0] == 25)
+    assert vote.get_markerfacecolor() == registry.colours()["vote"]
     plt.close(fig)
 
 
@@ -331,10 +326,34 @@ def test_agreement_pairs_by_id(made):
     b = scores[keys["vote-crops"]]["prediction"]
     same = [a[i] == b[i] for i in b.index]
     assert table.loc["zero_shot_photo", "vote-crops"] == np.mean(same)
-    fig, data = drawn.who_agrees(
-        table, pd.DataFrame({"wins": 0.01, "losses": 0.02}, index=list(keys))
-    )
-    assert data["broken"].tolist() == [0.02, 0.02, 0.02]
+    fig, data = drawn.who_agrees(synthesis.clustered(table), printed=1)
+    assert set(data["method"]) == set(keys)
+    printed = sorted(float(text.get_text()) for text in fig.axes[0].texts)
+    shares = 100 * table.to_numpy()[np.triu_indices(3, 1)]
+    assert printed == [round(shares.min()), round(shares.max())]
+    plt.close(fig)
+
+
+def test_methods_that_agree_stand_side_by_side():
+    names = list("abcd")
+    shares = pd.DataFrame(np.eye(4), names, names).replace(0.0, 0.2)
+    for one, other in ("ac", "bd"):
+        shares.loc[one, other] = shares.loc[other, one] = 0.9
+    order = "".join(synthesis.clustered(shares))
+    assert {frozenset(order[:2]), frozenset(order[2:])} == {
+        frozenset("ac"),
+        frozenset("bd"),
+    }
+
+
+def test_rescued_and_broken_are_shares_of_the_images_seen(made):
+    board = synthesis.leaderboard(synthesis.load(made))
+    rows = synthesis.tested(synthesis.shown(board, ["b"])).query("dataset == 'd'")
+    fig, data = drawn.rescued_and_broken(rows)
+    widths = [patch.get_width() for patch in fig.axes[0].patches]
+    vote = data["name"].tolist().index("vote of views")
+    assert widths[vote] == pytest.approx(100 * 17 / 40)  # i030 to i046 of 40 images
+    assert data["gain"].is_monotonic_decreasing
     plt.close(fig)
 
 
@@ -347,6 +366,9 @@ def test_images_rescued_and_broken(made):
     assert table.loc["i000"].tolist() == [0, 0, 1]
     found = synthesis.extremes(table, 2)
     assert found["told"].tolist() == ["3 of 3 rescue it", "2 of 3 rescue it"]
+    table.loc["i010", "broken"] = 2
+    both = synthesis.extremes(table, 2)
+    assert both["told"].tolist() == ["3 of 3 rescue it", "2 of 3 break it"]
 
 
 def test_rank_correlation_by_counting_pairs():
@@ -362,6 +384,7 @@ def test_rank_correlation_by_counting_pairs():
     few = synthesis.rank_correlation(a[:3], b)
     assert np.isnan(few["tau"])
     assert few["methods"] == 3
+    assert found["low"] < found["tau"] < found["high"]
 
 
 # Decisions and sentences
@@ -419,11 +442,112 @@ def test_without_a_gain_the_plain_prompt_is_advised(tmp_path):
     assert np.isnan(row["expect"])
 
 
+def test_a_decision_tells_harm_and_calibration_of_the_other_half(tmp_path):
+    row = decided_world(tmp_path, better=80).loc["the image alone"]
+    scores = synthesis.load(tmp_path)
+    vote, many = (
+        findings.halved(scores[Key("d", "b", m)])[1]
+        for m in ("vote-crops", "ensemble_80")
+    )
+    assert row["broken"] == np.mean(many["hit"] & ~vote["hit"])
+    assert row["ece"] == pytest.approx(synthesis.calibration(vote)["ece"])
+
+
+# The tree
+
+
+def a_world(folder) -> pd.DataFrame:
+    """Sketches on which a vote and a stream gain, plain images on which none does."""
+    ids = names(0, 400)
+    for dataset, better in (("picto", 2), ("picto-s", 90)):
+        about = {"dataset": dataset}
+        ledger(folder, "zero_shot_photo", ids, names(0, 200), **about)
+        ledger(folder, "ensemble_80", ids, names(0, 202), **about)
+        ledger(folder, "vote-crops", ids, names(0, 202 + better), seconds=0.1, **about)
+        ledger(folder, "onzeta", ids, names(0, 210 + better), **about)
+        ledger(folder, "caption", ids, names(0, 150), **about)
+    scores = synthesis.load(folder)
+    return findings.decisions(scores, synthesis.leaderboard(scores))
+
+
+def test_a_leaf_gains_only_where_the_corrected_test_does(tmp_path):
+    """And has the numbers of its row, whatever the uncorrected interval says."""
+    decided = a_world(tmp_path)
+    found = tree.leaves(decided, ["b"])
+    rows = decided.set_index(["dataset", "have"])
+    assert found["datasets"].tolist() == ["picto-s", "picto-s", "picto"]
+    for leaf in found[found["use"] != tree.KEEP].to_dict("records"):
+        row = rows.loc[(leaf["datasets"], leaf["have"])]
+        assert row["verdict"] == leaf["verdict"] == "gains"
+        numbers = ["expect", "expect_low", "expect_high", "n", "broken", "ece"]
+        assert [leaf[k] for k in numbers] == row[numbers].tolist()
+        assert leaf["over"] == registry.ENSEMBLE
+    assert found["use"].tolist() == ["OnZeta", "vote of views", tree.KEEP]
+    assert found["without"].tolist() == ["", "a captioner", "a stream, a captioner"]
+    assert tree.gained(found.iloc[2]) == "no gain found"
+    spoiled = decided.assign(verdict="no detectable difference", expect_low=0.01)
+    kept = tree.leaves(spoiled, ["b"])
+    assert kept["use"].tolist() == [tree.KEEP]
+    assert kept["datasets"].tolist() == ["picto, picto-s"]
+
+
+def test_the_first_backbone_that_tells_of_a_leaf_counts(tmp_path):
+    decided = a_world(tmp_path)
+    other = decided.assign(backbone="c", expect=0.5)
+    pool = other[other["have"].eq("a stream of test images")]
+    pool = pool.assign(have="unlabelled images like them")
+    both = pd.concat([other, pool, decided])
+    found = tree.leaves(both, ["b", "c"])
+    told = found[found["datasets"].eq("picto-s")].set_index("have")["backbone"]
+    assert told.to_dict() == {
+        "unlabelled images like them": "c",
+        "a stream of test images": "b",
+        "the image alone": "b",
+    }
+
+
+def test_the_tree_is_drawn_with_its_intervals_and_read_as_a_table(tmp_path):
+    found = tree.leaves(a_world(tmp_path), ["b"])
+    fig, _ = drawn.decision_tree(found)
+    words, gains, _ = fig.axes
+    texts = [text.get_text() for text in words.texts]
+    assert {"OnZeta", "vote of views", "keep zero-shot", "Otherwise"} <= set(texts)
+    filled = [line for line in gains.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in filled] == pytest.approx(
+        (100 * found["expect"].dropna()).tolist()
+    )
+    assert {line.get_markerfacecolor() for line in filled} == {drawn.BLUE}
+    assert "no gain found" in {text.get_text() for text in gains.texts}
+    table = tree.readable(found)
+    assert table["and"].tolist() == ["Do they arrive as a stream?", "Otherwise", ""]
+    assert table["points gained"].str.startswith("+2").tolist() == [True, True, False]
+    assert table["your images"].tolist()[1:] == ["", tree.LAST]
+    plt.close(fig)
+
+
+def test_the_synthesis_says_what_to_do_and_what_it_costs(tmp_path):
+    decided = a_world(tmp_path)
+    scores = synthesis.load(tmp_path)
+    board = synthesis.leaderboard(scores)
+
+    def told(decided):
+        leaves = tree.leaves(decided, ["b"])
+        found = findings.findings(scores, board, leaves, "picto", ["b"])
+        return found.set_index("chapter").loc["07", "answer"]
+
+    said = told(decided)
+    assert "On sketches (picto-s), with a stream of test images OnZeta gains " in said
+    assert "On picto no tested method gains: keep zero-shot." in said
+    assert "at most 10.0 times as long as with one prompt (vote of views)." in said
+    none = decided.assign(verdict="no detectable difference")
+    assert told(none) == "No tested method gains on picto and picto-s: keep zero-shot."
+
+
 def test_findings_answer_only_for_chapters_that_were_run(made):
     scores = synthesis.load(made)
     board = synthesis.leaderboard(scores)
-    decided = findings.decisions(scores, board)
-    found = findings.findings(scores, board, decided, "d", ["b"])
+    leaves = tree.leaves(findings.decisions(scores, board), ["b"])
+    found = findings.findings(scores, board, leaves, "d", ["b"])
     assert list(found) == ["chapter", "question", "answer"]
     assert found["chapter"].tolist() == ["01", "02", "07"]
     assert found["question"].str.endswith("?").all()
@@ -503,6 +627,11 @@ def test_a_temperature_is_fitted_on_the_first_data_set_alone(made):
     tested = predictions.read(predictions.ledger_path(made, "e", "b", "vote-crops"))
     x, labels = predictions.logits(tested), tested["label"]
     assert row["temperature"] == t
+    assert row["ece_low"] <= row["ece"] <= row["ece_high"]
+    fig, _ = drawn.temperatures(pd.DataFrame([row]))
+    lines = [line.get_ydata() for line in fig.axes[0].lines if len(line.get_xdata())]
+    assert [100 * row["ece"], 100 * row["ece_t"]] in [list(y) for y in lines]
+    plt.close(fig)
     assert row["nll"] == pytest.approx(metrics.negative_log_likelihood(x, labels))
     assert row["nll_t"] == pytest.approx(
         metrics.negative_log_likelihood(x.astype(float) / t, labels)
@@ -527,7 +656,7 @@ def test_labels_of_the_frontier_keep_their_order_and_distance():
 
 def test_gains_are_drawn_in_their_panels(made):
     rows = synthesis.shown(synthesis.leaderboard(synthesis.load(made)), ["b"])
-    fig, data = drawn.gains(rows, "gain", synthesis.ONE, ["b"])
+    fig, data = drawn.gains(rows, "gain", synthesis.ONE, "b")
     titles = [ax.get_title(loc="left") for ax in fig.axes]
     assert titles[0] == "nothing adapts"
     assert "needs the image alone" in titles

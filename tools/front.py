@@ -1,6 +1,8 @@
-"""The README's table of chapters, written from a run: `python tools/front.py`."""
+"""The README's tables, written from a run: `python tools/front.py`."""
 
+import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +10,7 @@ import pandas as pd
 from helpers.files import replacing
 from helpers.notebooks import files, read
 from helpers.paths import NOTEBOOKS, ROOT
+from helpers.results import tree
 
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
@@ -21,15 +24,32 @@ def chapters(folder: Path, at: str) -> str:
     path = folder / "tables" / "07_findings.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run chapter 07 of the study")
-    found = pd.read_csv(path, dtype=str).set_index("chapter")["answer"]
-    lines = ["| chapter | question | what was found | minutes |", "|---|---|---|---|"]
+    tables = sorted(path.parent.glob("*_findings.csv"))
+    found = pd.concat([pd.read_csv(table, dtype=str) for table in tables])
+    found = found.set_index("chapter")["answer"]
+    rows = []
     for notebook in files(NOTEBOOKS):
         said = read(notebook)
         executed = f"[{said.number}]({at}/{notebook.name})"
         question = f"[{said.question}](notebooks/{notebook.name})"
         answer = str(found.get(said.number, "")).replace("|", "\\|")
-        lines.append(f"| {executed} | {question} | {answer} | {said.minutes:g} |")
-    return "\n".join(lines)
+        rows.append((executed, question, answer, f"{said.minutes:g}"))
+    return _table(["chapter", "question", "what was found", "minutes"], rows)
+
+
+def leaves(folder: Path) -> str:
+    """A table in Markdown: what to use when, the leaves of the decision tree."""
+    decided = pd.read_csv(folder / "tables" / "07_decisions.csv")
+    provenance = json.loads((folder / "provenance.json").read_text("utf-8"))
+    given = provenance["07_synthesis"]["parameters"]
+    backbones = given["backbone"], given["second_backbone"]
+    table = tree.readable(tree.leaves(decided, backbones, folder))
+    return _table(table, table.itertuples(index=False))
+
+
+def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    first, *rest = [f"| {' | '.join(row)} |" for row in [heads, *rows]]
+    return "\n".join([first, f"|{'---|' * len(list(heads))}", *rest])
 
 
 def renewed(readme: str, name: str, block: str) -> str:
@@ -45,8 +65,9 @@ def renewed(readme: str, name: str, block: str) -> str:
 def main(folder: str = "outputs/reference/picto") -> None:
     """Renew the README's blocks; `folder`, a run's, is under the repository's root."""
     path = ROOT / "README.md"
-    block = chapters(ROOT / folder, folder)
-    text = renewed(path.read_text("utf-8"), "chapters", block)
+    text = path.read_text("utf-8")
+    text = renewed(text, "chapters", chapters(ROOT / folder, folder))
+    text = renewed(text, "tree", leaves(ROOT / folder))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -1,6 +1,7 @@
 """What chapter 07 draws: gains, prices and agreement of all methods."""
 
-from collections.abc import Sequence
+import textwrap
+from itertools import pairwise
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,146 +16,105 @@ from helpers.figures.style import (
     BLUE,
     FAINT,
     INK,
+    MARKERS,
     VERMILION,
     WIDTH,
+    colour,
     gains_and_losses,
     label_cells,
+    label_rows,
     logarithmic,
+    number_in_cell,
     require,
     styled,
     two_lines,
 )
 from helpers.methods import registry
+from helpers.results import tree
 from helpers.results.compare import DECIDED
 from helpers.results.literature import panels, stands_for
-from helpers.results.synthesis import ALONE, PANELS, priced
+from helpers.results.synthesis import LABELLED, PANELS
 
-SHAPES = {need.panel: need.marker for need in registry.NEEDS.values()}
-"""What a method needs is the shape of its marker."""
-LETTERS = "oDs^vP<>Xp*dH8"
-EXPLORATORY = "°"
-LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkA": 2, "shrinkB": 0}
+OTHERS = "#999999"
+LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkB": 0}
+LEADER |= {"color": FAINT, "lw": 0.8, "shrinkA": 2}
 
 
-def family_colours() -> dict[str, str]:
-    """The colour of each family, which a member has in the other chapters."""
-    colours = registry.colours()
-    families = registry.FAMILIES.items()
-    return {name: colours.get(f.colour_of, VERMILION) for name, f in families}
+def _looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each labelled method in the rows, by name."""
+    methods = rows.drop_duplicates("name").set_index("name")["method"]
+    return {
+        name: {"color": colour(registry.find(methods[name]).key), "marker": marker}
+        for name, marker in zip(LABELLED, MARKERS, strict=False)
+        if name in methods
+    }
+
+
+def _legend(fig: Figure, looks: dict[str, dict[str, Any]]) -> None:
+    """The labelled methods and the others."""
+    keys = [Line2D([], [], ls="", label=name, **look) for name, look in looks.items()]
+    keys.append(Line2D([], [], color=OTHERS, marker="o", ms=4, ls="", label="others"))
+    fig.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=10)
 
 
 @styled
-def frontier(
-    rows: pd.DataFrame, plain: pd.DataFrame, datasets: Sequence[str]
-) -> tuple[Figure, pd.DataFrame]:
-    """What accuracy costs: gain over one prompt against seconds per image.
+def frontier(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """What accuracy costs: gain over one prompt against milliseconds per image.
 
-    A panel per data set. Filled and bold: the verdict is "gains" or "loses"; a raised
-    circle: exploratory. The line joins what no method beats that needs the image alone.
+    Data sets down, backbones across. In a panel all gains are about the same images.
+    Methods of one price stand side by side, by name, so that no slope is seen.
 
     Args:
-        rows: of `synthesis.shown`.
-        plain: the single prompt's rows of the leaderboard: dataset, backbone,
-            top1, seconds_per_image. The first of a data set tells its main backbone,
-            methods on another one get a raised 2.
-        datasets: which panels to draw.
+        rows: of `synthesis.on_equal_images`, for every panel.
     """
-    require(rows, ["dataset", "name", "gain", "gain_low", "seconds_per_image"])
-    require(plain, ["dataset", "backbone", "top1", "seconds_per_image"])
-    tables = [priced(rows, plain, name) for name in datasets]
-    lines = [max(6, len(table)) for table in tables]
+    require(rows, ["dataset", "backbone", "name", "labelled", "difference", "seconds"])
+    sets, backbones = (list(dict.fromkeys(rows[k])) for k in ("dataset", "backbone"))
     fig, axes = plt.subplots(
-        len(tables),
+        len(sets),
+        len(backbones),
         squeeze=False,
-        sharex=True,
-        figsize=(7.6, 1.6 + sum(0.165 * n + 0.35 for n in lines)),
-        height_ratios=lines,
+        sharex="col",
+        sharey="row",
+        figsize=(WIDTH, 1.2 + 2.2 * len(sets)),
     )
-    spent = 1000 * pd.concat(tables)["seconds"]
-    axes[0, 0].set(xscale="log", xlim=(spent.min() / 1.3, spent.max() * 1.3))
-    for ax, name, table in zip(axes[:, 0], datasets, tables, strict=True):
-        _frontier_panel(ax, table)
-        right = f"one prompt is right on {100 * table['top1'].iloc[0]:.0f} %"
-        ax.set_title(f"{name}: {right}")
-    axes[-1, 0].set_xlabel("milliseconds per image")
-    logarithmic(axes[-1, 0].xaxis)
-    fig.supylabel("points of accuracy gained over one prompt", fontsize=11)
-    title = "What adapting CLIP at test time buys, and what it costs"
-    fig.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold")
-    data = pd.concat(tables, ignore_index=True)
-    shown = data[data["name"].ne("")]
-    keys = [
-        Line2D([], [], color=shade, marker="o", ls="", label=family)
-        for family, shade in family_colours().items()
-        if family in set(shown["family"])
-    ]
-    panels = [p for p in PANELS if p in set(shown["panel"]) - set(ALONE)]
-    keys += [
-        Line2D([], [], color=FAINT, marker=SHAPES[p], ls="", label=f"needs {PANELS[p]}")
-        for p in panels
-        if p != "own"
-    ]
-    keys.append(Line2D([], [], color=FAINT, lw=2, label="best from the image alone"))
-    fig.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=9)
-    return fig, data
+    looks = _looks(rows)
+    for (down, across), ax in np.ndenumerate(axes):
+        at = rows["dataset"].eq(sets[down]) & rows["backbone"].eq(backbones[across])
+        if not at.any():
+            ax.axis("off")
+            continue
+        _frontier_panel(ax, rows[at], looks)
+        if across == 0:
+            ax.set_ylabel("points gained")
+    for across, backbone in enumerate(backbones):
+        spent = 1000 * rows.loc[rows["backbone"].eq(backbone), "seconds"]
+        axes[-1, across].set(xscale="log", xlabel="milliseconds per image")
+        axes[-1, across].set_xlim(spent.min() / 1.9, spent.max() * 1.6)
+        logarithmic(axes[-1, across].xaxis)
+    _legend(fig, looks)
+    return fig, rows.reset_index(drop=True)
 
 
-def _frontier_panel(ax: plt.Axes, table: pd.DataFrame) -> None:
-    ax.axhline(0, color=INK, lw=1)
-    edge = table[table["frontier"]].sort_values("seconds")
-    x, y = 1000 * edge["seconds"], 100 * edge["gain"]
-    end = ax.get_xlim()[1]
-    x, y = [*x, end], [*y, y.iloc[-1]]
-    ax.step(x, y, where="post", color=FAINT, lw=5, alpha=0.6, zorder=1)
-    start, methods = table.iloc[0], table.iloc[1:].sort_values("gain")
-    ax.plot(1000 * start["seconds"], 0, "o", color=INK, ms=7, zorder=4)
-    low, high = methods["gain_low"].min(), methods["gain_high"].max()
-    low, high = 100 * min(0.0, low), 100 * max(0.0, high)
-    room = 0.06 * max(high - low, 1.0)
-    ax.set_ylim(low - room, high + room)
-    ax.grid(False, axis="x")
-    levels = np.linspace(0.02, 0.98, max(len(methods), 2))
-    wanted = (100 * methods["gain"].to_numpy() - low + room) / (high - low + 2 * room)
-    shades = family_colours()
-    gap = 0.96 / max(len(methods) - 1, 1)
-    heights = spread(wanted, gap, levels[0], levels[-1])
-    for row, height in zip(methods.itertuples(), heights, strict=True):
-        shade = shades[row.family]
-        x, y = 1000 * row.seconds, 100 * row.gain
-        decided = row.gain_verdict in DECIDED
-        ends = [100 * row.gain_low, 100 * row.gain_high]
-        ax.plot([x, x], ends, color=shade, lw=1.3, alpha=0.8, zorder=2)
-        look = {"mfc": shade if decided else "white", "mec": shade, "mew": 1.5}
-        ax.plot(x, y, marker=SHAPES[row.panel], ms=7, zorder=3, **look)
-        ax.plot([x, end], [y, y], color=shade, lw=0.6, alpha=0.55, zorder=1)
-        other = "²" if row.backbone != start["backbone"] else ""
-        other += "" if row.headline else EXPLORATORY
-        text, beside = f"{row.name}{other} {y:+.1f}", ax.get_yaxis_transform()
-        _label(ax, text, (1, y), height, shade, decided, xycoords=beside)
-
-
-def _label(
-    ax: plt.Axes,
-    text: str,
-    at: tuple[float, float],
-    height: float,
-    shade: str,
-    decided: bool,
-    **where: Any,
+def _frontier_panel(
+    ax: plt.Axes, rows: pd.DataFrame, looks: dict[str, dict[str, Any]]
 ) -> None:
-    """Text right of the axes at a height from 0 to 1, with a line to what it names."""
-    ax.annotate(
-        text,
-        at,
-        xytext=(1.05, height),
-        textcoords="axes fraction",
-        va="center",
-        fontsize=9,
-        color=INK,
-        fontweight="bold" if decided else "normal",
-        arrowprops=LEADER | {"color": shade, "lw": 0.6, "alpha": 0.55},
-        **where,
-    )
+    ax.axhline(0, color=INK, lw=1, zorder=1)
+    ax.grid(False, axis="x")
+    logs = np.log10(1000 * rows["seconds"])
+    order = np.lexsort([rows["name"].str.casefold(), (logs / 0.06).round()])
+    places = spread(logs.to_numpy()[order], 0.013, -np.inf, np.inf)
+    for x, row in zip(10**places, rows.iloc[order].itertuples(), strict=True):
+        look = looks.get(row.name, {"color": OTHERS, "marker": "o"})
+        front = row.name in looks
+        ends = [100 * row.ci_low, 100 * row.ci_high]
+        strong = {"lw": 1.6, "zorder": 3} if front else {"lw": 0.7, "zorder": 2}
+        ax.plot([x, x], ends, color=look["color"], **strong)
+        size = {"ms": 7, "zorder": 4} if front else {"ms": 3, "zorder": 2}
+        ax.plot(x, 100 * row.difference, ls="", **look, **size)
+    first = rows.iloc[0]
+    title = f"{first['dataset']}, {first['backbone']}"
+    about = f"one prompt {100 * first['top1']:.0f} %, {first['n']:,} images"
+    ax.set_title(f"{title}\n{about}", fontsize=10)
 
 
 def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
@@ -174,22 +134,23 @@ def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
 
 @styled
 def gains(
-    rows: pd.DataFrame, value: str, against: str, backbones: Sequence[str]
+    rows: pd.DataFrame, value: str, against: str, backbone: str
 ) -> tuple[Figure, pd.DataFrame]:
     """Points gained or lost: methods down, grouped by what they need; data sets across.
 
     A cell holds the difference over its 95 % interval; bold: the verdict is "gains" or
-    "loses"; a raised circle: exploratory; a raised 2: not the first of `backbones`.
+    "loses". A label names the backbone if that is not `backbone`.
 
     Args:
-        rows: of `synthesis.shown`.
+        rows: of `synthesis.shown` and `synthesis.tested`.
         value: `gain`, against one prompt, or `over`, against the ensemble.
         against: the baseline's name.
     """
     ends = [f"{value}_low", f"{value}_high"]
-    require(rows, ["dataset", "backbone", "name", "headline", "panel", value, *ends])
+    require(rows, ["dataset", "backbone", "name", "panel", value, *ends])
     rows = rows[rows[value].notna()]
-    label = rows["name"].where(rows["headline"], rows["name"] + EXPLORATORY)
+    other = rows["backbone"].ne(backbone)
+    label = rows["name"].where(~other, rows["name"] + " (" + rows["backbone"] + ")")
     rows = rows.assign(label=label)
     sets = {name: i for i, name in enumerate(dict.fromkeys(rows["dataset"]))}
     groups = [(p, rows[rows["panel"] == p]) for p in PANELS if p in set(rows["panel"])]
@@ -213,7 +174,6 @@ def gains(
         for _, row in part.iterrows():
             cell = sets[row["dataset"]], names[row["label"]]
             points = f"{100 * row[value]:+.1f}"
-            points += "²" if row["backbone"] != backbones[0] else ""
             interval = "[{:.1f}, {:.1f}]".format(*(100 * row[end] for end in ends))
             two_lines(
                 ax, *cell, points, interval, bold=row[f"{value}_verdict"] in DECIDED
@@ -221,118 +181,223 @@ def gains(
         label_cells(ax, [""] * len(sets), names)
         ax.set_title(f"needs {PANELS[panel]}" if panel != "prompts" else PANELS[panel])
     axes[-1, 0].set_xticks(range(len(sets)), sets)
-    marks = f"bold: gains or loses; {EXPLORATORY}: exploratory"
-    if len(backbones) > 1 and rows["backbone"].isin(backbones[1:]).any():
-        marks += f"; ²: {backbones[1]}, else {backbones[0]}"
-    axes[-1, 0].set_xlabel(f"points against {against}\n{marks}")
+    axes[-1, 0].set_xlabel(f"points against {against}; bold: gains or loses")
     return fig, rows.drop(columns="label").reset_index(drop=True)
 
 
 @styled
 def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Accuracy against calibration before (hollow) and after (filled) a temperature.
+    """Calibration error before and after a temperature, a panel per data set.
+
+    A line per method; the labelled ones have their 95 % intervals.
 
     Args:
-        table: rows of `synthesis.tempered` of one data set.
+        table: rows of `synthesis.tempered` with one backbone.
     """
-    require(table, ["name", "family", "panel", "top1", "ece", "ece_t", "nll", "nll_t"])
-    fig, axes = plt.subplots(1, 2, figsize=(1.3 * WIDTH, 4.3))
-    labels = {"ece": "expected calibration error (%)", "nll": "NLL (nats)"}
-    shades = family_colours()
-    for ax, (what, label) in zip(axes, labels.items(), strict=True):
-        factor = 100 if what == "ece" else 1
-        for i, row in enumerate(table.itertuples()):
-            shade, x = shades[row.family], 100 * row.top1
-            before, after = (factor * getattr(row, k) for k in (what, f"{what}_t"))
-            ax.plot([x, x], [before, after], color=shade, lw=1, alpha=0.6)
-            look = {"marker": LETTERS[i % len(LETTERS)], "ms": 8, "mec": shade}
-            ax.plot(x, before, mfc="white", ls="", **look)
-            ax.plot(x, after, mfc=shade, ls="", label=row.name, **look)
-        ax.set(xlabel="top-1 accuracy (%)", ylabel=label)
-        if what == "nll" and table["nll"].max() > 5 * table["nll"].median():
-            ax.set_yscale("log")
-            logarithmic(ax.yaxis)
-        else:
-            ax.set_ylim(bottom=0)
-    handles, names = axes[0].get_legend_handles_labels()
-    fig.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
+    require(table, ["dataset", "name", "method", "n", "ece", "ece_t", "ece_low_t"])
+    parts = list(table.groupby("dataset", sort=False))
+    columns = min(3, len(parts))
+    fig, axes = plt.subplots(
+        -(-len(parts) // columns),
+        columns,
+        squeeze=False,
+        sharey=True,
+        figsize=(WIDTH, 0.8 + 2.5 * -(-len(parts) // columns)),
+    )
+    looks = _looks(table)
+    for ax in axes.flat[len(parts) :]:
+        ax.remove()
+    for ax, (dataset, part) in zip(axes.flat, parts, strict=False):
+        for row in part.to_dict("records"):
+            errors = 100 * row["ece"], 100 * row["ece_t"]
+            if row["name"] not in looks:
+                ax.plot([0, 1], errors, color=OTHERS, lw=0.7, alpha=0.8, zorder=1)
+                continue
+            look, aside = looks[row["name"]], 0.03 * list(looks).index(row["name"])
+            for x, t in ((-aside, ""), (1 + aside, "_t")):
+                ends = 100 * row[f"ece_low{t}"], 100 * row[f"ece_high{t}"]
+                ax.plot([x, x], ends, color=look["color"], lw=1.4, zorder=2)
+            ax.plot([-aside, 1 + aside], errors, lw=1.6, ms=6, zorder=3, **look)
+        ax.set_title(f"{dataset}, {part['n'].iloc[0]:,} images", fontsize=10)
+        ax.set_xticks([0, 1], ["before", "after"])
+        ax.set_xlim(-0.3, 1.3)
+        ax.grid(False, axis="x")
+    axes[0, 0].set_ylim(bottom=0)  # of all, since they share it
+    for ax in axes[:, 0]:
+        ax.set_ylabel("calibration error (%)")
+    _legend(fig, looks)
     return fig, table.reset_index(drop=True)
 
 
 @styled
-def who_agrees(
-    shares: pd.DataFrame, changed: pd.DataFrame
-) -> tuple[Figure, pd.DataFrame]:
-    """Heat map of agreement of predictions, beside it images rescued and broken.
+def who_agrees(shares: pd.DataFrame, printed: int = 5) -> tuple[Figure, pd.DataFrame]:
+    """Heat map of agreement of predictions, methods that agree side by side.
+
+    Only the greatest and the smallest shares are printed.
 
     Args:
-        shares: of `synthesis.agreement`.
-        changed: `wins`, the share of images that a method gets right where one prompt
-            does not, and `losses`, the reverse; the index has the names of `shares`.
+        shares: of `synthesis.clustered`.
+        printed: how many of either.
     """
     names, n = list(shares), len(shares)
-    size = 2.0 + 0.46 * n + 2.2, 1.5 + 0.36 * n
-    fig, (ax, bars) = plt.subplots(1, 2, figsize=size, width_ratios=[n, 4.4])
-    low = np.nanmin(shares.to_numpy())
+    cells = shares.to_numpy(float)
+    cells = np.where(np.tri(n, k=-1, dtype=bool), cells, np.nan)[1:, :-1]
+    side = max(0.22 * n, 2.5)
+    fig, ax = plt.subplots(figsize=(2.0 + side, 1.7 + 0.9 * side))
     palette = sns.light_palette(BLUE, as_cmap=True)
-    ax.imshow(shares, cmap=palette, vmin=2 * low - 1, vmax=1.25, aspect="auto")
-    for y in range(n):
-        for x in range(n):
-            share = shares.iloc[y, x]
-            if x != y and not np.isnan(share):
-                ax.text(x, y, f"{100 * share:.0f}", ha="center", va="center", size=9)
-    label_cells(ax, names, names, rotation=50, ha="right", rotation_mode="anchor")
-    ax.set_title("same prediction (% of images)")
-    rescued, broken = (
-        100 * changed.loc[names, k].to_numpy(float) for k in ("wins", "losses")
-    )
-    bars.barh(range(n), rescued, color=BLUE, height=0.7)
-    bars.barh(range(n), -broken, color=VERMILION, height=0.7)
-    edge = max(1.0, rescued.max(), broken.max())
-    for y, (won, lost) in enumerate(zip(rescued, broken, strict=True)):
-        look, gap = {"va": "center", "size": 9}, 0.04 * edge
-        bars.text(won + gap, y, f"{won:.1f}", **look)
-        bars.text(-lost - gap, y, f"{lost:.1f}", ha="right", **look)
-    bars.axvline(0, color=INK, lw=1)
-    bars.set(ylim=(n - 0.5, -0.5), xlim=(-1.6 * edge, 1.6 * edge), yticks=[], xticks=[])
-    bars.set_title("broken | rescued (%)", loc="center")
-    bars.grid(False)
-    sns.despine(ax=bars, left=True, bottom=True)
-    data = shares.rename_axis("method").reset_index()
-    return fig, data.assign(rescued=rescued / 100, broken=broken / 100)
+    picture = ax.imshow(100 * cells, cmap=palette, aspect="auto")
+    known = np.argwhere(~np.isnan(cells))
+    known = known[np.argsort(cells[tuple(known.T)], kind="stable")]
+    for y, x in (
+        known if len(known) <= 2 * printed else [*known[:printed], *known[-printed:]]
+    ):
+        share = cells[y, x]
+        dark = share > np.nanmean([np.nanmin(cells), np.nanmax(cells)])
+        number_in_cell(ax, x, y, f"{100 * share:.0f}", 8, dark)
+    label_cells(ax, names[:-1], names[1:], rotation=90)
+    fig.colorbar(picture, ax=ax, label="same prediction (% of images)", shrink=0.6)
+    return fig, shares.rename_axis("method").reset_index()
+
+
+@styled
+def rescued_and_broken(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Images that a method gets right and one prompt wrong, the reverse, and the net.
+
+    Bars: rescued to the right, broken to the left; dots: their difference, the gain,
+    with its 95 % interval, filled where the verdict is "gains" or "loses".
+
+    Args:
+        rows: of a leader board, about one data set and backbone.
+    """
+    require(rows, ["name", "n", "wins", "losses", "gain", "gain_low", "gain_high"])
+    rows = rows.sort_values("gain", ascending=False, kind="stable")
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.27 * len(rows)))
+    places = np.arange(len(rows))
+    rescued, broken = (100 * rows[k] / rows["n"] for k in ("wins", "losses"))
+    look = {"height": 0.72, "alpha": 0.45}
+    ax.barh(places, rescued, color=BLUE, label="rescued", **look)
+    ax.barh(places, -broken, color=VERMILION, label="broken", **look)
+    ax.axvline(0, color=INK, lw=1)
+    for y, row in enumerate(rows.itertuples()):
+        ends = [100 * row.gain_low, 100 * row.gain_high]
+        ax.plot(ends, [y, y], color=INK, lw=1.4)
+        face = INK if row.gain_verdict in DECIDED else "white"
+        ax.plot(100 * row.gain, y, "o", ms=5, mec=INK, mfc=face)
+    label_rows(ax, list(rows["name"]))
+    ax.set_xlabel("share of images (%)")
+    handles, names = ax.get_legend_handles_labels()
+    handles.append(Line2D([], [], color=INK, marker="o", ms=5, label="gain"))
+    fig.legend(handles, [*names, "gain"], loc="outside lower center", ncols=3)
+    return fig, rows.reset_index(drop=True)
 
 
 @styled
 def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Rank correlation of methods between data sets.
+    """Rank correlation of methods between data sets, over its 95 % interval.
 
     Args:
         table: of `synthesis.transfer`.
     """
-    require(table, ["dataset", "other", "tau", "p", "methods"])
-    names = list(dict.fromkeys([*table["dataset"], *table["other"]]))
-    at = {name: i for i, name in enumerate(names)}
-    cells = np.full((len(names), len(names)), np.nan)
-    cells[table["dataset"].map(at), table["other"].map(at)] = table["tau"]
-    side = 1.4 + 0.75 * len(names)
-    fig, ax = plt.subplots(figsize=(side + 0.6, 0.75 * side + 0.4))
+    require(table, ["dataset", "other", "tau", "low", "high"])
+    columns, lines = (list(dict.fromkeys(table[k])) for k in ("other", "dataset"))
+    across = {name: i for i, name in enumerate(columns)}
+    down = {name: i for i, name in enumerate(lines)}
+    cells = np.full((len(lines), len(columns)), np.nan)
+    cells[table["dataset"].map(down), table["other"].map(across)] = table["tau"]
+    size = max(3.0, 1.6 + 0.95 * len(columns)), max(1.6, 0.8 + 0.6 * len(lines))
+    fig, ax = plt.subplots(figsize=size)
     gains_and_losses(ax, cells, 1.4)
     for row in table.dropna(subset="tau").itertuples():
-        texts = f"{row.tau:+.2f}", f"of {row.methods}"
-        cell = at[row.other], at[row.dataset]
-        two_lines(ax, *cell, *texts, bold=False, size=11)
-    label_cells(ax, names, names, rotation=35, ha="right")
-    ax.set_xlabel("Kendall's tau of gains; small: methods compared")
+        texts = f"{row.tau:+.2f}", f"[{row.low:+.1f}, {row.high:+.1f}]"
+        two_lines(ax, across[row.other], down[row.dataset], *texts, bold=False)
+    label_cells(ax, columns, lines)
+    ax.set_xlabel("Kendall's tau of gains")
     return fig, table.reset_index(drop=True)
 
 
 @styled
+def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Questions on the left, then the method of each leaf, its gain, its price.
+
+    Filled: the verdict is "gains".
+
+    Args:
+        leaves: of `tree.leaves`.
+    """
+    require(leaves, ["asks", "use", "expect", "expect_low", "expect_high", "verdict"])
+    n = len(leaves)
+    fig, (words, ax, numbers) = plt.subplots(
+        1,
+        3,
+        sharey=True,
+        figsize=(1.3 * WIDTH, 1.0 + 0.75 * n),
+        width_ratios=[4.6, 2.0, 3.0],
+    )
+    words.set(xlim=(0, 1), ylim=(n - 0.4, -0.8))
+    for part in (words, numbers):
+        part.axis("off")
+    _questions(words, leaves)
+    columns = {"broken": 0.2, "ECE": 0.45, "ms": 0.61, "keeps": 1.0}
+    for y, leaf in enumerate(leaves.to_dict("records")):
+        if leaf["use"] == tree.KEEP:
+            look = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+            ax.annotate("no gain found", (0, y), xytext=(6, 0), **look)
+        else:
+            ends = [100 * leaf["expect_low"], 100 * leaf["expect_high"]]
+            face = BLUE if leaf["verdict"] == DECIDED[0] else "white"
+            ax.plot(ends, [y, y], color=BLUE, lw=2)
+            ax.plot(100 * leaf["expect"], y, "o", ms=8, mec=BLUE, mfc=face)
+            points = f"{100 * leaf['expect']:+.1f}"
+            ax.text(100 * leaf["expect"], y - 0.15, points, ha="center", va="bottom")
+        texts = [tree.share(leaf["broken"]), tree.share(leaf["ece"])]
+        texts += [f"{1000 * leaf['seconds_per_image']:.0f}", leaf["keeps"]]
+        for x, text in zip(columns.values(), texts, strict=True):
+            numbers.text(x, y, text or "–", ha="right", va="center", fontsize=10)
+    for head, x in columns.items():
+        numbers.text(x, -0.6, head, ha="right", va="center", fontweight="bold")
+    over = " or ".join(dict.fromkeys(filter(None, leaves["over"])))
+    ax.axvline(0, color=INK, lw=1)
+    ax.set_xlabel(f"points gained over\n{over}" if over else "points gained")
+    ax.tick_params(left=False, labelleft=False)
+    ax.grid(False, axis="y")
+    ax.spines["left"].set_visible(False)
+    return fig, leaves.reset_index(drop=True)
+
+
+def _questions(ax: plt.Axes, leaves: pd.DataFrame) -> None:
+    """The questions about images, a branch to each leaf, and what the leaf advises."""
+    box = {"boxstyle": "round,pad=0.35", "fc": "#f0f4f8", "ec": FAINT}
+    middles = []
+    for asks, part in leaves.reset_index(drop=True).groupby("asks", sort=False):
+        middle = part.index.to_numpy().mean()
+        middles.append(middle)
+        for y, leaf in zip(part.index, part.to_dict("records"), strict=True):
+            ax.plot([0.42, 0.5, 0.53], [middle, y, y], color=FAINT, lw=1.5, zorder=0)
+            without = f"no gain with {leaf['without']}" if leaf["without"] else ""
+            question = tree.asked(leaf) or "Otherwise" * (len(part) > 1)
+            lines = [
+                (question, 0.24, {"fontsize": 9}),
+                (leaf["use"], 0.27, {"fontweight": "bold"}),
+                *((x, 0.18, {"fontsize": 8}) for x in textwrap.wrap(without, 37)),
+            ]
+            lines = [line for line in lines if line[0]]
+            top = y - sum(height for _, height, _ in lines) / 2
+            for text, height, look in lines:
+                ax.text(0.55, top + height / 2, text, va="center", **look)
+                top += height
+        text = f"{textwrap.fill(asks, 24)}\n({part['datasets'].iloc[0]})"
+        ax.text(0.21, middle, text, ha="center", va="center", fontsize=9, bbox=box)
+    for above, below in pairwise(middles):
+        ax.plot([0.21, 0.21], [above, below], color=FAINT, lw=1.5, zorder=0)
+
+
+@styled
 def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Published gains across, ours up, a label per method, a panel per data set.
+    """Published gains across, ours up, a panel per data set.
 
     Blue: our corrected test finds a gain of the papers' sign; vermilion: of the other
-    one; hollow: it finds none. On the diagonal both gains are the same. Labels have our
-    gain and, in brackets, the papers'.
+    one; hollow: it finds none, and no label. On the diagonal both gains are the same.
+    Labels have our gain and, in brackets, the papers'.
 
     Args:
         table: of `literature.cells`.
@@ -341,12 +406,10 @@ def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.Dat
     require(table, ["dataset", "name", "published", "gain", "low", "high", "outcome"])
     parts = panels(table)
     parts = [part for part in parts if len(part[1]) > 1] or parts
-    lines = [max(9, len(part)) for _, part in parts]
     fig, axes = plt.subplots(
         len(parts),
         squeeze=False,
-        figsize=(7.6, 1.3 + sum(0.19 * n + 0.75 for n in lines)),
-        height_ratios=lines,
+        figsize=(1.1 * WIDTH, 1.2 + 2.5 * len(parts)),
     )
     taus = ranks.set_index(["dataset", "backbones"])
     for ax, ((dataset, backbone), part) in zip(axes[:, 0], parts, strict=True):
@@ -369,8 +432,6 @@ def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.Dat
     ]
     keys.append(Line2D([], [], color=FAINT, lw=4, label="as in papers"))
     fig.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=9)
-    title = "Does a method gain here what it gains in papers?"
-    fig.suptitle(title, x=0.02, ha="left", fontsize=13, fontweight="bold")
     return fig, pd.concat([part for _, part in parts], ignore_index=True)
 
 
@@ -387,11 +448,7 @@ def _literature_panel(ax: plt.Axes, part: pd.DataFrame) -> None:
     ax.axhline(0, color=INK, lw=1, zorder=1)
     ax.axvline(0, color=INK, lw=1, zorder=1)
     ax.axline((0, 0), slope=1, color=FAINT, lw=4, alpha=0.6, zorder=0)
-    bottom, top = ax.get_ylim()
-    wanted = (100 * part["gain"].to_numpy() - bottom) / (top - bottom)
-    gap = min(0.11, 0.96 / max(len(part) - 1, 1))
-    heights = spread(wanted, gap, 0.02, 0.98)
-    for row, height in zip(part.to_dict("records"), heights, strict=True):
+    for row in part.to_dict("records"):
         x, y = 100 * row["published"], 100 * row["gain"]
         same, decided = (x > 0) == (y > 0), row["outcome"] in DECIDED
         shade = (BLUE if same else VERMILION) if decided else UNDECIDED
@@ -401,5 +458,19 @@ def _literature_panel(ax: plt.Axes, part: pd.DataFrame) -> None:
         marker = "o" if same or not decided else "X"
         look = {"mfc": shade if decided else "white", "mec": shade, "mew": 1.5}
         ax.plot(x, y, marker=marker, ms=7, zorder=3, **look)
-        text = f"{row['name']} {y:+.1f} ({x:+.1f})"
-        _label(ax, text, (x, y), height, shade, decided)
+    part = part[part["outcome"].isin(DECIDED)]
+    bottom, top = ax.get_ylim()
+    wanted = (100 * part["gain"].to_numpy() - bottom) / (top - bottom)
+    for row, height in zip(
+        part.to_dict("records"), spread(wanted, 0.1, 0.03, 0.97), strict=True
+    ):
+        x, y = 100 * row["published"], 100 * row["gain"]
+        ax.annotate(
+            f"{row['name']} {y:+.1f} ({x:+.1f})",
+            (x, y),
+            xytext=(1.03, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=10,
+            arrowprops=LEADER,
+        )

@@ -207,12 +207,27 @@ def _calibrated(ledger: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarra
     return confidence, correct, metrics.confidence_bin(confidence)
 
 
+def of_means(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with ci_low, ci_high (95 %) and p (two-sided) of each `difference`.
+
+    For means of several paired differences, from their standard errors `se` by the
+    normal approximation. Fewer than `metrics.FEWEST` images (`n`) tell nothing: their
+    interval is -1 to 1, their p is 1. A row without a difference has no p.
+    """
+    difference, se, n = (table[k].astype(float) for k in ("difference", "se", "n"))
+    few, edge = n < metrics.FEWEST, norm.isf(LEVEL / 2) * se
+    p = pd.Series(2 * norm.sf(difference.abs() / se.where(se > 0)), table.index)
+    p = p.mask(few | se.eq(0), 1.0).where(difference.notna())
+    low, high = (difference - edge).mask(few, -1.0), (difference + edge).mask(few, 1.0)
+    return table.assign(se=se, ci_low=low, ci_high=high, p=p)
+
+
 def corrected(table: pd.DataFrame) -> pd.DataFrame:
     """A table of differences as one family of tests, with the verdict on each.
 
     Args:
-        table: rows of `paired_difference` or `over_orders`. A row without p is not
-            tested.
+        table: rows of `paired_difference`, `over_orders` or `of_means`. A row without
+            p is not tested.
 
     Returns:
         The table with `p_holm`, p adjusted for the number of tests (Holm 1979);

@@ -5,7 +5,7 @@ of `compare.corrected`, so that it says what a study's ledgers say, whatever tha
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,14 @@ import pandas as pd
 from helpers import notebooks
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
-from helpers.results import compare, metrics, protocol
-from helpers.results.layouts import COUNTERPARTS, difficulty
+from helpers.results import compare, metrics, protocol, tree
+from helpers.results.layouts import COUNTERPARTS, KINDS, difficulty
 from helpers.results.synthesis import (
     OUTCOME,
     Key,
     Scores,
     baseline,
+    calibration,
     difference,
     main_recipe,
     shared,
@@ -46,9 +47,10 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
         dataset, backbone; what can be seen without labels: `sure`, the mean confidence
         of one prompt, and `agree`, the share of images on which one prompt and the
         ensemble predict the same; have, use (a ledger or "nothing more"), over (against
-        what), expect, expect_low, expect_high, n (of the other half), verdict (of
-        `compare.corrected` on the other half, all rows being the family),
-        seconds_per_image.
+        what), seconds_per_image; on the other half expect, expect_low, expect_high, n,
+        broken (share that the method gets wrong and the baseline right), ece and
+        verdict (of `compare.corrected`, all rows being the family). Of one prompt only
+        ece and seconds.
     """
     rows = []
     for (dataset, backbone), part in board.groupby(["dataset", "backbone"], sort=False):
@@ -77,24 +79,13 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
                 continue
             found = _chosen(scores, keys, many or one)
             if not found and have == "the image alone":
-                cheap = {"use": one.method, "seconds_per_image": _cost(scores, one)}
-                found = plain or cheap
+                found = plain or {"use": one.method, **_price(scores, one)}
             rows.append({**seen, "have": have, **(found or {"use": "nothing more"})})
     names = {"difference": "expect", "ci_low": "expect_low", "ci_high": "expect_high"}
     columns = ["dataset", "backbone", "sure", "agree", "have", "use", "over", *names]
-    columns += ["n", "verdict", "seconds_per_image"]
+    columns += ["n", "broken", "ece", "verdict", "seconds_per_image"]
     table = pd.DataFrame(rows, columns=[*columns, "p", "se"])
     return compare.corrected(table)[columns].rename(columns=names)
-
-
-def readable(decided: pd.DataFrame) -> pd.DataFrame:
-    """The table of `decisions` for display: points with intervals, milliseconds."""
-    told = [_expected(row) if row["n"] > 0 else "" for _, row in decided.iterrows()]
-    table = decided[["dataset", "sure", "agree", "have", "use"]].copy()
-    table["expect"] = pd.Series(told, decided.index, dtype=object)
-    table["over"] = decided["over"].astype(object).fillna("")
-    table[["n", "verdict"]] = decided[["n", "verdict"]]
-    return table.assign(ms=1000 * decided["seconds_per_image"])
 
 
 def _chosen(scores: Scores, keys: Sequence[Key], over: Key) -> dict | None:
@@ -104,22 +95,29 @@ def _chosen(scores: Scores, keys: Sequence[Key], over: Key) -> dict | None:
     for key in keys:
         pairs = list(zip(*map(halved, shared(scores[key], scores[over])), strict=True))
         if all(len(method) for method, _ in pairs):
-            tried[key] = [[frame["hit"] for frame in pair] for pair in pairs]
+            tried[key] = pairs
     if not tried:
         return None
-    found = [compare.paired_difference(*chosen_on) for chosen_on, _ in tried.values()]
+    found = [_paired(chosen_on) for chosen_on, _ in tried.values()]
     table = compare.corrected(pd.DataFrame(found))
     gains = table.loc[table["verdict"].eq("gains"), "ci_low"]
     if gains.empty:
         return None
     best = [*tried][gains.idxmax()]
-    measured = compare.paired_difference(*tried[best][1])
-    about = {"use": best.method, "over": over.method}
-    return {**about, **measured, "seconds_per_image": _cost(scores, best)}
+    measured = _paired(tried[best][1])
+    about = {"use": best.method, "over": over.method, **_price(scores, best)}
+    about |= {"ece": calibration(tried[best][1][0])["ece"]}
+    return about | measured | {"broken": measured["losses"] / measured["n"]}
 
 
-def _cost(scores: Scores, key: Key) -> float:
-    return scores[key].attrs["seconds_per_image"]
+def _paired(pair: Sequence[pd.DataFrame]) -> dict[str, float]:
+    return compare.paired_difference(*(frame["hit"] for frame in pair))
+
+
+def _price(scores: Scores, key: Key) -> dict[str, float]:
+    images = scores[key]
+    seconds = images.attrs["seconds_per_image"]
+    return {"ece": calibration(images)["ece"], "seconds_per_image": seconds}
 
 
 def halved(images: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -193,28 +191,53 @@ def claims(
 
 def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
     """Rows of `claims` about one claim, and their `protocol.macro`, in words."""
-    first, several = claim.iloc[0], len(claim) > 1
-    text = f"{first['subject']} against {first['over']}: "
-    if several:
-        text += f"{points(average, ' points')} on average over {average['datasets']} "
-        text += f"data sets of {average['n']:,} images or more; "
-    told = []
+    first, told, text = claim.iloc[0], [], ""
     for verdict in compare.DECIDED:
         some = claim[claim["verdict"].eq(verdict)]
         some = some.sort_values("difference", key=abs, ascending=False)
-        names = [f"{row['dataset']} {points(row)}" for _, row in some.iterrows()]
-        rest = len(names) - 2
-        more = f" and {rest} other{'s' * (rest > 1)}" if rest > 0 else ""
-        told += [f"{verdict} on {', '.join(names[:2])}{more}"] if names else []
+        names = [
+            f"{amount(row)} on {kind(row['dataset'])}" for _, row in some.iterrows()
+        ]
+        rest = [f"on {len(names) - 2} other data sets"] if len(names) > 3 else names[2:]
+        if names:
+            told.append(f"{verdict} {listed([*names[:2], *rest])}")
     same = claim[~claim["verdict"].isin(compare.DECIDED)]
     if len(same):
-        places = ", ".join(same["dataset"])
-        told.append(f"{compare.undetected(same['detectable'])} on {places}")
-    about = [first["backbone"], *([] if several else [f"{first['n']:,.0f} images"])]
+        shows = (
+            f"{', and it ' * bool(told)}shows {compare.undetected(same['detectable'])}"
+        )
+        text = f"{shows} on {listed(same['dataset'])}"
+    about = f"{first['subject']}, compared with {first['over']}"
+    text = f"{about}, {' and '.join(told)}{text}"
+    notes = [first["backbone"]]
+    if len(claim) > 1:
+        text += f". The mean over {average['datasets']} data sets of {average['n']:,} "
+        text += f"images or more is {points(average, ' points')}"
+    else:
+        notes.append(f"{first['n']:,.0f} images")
     if average["checkpoints"] > 1:
-        about.append(f"{average['checkpoints']} checkpoints")
-    about += ["exploratory"] if first["exploratory"] else []
-    return f"{text}{'; '.join(told)} ({', '.join(about)})"
+        notes.append(f"{average['checkpoints']} checkpoints")
+    notes += ["exploratory"] if first["exploratory"] else []
+    return f"{text} ({', '.join(notes)})"
+
+
+def amount(row: Mapping[str, float] | pd.Series) -> str:
+    """What is gained or lost, without a sign: "8.1 points [6.0, 10.2]"."""
+    middle, low, high = (100 * row[k] for k in ("difference", "ci_low", "ci_high"))
+    if middle < 0:
+        middle, low, high = -middle, -high, -low
+    return f"{middle:.1f} points [{low:.1f}, {high:.1f}]"
+
+
+def kind(dataset: str) -> str:
+    """What a data set shows, with its name: "sketches (picto-s)"."""
+    return f"{KINDS[dataset]} ({dataset})" if dataset in KINDS else dataset
+
+
+def listed(names: Iterable[str]) -> str:
+    """ "a, b and c"."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
 
 
 def points(row: Mapping[str, float] | pd.Series, about: str = "") -> str:
@@ -226,7 +249,7 @@ def points(row: Mapping[str, float] | pd.Series, about: str = "") -> str:
 def findings(
     scores: Scores,
     board: pd.DataFrame,
-    decided: pd.DataFrame,
+    leaves: pd.DataFrame,
     first: str,
     backbones: Sequence[str],
 ) -> pd.DataFrame:
@@ -234,7 +257,7 @@ def findings(
 
     Args:
         board: of `synthesis.leaderboard`.
-        decided: the table of `decisions`.
+        leaves: of `tree.leaves`.
         first: the data set in question, of which the others are shifts.
         backbones: a claim is about the first one that has its ledgers.
 
@@ -242,7 +265,6 @@ def findings(
         chapter, question, answer.
     """
     answers = {"00": _world(scores, backbones[0])}
-    chapters = {chapter.number: chapter for chapter in notebooks.chapters()}
     answers["01"] = _levels(scores, first, backbones[0])
     made = claims(scores, board, backbones)
     checkpoints = protocol.architectures(key.backbone for key in scores)
@@ -256,10 +278,16 @@ def findings(
         values = protocol.gained(scores, on, method, against)
         text = sentence(claim, protocol.macro(list(values.values())))
         answers[chapter] = ". ".join(filter(None, [answers.get(chapter), text]))
-    answers["07"] = _verdicts(decided, backbones[0])
-    answers = {c: answer for c, answer in sorted(answers.items()) if answer}
-    rows = [(c, chapters[c].question, f"{text}.") for c, text in answers.items()]
-    return pd.DataFrame(rows, columns=["chapter", "question", "answer"])
+    answers["07"] = _advice(scores, leaves)
+    answers = {c: text for c, text in sorted(answers.items()) if text}
+    return pd.concat([answer(c, text) for c, text in answers.items()])
+
+
+def answer(chapter: str, text: str) -> pd.DataFrame:
+    """What a chapter found, as a table: chapter (its number), question, answer."""
+    questions = {known.number: known.question for known in notebooks.chapters()}
+    row = {"chapter": chapter, "question": questions[chapter], "answer": f"{text}."}
+    return pd.DataFrame([row])
 
 
 def _correct(scores: Scores, backbone: str) -> pd.Series:
@@ -272,16 +300,19 @@ def _correct(scores: Scores, backbone: str) -> pd.Series:
     return pd.Series(found, dtype=object)
 
 
-def _accuracy(correct: pd.Series) -> str:
-    low, high = metrics.bootstrap_interval(correct)
-    return f"{correct.mean():.1%} [{low:.1%}, {high:.1%}]"
+def _right(correct: pd.Series, dataset: str) -> str:
+    """ "93.8 % [92.7, 94.8] of picto", from the hits of each data set."""
+    hits = correct[dataset]
+    low, high = metrics.bootstrap_interval(hits)
+    share = f"{100 * hits.mean():.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{share} of {kind(dataset)}"
 
 
 def _levels(scores: Scores, first: str, backbone: str) -> str:
     correct = _correct(scores, backbone)
     worst = correct.map(np.mean).astype(float).idxmin()
-    text = f"One prompt is right on {_accuracy(correct[first])} of {first}"
-    return text if worst == first else f"{text}, {_accuracy(correct[worst])} of {worst}"
+    text = f"One prompt is right on {_right(correct, first)}"
+    return text if worst == first else f"{text} and {_right(correct, worst)}"
 
 
 def _world(scores: Scores, backbone: str) -> str:
@@ -289,41 +320,55 @@ def _world(scores: Scores, backbone: str) -> str:
     correct = _correct(scores, backbone)
     if len(set(correct.index) & set(COUNTERPARTS.values())) < 2:
         return ""
-    correct = correct.iloc[correct.map(np.mean).astype(float).argsort()[::-1]]
-    best, worst = correct.iloc[0], correct.iloc[-1]
-    text = f"From {correct.index[0]}, of which one prompt is right on "
-    text += f"{_accuracy(best)}, to {correct.index[-1]}, {_accuracy(worst)}"
-    ranks = difficulty(correct.map(np.mean).astype(float))
+    means = correct.map(np.mean).astype(float)
+    text = (
+        f"One prompt is right on {_right(correct, means.idxmax())}, the easiest data "
+    )
+    text += f"set, and {_right(correct, means.idxmin())}, the hardest"
+    ranks = difficulty(means)
     if not np.isnan(ranks["tau"]):
-        text += "; its counterparts of ImageNet's variants rank as these do for RN50 "
-        text += f"with Kendall's tau {ranks['tau']:+.2f}, {ranks['methods']} sets"
+        text += ". Kendall's tau with RN50's accuracies on ImageNet's variants is "
+        text += f"{ranks['tau']:+.2f}, over {ranks['methods']} counterparts"
     return text
 
 
-def _verdicts(decided: pd.DataFrame, backbone: str) -> str:
-    """The result for each data set if the user has the image alone."""
-    rows = decided[decided["have"].eq("the image alone")]
-    rows = rows[rows["backbone"].eq(backbone)]
-    if rows.empty:
+def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
+    """Who should do what, at what price, and how well calibrated it is."""
+    if leaves.empty:
         return ""
-    sets = list(rows["dataset"])
-    rows = rows[rows["over"].eq("ensemble_80")]
-    gains = rows["verdict"].eq("gains")
-    better = [
-        f"{registry.find(use).name} gains over {ENSEMBLE} on {row['dataset']} "
-        f"{_expected(row)}"
-        for use, (_, row) in zip(
-            rows[gains]["use"], rows[gains].iterrows(), strict=True
-        )
-    ]
-    text = "Of methods that see the image alone, chosen on one half of the images and "
-    text += (
-        f"measured on the other, {'; '.join(better) or f'none gains over {ENSEMBLE}'}"
-    )
-    rest = ", ".join(name for name in sets if name not in set(rows[gains]["dataset"]))
-    return f"{text}; on {rest} none does" if better and rest else text
+    plain = leaves["use"].eq(tree.KEEP)
+    last = leaves.loc[plain & leaves["asks"].isin([tree.LAST, tree.ALL]), "datasets"]
+    rest = listed(last.iloc[0].split(", ")) if len(last) else ""
+    if plain.all():
+        return f"No tested method gains on {rest}: keep zero-shot"
+    gains, told = leaves[~plain].reset_index(drop=True), []
+    for dataset, part in gains.groupby("datasets", sort=False):
+        ways = []
+        for _, leaf in part.iterrows():
+            has = f"with {leaf['have']} " if leaf["have"] != tree.NOTHING else ""
+            has = "otherwise " if len(part) > 1 and not has else has
+            ways.append(f"{has}{leaf['use']} gains {_expected(leaf)}")
+        over = listed(part["over"].unique())
+        told.append(f"On {kind(dataset)}, {listed(ways)} over {over}")
+    if rest:
+        told.append(f"On {rest} no tested method gains: keep zero-shot")
+    places = zip(gains["datasets"], gains["backbone"], strict=True)
+    singles = (widest(scores, Key(*at, ""), registry.ledgers(ONE)) for at in places)
+    one = pd.DataFrame([_price(scores, key) for key in singles if key])
+    times = gains["seconds_per_image"] / one["seconds_per_image"]
+    dearest = gains.loc[times.idxmax()]
+    text = f"An image takes at most {times.max():.1f} times as long as with one prompt "
+    told.append(f"{text}({dearest['use']})")
+    worse = gains["ece"] - one["ece"]
+    at, some = worse.idxmax(), f"{(worse > 0).sum()} of these {len(gains)}"
+    if worse[at] <= 0:
+        return ". ".join([*told, "None of these is worse calibrated than one prompt"])
+    text = "All of these are" if (worse > 0).all() and len(gains) > 1 else f"{some} are"
+    text += f" worse calibrated than one prompt, {gains['use'][at]} most: its "
+    text += f"calibration error is {100 * gains['ece'][at]:.0f} % instead of "
+    return ". ".join([*told, f"{text}{100 * one['ece'][at]:.0f} %"])
 
 
 def _expected(row: pd.Series) -> str:
     names = {"expect": "difference", "expect_low": "ci_low", "expect_high": "ci_high"}
-    return points(row.rename(names), " points")
+    return amount(row.rename(names))

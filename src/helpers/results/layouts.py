@@ -34,6 +34,17 @@ COUNTERPARTS = {
 }
 """Data sets and backbones of the papers, and what plays their part in picto."""
 
+KINDS = {
+    "picto-a": "small or off-centre objects",
+    "picto-s": "sketches",
+    "picto-r": "other styles",
+    "picto-c": "damaged images",
+    "picto-o": "odd places and colours",
+    "imagenet-sketch": "sketches",
+    "imagenet-r": "other styles",
+}
+"""What a data set shows, for sentences; others are called by their names."""
+
 
 class Row(NamedTuple):
     """A cell of a published table, and the ledgers, the first there is, of ours."""

@@ -27,11 +27,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
 
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
-from helpers.results import compare, metrics, published
+from helpers.results import compare, published
 from helpers.results.compare import DECIDED
 from helpers.results.layouts import COUNTERPARTS
 from helpers.results.synthesis import (
@@ -46,7 +45,6 @@ from helpers.results.synthesis import (
 OVER = (ONE, ENSEMBLE)
 TOLERANCE = 0.005
 """Accuracies that differ by more from every published one are named."""
-DRAWS = 2000
 
 Evidence = Mapping[str, float]
 
@@ -292,19 +290,10 @@ def _ledger(
 
 
 def _tested(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with low, high, p, p_holm, detectable and outcome of its gain and se.
-
-    Fewer than `metrics.FEWEST` images tell nothing: their interval is -1 to 1.
-    """
-    gain, se, n = (table[k].astype(float) for k in ("gain", "se", "n"))
-    few = n < metrics.FEWEST
-    edge = norm.isf(0.025) * se
-    low, high = (gain - edge).mask(few, -1.0), (gain + edge).mask(few, 1.0)
-    p = pd.Series(2 * norm.sf(gain.abs() / se.where(se > 0)), table.index)
-    p = p.mask(few | se.eq(0), 1.0).where(gain.notna())
-    found = compare.corrected(table.assign(p=p, difference=gain, se=se))
-    found = found.drop(columns="difference").rename(columns={"verdict": "outcome"})
-    return found.assign(low=low, high=high)
+    """The table with low, high, p, p_holm, detectable and outcome of its gains."""
+    found = compare.of_means(table.assign(difference=table["gain"]))
+    names = {"verdict": "outcome", "ci_low": "low", "ci_high": "high"}
+    return compare.corrected(found).drop(columns="difference").rename(columns=names)
 
 
 def verdict(row: Mapping) -> str:
@@ -482,7 +471,7 @@ def reason(method: str, decision: str, evidence: Evidence) -> str:
     return told.format(**evidence)
 
 
-def ranks(table: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
+def ranks(table: pd.DataFrame) -> pd.DataFrame:
     """Do methods rank here as in papers? Kendall's tau of the two gains.
 
     Args:
@@ -490,35 +479,15 @@ def ranks(table: pd.DataFrame, draws: int = DRAWS) -> pd.DataFrame:
 
     Returns:
         A row per data set (and backbones, where they differ): dataset, backbones ("" in
-        the embedded world), methods, tau, p, low, high (95 %): of resampled methods,
-        another choice of methods being another sample; NaN with fewer than four.
+        the embedded world), and the columns of `synthesis.rank_correlation`.
     """
     rows = []
     for (dataset, backbones), part in panels(table):
-        gains = part.set_index("method").sort_index()[["published", "gain"]]
-        row: dict = {"dataset": dataset, "backbones": backbones}
-        row |= rank_correlation(gains["gain"], gains["published"])
-        row |= dict.fromkeys(["low", "high"], math.nan)
-        taus = _resampled_taus(gains.to_numpy(), draws)
-        if len(gains) >= 4 and len(taus):
-            row["low"], row["high"] = np.quantile(taus, [0.025, 0.975])
-        rows.append(row)
+        gains = part.set_index("method")
+        row = {"dataset": dataset, "backbones": backbones}
+        rows.append(row | rank_correlation(gains["gain"], gains["published"]))
     columns = ["dataset", "backbones", "methods", "tau", "p", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _resampled_taus(pairs: np.ndarray, draws: int) -> np.ndarray:
-    """Kendall's tau-b of resampled rows of [N, 2]; without draws that have none.
-
-    Of rows drawn c_i times: sum c_i c_j s_ij t_ij, s and t being the signs of the
-    differences, over the geometric mean of the same sums of s^2 and of t^2.
-    """
-    n = len(pairs)
-    times = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
-    s, t = np.sign(pairs.T[:, :, None] - pairs.T[:, None, :])
-    sums = [((times @ signs) * times).sum(axis=1) for signs in (s * t, s * s, t * t)]
-    known = (sums[1] > 0) & (sums[2] > 0)
-    return sums[0][known] / np.sqrt(sums[1][known] * sums[2][known])
 
 
 def panels(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:

@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.cluster import hierarchy
+from scipy.spatial.distance import squareform
 from scipy.stats import kendalltau
 
 from helpers.methods import registry
@@ -283,39 +285,69 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{"ms per image": 1000 * rows["seconds_per_image"]})
 
 
-def on_the_frontier(seconds: pd.Series, gain: pd.Series) -> pd.Series:
-    """The Pareto frontier: methods of which no other is both as cheap and as good,
-    and cheaper or better."""
-    s, g = seconds.to_numpy(float), gain.to_numpy(float)
-    no_dearer, no_worse = s[:, None] <= s, g[:, None] >= g  # [other, method]
-    better = (s[:, None] < s) | (g[:, None] > g)
-    return pd.Series(~(no_dearer & no_worse & better).any(axis=0), seconds.index)
+def tested(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a leaderboard about headline methods and your own."""
+    return rows[rows["headline"] | (rows["family"].eq("own") & rows["name"].ne(""))]
 
 
-def priced(rows: pd.DataFrame, plain: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """The single prompt, with name "", and the methods of a data set with a cost.
+LABELLED = ("vote of views", "TPT", "AutoCLIP", "captions", "TDA", "LaFTer")
+"""What figures tell apart: the methods that chapters 02 to 06 are about."""
+COMMON = 100
+"""Images in common that a labelled method must leave, if it has seen so many."""
 
-    `seconds` are the ledger's, but at least those of one prompt with the same backbone:
-    every method reads and encodes the image, but some ledgers were timed without this
-    part, or with images from a cache. `frontier` marks the Pareto frontier of the
-    methods that need the image alone, with the main backbone.
+
+def on_equal_images(
+    scores: Scores, board: pd.DataFrame, dataset: str, backbone: str
+) -> pd.DataFrame:
+    """What the tested methods gain over one prompt, all on the same images.
+
+    These are the images that one prompt and the labelled methods have seen; a labelled
+    method that would leave fewer than `COMMON` of them is left out. Another method is
+    there if it has seen all of them. A price is the median over the data sets of the
+    seconds per image, each at least those of one prompt, since every method reads and
+    encodes the image.
+
+    Returns:
+        dataset, backbone, name, method, family, panel, labelled, seconds, top1 (of one
+        prompt) and the columns of `compare.paired_difference`. They carry no verdict:
+        the protocol's tests are about all images that a method has seen.
     """
-    start = plain[plain["dataset"] == dataset].iloc[:1]
-    start = start.assign(
-        name="", gain=0.0, gain_low=0.0, gain_high=0.0, gain_verdict=""
-    )
-    here = rows[rows["dataset"].eq(dataset) & rows["seconds_per_image"].notna()]
-    table = pd.concat([start, here], ignore_index=True)
-    floor = plain[plain["dataset"] == dataset].drop_duplicates("backbone")
-    floor = floor.set_index("backbone")["seconds_per_image"]
-    floor = table["backbone"].map(floor)
-    table["seconds"] = np.fmax(table["seconds_per_image"], floor)
-    alone = table["panel"].isin(ALONE) & table["backbone"].eq(table["backbone"].iloc[0])
-    best = on_the_frontier(table.loc[alone, "seconds"], table.loc[alone, "gain"])
-    table["frontier"] = best.reindex(table.index, fill_value=False).astype(bool)
-    columns = ["dataset", "backbone", "method", "name", "family", "panel", "headline"]
-    columns += ["n", "top1", "seconds", "seconds_per_image", "frontier"]
-    return table[[*columns, "gain", "gain_low", "gain_high", "gain_verdict"]]
+    rows = tested(board)[lambda b: b["backbone"].eq(backbone) & b["gain"].notna()]
+    prices = priced(board, backbone)
+    rows = rows[rows["dataset"].eq(dataset)].drop_duplicates("name")
+    one = widest(scores, Key(dataset, backbone, ""), registry.ledgers(ONE))
+    if one is None or rows.empty:
+        return pd.DataFrame()
+    ledgers = {
+        row.name: scores[Key(dataset, backbone, row.method, row.seed)]
+        for row in rows.itertuples()
+    }
+    common = scores[one].index
+    for name in [name for name in LABELLED if name in ledgers]:
+        both = common.intersection(ledgers[name].index)
+        if len(both) < min(COMMON, len(ledgers[name])):
+            del ledgers[name]
+        else:
+            common = both
+    plain, found = scores[one].loc[common, "hit"], []
+    for row in rows.itertuples():
+        if row.name in ledgers and common.isin(ledgers[row.name].index).all():
+            pair = ledgers[row.name].loc[common, "hit"], plain
+            about = {"dataset": dataset, "backbone": backbone, "name": row.name}
+            about |= {"method": row.method, "family": row.family, "panel": row.panel}
+            about |= {"labelled": row.name in LABELLED, "top1": plain.mean()}
+            about |= {"seconds": prices[row.method]}
+            found.append(about | compare.paired_difference(*pair))
+    return pd.DataFrame(found)
+
+
+def priced(board: pd.DataFrame, backbone: str) -> pd.Series:
+    """The seconds per image of each method, as `on_equal_images` says."""
+    rows = board[board["backbone"].eq(backbone)]
+    single = rows[rows["method"].isin(registry.ledgers(ONE))]
+    floor = single.groupby("dataset")["seconds_per_image"].first()
+    seconds = np.fmax(rows["seconds_per_image"], rows["dataset"].map(floor))
+    return seconds.groupby(rows["method"]).median()
 
 
 def telling(rows: pd.DataFrame, first: str, most: int = 3) -> list[str]:
@@ -343,6 +375,19 @@ def agreement(scores: Scores, keys: Mapping[str, Key]) -> pd.DataFrame:
     return table
 
 
+def clustered(shares: pd.DataFrame) -> pd.DataFrame:
+    """Shares of `agreement` with methods that agree side by side.
+
+    Average linkage of the shares of different predictions, leaves in optimal order.
+    """
+    if len(shares) < 3:
+        return shares
+    apart = 1 - shares.fillna(shares.min(axis=None)).to_numpy()
+    linked = hierarchy.linkage(squareform(apart), "average", optimal_ordering=True)
+    order = hierarchy.leaves_list(linked)
+    return shares.iloc[order, order]
+
+
 def rescued_and_broken(
     scores: Scores, keys: Sequence[Key], reference: Key
 ) -> pd.DataFrame:
@@ -364,10 +409,13 @@ def rescued_and_broken(
 def extremes(outcomes: pd.DataFrame, most: int = 6) -> pd.DataFrame:
     """The images that most methods rescue, then those that most methods break.
 
-    Only images in the largest number of ledgers count. Returns the rows of
-    `rescued_and_broken` with a column `told`, such as "7 of 11 rescue it".
+    As many of either, where there are both; only images in the largest number of
+    ledgers count. Returns the rows of `rescued_and_broken` with a column `told`, such
+    as "7 of 11 rescue it".
     """
     outcomes = outcomes[outcomes["of"] == outcomes["of"].max()]
+    there = [(outcomes[column] > 0).sum() for column in ("rescued", "broken")]
+    most = min([most, *filter(None, there)])
     parts = []
     for column, verb in (("rescued", "rescue"), ("broken", "break")):
         part = outcomes[outcomes[column] > 0].nlargest(most, column)
@@ -379,28 +427,48 @@ def extremes(outcomes: pd.DataFrame, most: int = 6) -> pd.DataFrame:
 def rank_correlation(a: pd.Series, b: pd.Series) -> dict[str, float]:
     """Kendall's tau-b of two rankings of the methods that both contain.
 
-    Returns tau, p (two-sided) and methods; tau and p are NaN with fewer than four.
+    Returns tau, p (two-sided), low and high (95 %, of resampled methods, another choice
+    of methods being another sample) and methods; all but these are NaN with fewer than
+    four.
     """
-    a, b = a.dropna().align(b.dropna(), join="inner")
-    tau = p = np.nan
+    a, b = a.dropna().sort_index().align(b.dropna().sort_index(), join="inner")
+    tau = p = low = high = np.nan
     if len(a) >= 4:
         tau, p = kendalltau(a, b)
-    return {"tau": float(tau), "p": float(p), "methods": len(a)}
+        taus = _resampled_taus(np.column_stack([a, b]).astype(float))
+        if len(taus):
+            low, high = np.quantile(taus, [0.025, 0.975])
+    found = {"tau": float(tau), "p": float(p), "low": float(low), "high": float(high)}
+    return found | {"methods": len(a)}
+
+
+def _resampled_taus(pairs: np.ndarray, draws: int = 2000) -> np.ndarray:
+    """Kendall's tau-b of resampled rows of [N, 2]; without draws that have none.
+
+    Of rows drawn c_i times: sum c_i c_j s_ij t_ij, s and t being the signs of the
+    differences, over the geometric mean of the same sums of s^2 and of t^2.
+    """
+    n = len(pairs)
+    times = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
+    s, t = np.sign(pairs.T[:, :, None] - pairs.T[:, None, :])
+    sums = [((times @ signs) * times).sum(axis=1) for signs in (s * t, s * s, t * t)]
+    known = (sums[1] > 0) & (sums[2] > 0)
+    return sums[0][known] / np.sqrt(sums[1][known] * sums[2][known])
 
 
 def transfer(rows: pd.DataFrame, backbone: str) -> pd.DataFrame:
     """Rank correlation of the methods' gains between every two data sets.
 
-    Columns: dataset, other, tau, p, methods; each pair once in either order.
+    Columns: dataset, other, and those of `rank_correlation`; each pair once.
     """
     rows = rows[rows["backbone"] == backbone]
     gains = rows.pivot_table("gain", "name", "dataset", sort=False)
-    pairs = [(a, b) for a in gains for b in gains if a != b]
     table = [
-        {"dataset": a, "other": b, **rank_correlation(gains[a], gains[b])}
-        for a, b in pairs
+        {"dataset": b, "other": a, **rank_correlation(gains[a], gains[b])}
+        for a, b in combinations(gains, 2)
     ]
-    return pd.DataFrame(table, columns=["dataset", "other", "tau", "p", "methods"])
+    columns = ["dataset", "other", "tau", "p", "low", "high", "methods"]
+    return pd.DataFrame(table, columns=columns)
 
 
 def tempered(folder: str | Path, rows: pd.DataFrame, first: str) -> pd.DataFrame:
@@ -411,8 +479,9 @@ def tempered(folder: str | Path, rows: pd.DataFrame, first: str) -> pd.DataFrame
     of a data set and backbone are about the images that all its ledgers contain.
 
     Returns:
-        dataset, backbone, method, name, family, panel, n, top1, temperature, ece, nll,
-        ece_t, nll_t; empty where `first` is the only data set.
+        dataset, backbone, method, name, family, panel, n, top1, temperature, ece,
+        ece_low, ece_high (95 %, of 1,000 resamples of the images), nll; the same after
+        it as ece_t and so on; empty where `first` is the only data set.
     """
 
     def read(row: pd.Series, dataset: str) -> pd.DataFrame:
@@ -446,8 +515,23 @@ def tempered(folder: str | Path, rows: pd.DataFrame, first: str) -> pd.DataFrame
             x = predictions.logits(ledger).astype(float)
             plain, soft = (metrics.scores(z, ledger["label"]) for z in (x, x / t))
             numbers = {"n": len(ledger), "top1": plain["hit"].mean(), "temperature": t}
-            after = {f"{k}_t": v for k, v in calibration(soft).items()}
-            table.append({**row, **numbers, **calibration(plain), **after})
+            before, after = _with_interval(plain), _with_interval(soft)
+            after = {f"{k}_t": v for k, v in after.items()}
+            table.append({**row, **numbers, **before, **after})
     columns = ["dataset", "backbone", "method", "name", "family", "panel", "n", "top1"]
-    columns += ["temperature", "ece", "nll", "ece_t", "nll_t"]
+    errors = ["ece", "ece_low", "ece_high", "nll"]
+    columns += ["temperature", *errors, *(f"{name}_t" for name in errors)]
     return pd.DataFrame(table, columns=columns)
+
+
+def _with_interval(images: pd.DataFrame, resamples: int = 1000) -> dict[str, float]:
+    """`calibration`, and the bootstrap interval of its ece as ece_low and ece_high."""
+    count, member = len(images), metrics.confidence_bin(images["confidence"])
+    gaps = np.zeros((count, metrics.BINS))
+    gaps[np.arange(count), member] = images["hit"] - images["confidence"]
+    drawn = np.random.default_rng(0).multinomial(
+        count, np.full(count, 1 / count), size=resamples
+    )
+    errors = np.abs(drawn @ gaps).sum(axis=1) / count
+    low, high = np.quantile(errors, [0.025, 0.975])
+    return calibration(images) | {"ece_low": float(low), "ece_high": float(high)}

@@ -116,7 +116,7 @@ def build(folder: Path) -> Path:
         here="",
         entries=[(name, finished.get(name)) for name in entries],
         evidence=_evidence(folder, chapters, results, backbones),
-        answers=_answers(folder / "tables" / f"{SYNTHESIS}_findings.csv"),
+        answers=_answers(folder / "tables"),
         whole=SYNTHESIS,
         facts=_facts(results),
         provenance=provenance,
@@ -183,11 +183,12 @@ def _provenance(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _answers(path: Path) -> dict[str, str]:
+def _answers(tables: Path) -> dict[str, str]:
     """The finding of each chapter, by its number."""
-    found = _read(path, ("chapter", "answer"))
-    if found is None:
+    paths = sorted(tables.glob("*_findings.csv"))
+    if not paths:
         return {}
+    found = pd.concat([_read(path, ("chapter", "answer")) for path in paths])
     numbers = found["chapter"].astype(str).map(number_of).str.zfill(2)
     return dict(zip(numbers, found["answer"].astype(str), strict=True))
 

@@ -1,0 +1,182 @@
+"""What to use when: a tree of questions whose leaves come from a study's ledgers.
+
+The questions are `IMAGES`, about the images, and `OWNED`, about what their owner has.
+What a leaf says is a row of `findings.decisions`: the method that one half of the
+images chose, its gain on the other half, and the verdict of `compare.corrected`. Where
+that is not "gains", the leaf says "keep zero-shot".
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.methods import registry
+from helpers.methods.registry import ENSEMBLE, ONE
+from helpers.results.compare import DECIDED
+from helpers.results.synthesis import ALONE
+
+IMAGES = {
+    "Are the objects small or off centre?": ("picto-a", "imagenet-a"),
+    "Are all in one other style, as sketches are?": ("picto-s", "imagenet-sketch"),
+    "Are they in many other styles?": ("picto-r", "imagenet-r"),
+    "Are they noisy, blurred or damaged?": ("picto-c",),
+    "Are things in odd places or colours?": ("picto-o",),
+    "Are they like what CLIP learned from?": ("picto", "imagenet"),
+}
+"""Each question about images, and the data sets on which the answer is yes."""
+LAST, ALL = "None of these?", "Whatever they are like"
+OWNED = {
+    "a word for such images": ("Do you know the domain?", "its word"),
+    "unlabelled images like them": ("Do you have a pool of one kind?", "a pool"),
+    "a stream of test images": ("Do they arrive as a stream?", "a stream"),
+    "labelled images": ("Do you have any labels?", "labels"),
+    "your own method": ("Your own method?", "your own method"),
+}
+"""What one may have besides the image: the question, in the order of asking, and what
+to call it. A pool is of unlabelled images."""
+NOTHING = "the image alone"
+KEEP = "keep zero-shot"
+CALLED = {"the true word": "its word in the prompt"}
+"""What to do, where the method's name in figures does not say it."""
+
+
+def leaves(
+    decided: pd.DataFrame, backbones: Sequence[str], folder: str | Path = ""
+) -> pd.DataFrame:
+    """The leaves of the tree, in the order of asking.
+
+    A question about images that leads to no gain is not asked: its data sets are those
+    of the last branch.
+
+    Args:
+        decided: the table of `findings.decisions`.
+        backbones: a leaf is about the first one that tells of it.
+        folder: the study's, whose table of chapter 06 says what streams keep.
+
+    Returns:
+        asks (about the images), datasets (joined by commas), have (besides the image),
+        backbone, use (what figures call the method, or `KEEP`), over (the baseline's
+        name); of the half that did not choose: expect, expect_low, expect_high, n,
+        broken (share that the method gets wrong and the baseline right) and ece;
+        verdict, seconds_per_image; keeps (what the method keeps between images);
+        without: what else one may have and no method gains from, joined by commas.
+    """
+    first = {name: place for place, name in enumerate(backbones)}
+    here = decided[decided["backbone"].isin(first)]
+    here = here.sort_values("backbone", key=lambda c: c.map(first), kind="stable")
+    here = here.drop_duplicates(["dataset", "have"])
+    haves = [*OWNED, *dict.fromkeys(here["have"])]
+    rank = {have: haves.index(have) for have in haves} | {NOTHING: len(haves)}
+    here = here.sort_values("have", key=lambda c: c.map(rank), kind="stable")
+    kinds = {name: asks for asks, names in IMAGES.items() for name in names}
+    found, plain = [], []
+    for dataset in dict.fromkeys(decided["dataset"]):
+        part = here[here["dataset"].eq(dataset)]
+        gains = part["verdict"].eq(DECIDED[0])
+        if not gains.any():
+            plain.append(part)
+            continue
+        rows = [_leaf(row, folder) for _, row in part[gains].iterrows()]
+        if rows[-1]["have"] != NOTHING:
+            rows.append(_kept(part))
+        rows[-1]["without"] = _named(part.loc[~gains, "have"])
+        asks = kinds.get(dataset, f"Are they like {dataset}?")
+        about = {"asks": asks, "datasets": dataset, "without": ""}
+        found += [about | row for row in rows]
+    order = [*IMAGES, *(leaf["asks"] for leaf in found)]
+    found.sort(key=lambda leaf: order.index(leaf["asks"]))
+    if any(len(part) for part in plain):
+        rest = pd.concat(plain).sort_values("have", key=lambda c: c.map(rank))
+        names = ", ".join(part["dataset"].iloc[0] for part in plain if len(part))
+        row = {"asks": LAST if found else ALL, "datasets": names} | _kept(rest)
+        found.append(row | {"without": _named(rest["have"].unique())})
+    columns = [
+        "asks",
+        "datasets",
+        "have",
+        "backbone",
+        "use",
+        "over",
+        *_NUMBERS,
+        "verdict",
+    ]
+    columns += ["seconds_per_image", "keeps", "without"]
+    return pd.DataFrame(found, columns=columns)
+
+
+_NUMBERS = ["expect", "expect_low", "expect_high", "n", "broken", "ece"]
+
+
+def _leaf(row: pd.Series, folder: str | Path) -> dict:
+    entry = registry.find(row["use"])
+    names = {name: role for role in (ONE, ENSEMBLE) for name in registry.ledgers(role)}
+    about = ["have", "backbone", "verdict", "seconds_per_image"]
+    told = row.reindex([*_NUMBERS, *about]).to_dict()
+    name = entry.name or row["use"]
+    told |= {"use": CALLED.get(name, name), "over": names[row["over"]]}
+    return told | {"keeps": _keeps(entry, folder)}
+
+
+def _named(haves: Iterable[str]) -> str:
+    """What one may have, in short, without the image alone."""
+    return ", ".join(OWNED.get(h, (h, h))[1] for h in haves if h != NOTHING)
+
+
+def _kept(rows: pd.DataFrame) -> dict:
+    """The leaf of one prompt: means over data sets."""
+    plain = rows[rows["have"].eq(NOTHING)]
+    told = plain.reindex(columns=["ece", "seconds_per_image"]).mean().to_dict()
+    told |= {"backbone": plain["backbone"].iloc[0], "over": ""}
+    return told | {"have": NOTHING, "use": KEEP, "verdict": "", "keeps": "nothing"}
+
+
+def _keeps(entry: registry.Entry, folder: str | Path) -> str:
+    """What a method keeps between images; "" where nobody has measured it."""
+    path = Path(folder) / "tables" / "06_cost.csv"
+    if entry.panel in (*ALONE, registry.NEEDS["word"].panel):
+        return "nothing"
+    if entry.family == "all at once":
+        return "all images"
+    if path.is_file():
+        sizes = pd.read_csv(path).set_index("method")["kB"]
+        if entry.name in sizes.index:
+            return f"{sizes[entry.name]:,.0f} kB"
+    return ""
+
+
+def readable(found: pd.DataFrame) -> pd.DataFrame:
+    """The leaves to be read: questions, points with intervals, percent.
+
+    A column that says nothing is left out.
+    """
+    rows, repeated = [], found["asks"].duplicated()
+    siblings = found["asks"].duplicated(keep=False)
+    for at, leaf in found.iterrows():
+        question = asked(leaf) or "Otherwise" * bool(siblings[at])
+        row = {"your images": "" if repeated[at] else leaf["asks"], "and": question}
+        row |= {"use": leaf["use"], "points gained": gained(leaf)}
+        row |= {"broken": share(leaf["broken"]), "ECE": share(leaf["ece"])}
+        row |= {"ms an image": f"{1000 * leaf['seconds_per_image']:.0f}"}
+        rows.append(row | {"keeps": leaf["keeps"]})
+    table = pd.DataFrame(rows)
+    return table.loc[:, table.ne("").any()]
+
+
+def asked(leaf: Mapping) -> str:
+    """The question about what one has besides the image, "" about nothing."""
+    have = leaf["have"]
+    return "" if have == NOTHING else OWNED.get(have, (f"Do you have {have}?",))[0]
+
+
+def gained(leaf: Mapping) -> str:
+    """ "+8.1 [+6.0, +10.2] over one prompt", or that no test finds a gain."""
+    if leaf["use"] == KEEP:
+        return "no gain found"
+    points = [100 * leaf[k] for k in ("expect", "expect_low", "expect_high")]
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points) + f" over {leaf['over']}"
+
+
+def share(value: float) -> str:
+    """ "4.7 %", or nothing where there is none."""
+    return "" if pd.isna(value) else f"{100 * value:.1f} %"
