@@ -820,7 +820,7 @@ def test_start_leaves_the_users_settings_aside(tmp_path, monkeypatch):
 
 
 def test_ledgers_are_encoded_as_every_reader_knows(tmp_path):
-    path = predictions.write(
+    predictions.write(
         tmp_path,
         dataset="toy",
         backbone="RN50",
@@ -831,6 +831,7 @@ def test_ledgers_are_encoded_as_every_reader_knows(tmp_path):
         seconds_per_image=0.1,
         settings={},
     )
+    path = predictions.ledger_path(tmp_path, "toy", "RN50", "m")
     about = pq.ParquetFile(path).metadata
     group = about.row_group(0)
     for number in range(group.num_columns):

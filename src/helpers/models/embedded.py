@@ -7,7 +7,6 @@ weights). All share the tokenizer's merges.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -56,13 +55,6 @@ def asset(name: str) -> Path:
 def card(name: str) -> dict:
     """Read how an embedded model was trained and what it reaches."""
     return json.loads((ASSETS / f"{name}.card.json").read_text())
-
-
-def train(what: str, options: Sequence[str]) -> int:
-    """Train an embedded model again: the command line of `study train`."""
-    from picto import make  # it imports this module
-
-    return make.main(what, options)
 
 
 def tokenizer_options(name: str) -> dict:

@@ -18,6 +18,7 @@ from helpers.store.features import (
 from helpers.store.views import (
     chunk_features,
     view_features,
+    view_rows,
     view_seconds_per_image,
 )
 
@@ -30,5 +31,6 @@ __all__ = [
     "seconds_per_image",
     "template_features",
     "view_features",
+    "view_rows",
     "view_seconds_per_image",
 ]

@@ -99,6 +99,15 @@ class Rows:
         marks = np.fromfile(path, MARK) if path.is_file() else np.zeros(0, MARK)
         return marks["seconds"]
 
+    def seconds_per_image(self) -> float:
+        """The mean of `seconds` over rows that are made; FileNotFoundError for none."""
+        seconds = self.seconds()
+        if not seconds.any():
+            raise FileNotFoundError(
+                f"no views in {self.folder}: make them with store.view_features"
+            )
+        return float(seconds[seconds > 0].mean())
+
 
 def _read(path: Path, start: int, size: int) -> bytes:
     with path.open("rb") as file:

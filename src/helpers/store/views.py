@@ -49,8 +49,14 @@ def view_features(
         ValueError: unknown views, or a count below 1.
         OSError: the disk has no room for the missing rows; raised before encoding.
     """
-    rows = _filled(backbone, dataset, views, range(count), seed)
-    return rows.features()
+    return view_rows(backbone, dataset, views, count, seed).features()
+
+
+def view_rows(
+    backbone: Backbone, dataset: Dataset, views: str, count: int, seed: int = 0
+) -> Rows:
+    """What `view_features` reads, with the seconds that each row took."""
+    return _filled(backbone, dataset, views, range(count), seed)
 
 
 def chunk_features(
@@ -90,19 +96,10 @@ def view_seconds_per_image(
 ) -> float:
     """Mean seconds per image, wall clock, to read, draw and encode all its views.
 
-    Views are drawn while the encoder works on other images.
-
-    Raises:
-        FileNotFoundError: no views have been made yet.
+    Views are drawn while the encoder works on other images. Raises FileNotFoundError
+    where no views have been made yet.
     """
-    rows = _rows(backbone, dataset, views, range(count), seed)
-    seconds = rows.seconds()
-    if not seconds.any():
-        raise FileNotFoundError(
-            f"no views {views!r} of {dataset.name} in {rows.folder}: "
-            "make them with store.view_features"
-        )
-    return float(seconds[seconds > 0].mean())
+    return _rows(backbone, dataset, views, range(count), seed).seconds_per_image()
 
 
 def draw(

@@ -258,6 +258,6 @@ def _classify(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from helpers.models import embedded
+    from picto import make
 
-    return embedded.train(arguments.what, arguments.options)
+    return make.main(arguments.what, arguments.options)
