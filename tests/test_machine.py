@@ -41,7 +41,6 @@ from helpers.study import (
     main,
     parameters,
     runner,
-    user_paths,
 )
 from helpers.study.kernel import PlainKernelApp
 
@@ -143,7 +142,7 @@ def test_a_path_counts_from_where_it_was_given(tmp_path, key, value, expected):
     for name in ("there", "owner/there", *names):  # known names win over such folders
         (tmp_path / name).mkdir(parents=True)
     home = os.path.expanduser("~")
-    found = user_paths.resolve_all({key: value}, tmp_path)[key]
+    found = parameters.resolve_all({key: value}, tmp_path)[key]
     assert found == expected.format(here=tmp_path, home=home)
 
 
@@ -162,7 +161,7 @@ def test_every_key_that_the_notebooks_take_paths_for_is_known():
                 }
     told |= {"coop_file", "cocoop_file"}
     told.remove("include")  # counts from the file that says so, see parameters.layers
-    assert told == {*user_paths.PATHS, *user_paths.NAMES} - {"model"}
+    assert told == {*parameters.PATHS, *parameters.NAMES} - {"model"}
 
 
 def test_paths_in_a_parameter_file_count_from_its_repository(small, monkeypatch):
