@@ -260,13 +260,23 @@ def _is_missing(p: Mapping[str, Any], key: str) -> bool:
     return key in names and bool(optional.lacking(key, names[key]))
 
 
+def _drawn(p: Mapping[str, Any], counts: Mapping[str, int]) -> int:
+    """Views of all images that a chapter takes of its `view_sets`."""
+    taken = (sample_size(counts[name], p["view_images"]) for name in p["view_sets"])
+    return p["view_count"] * sum(taken)
+
+
+def _size(p: Mapping[str, Any], name: str) -> int:
+    """The number of images of a data set that is none of the study's own."""
+    names = p.get("class_names", "") if name == "folder" else ""
+    return data.describe(name).images or len(
+        data.read(name, p.get("data_root", ""), names)
+    )
+
+
 def _apart(p: Mapping[str, Any], key: str, most: str, count: int = 0) -> int:
     """Images that `most` takes of the data set of `key`; of `count` where it is ""."""
-    if name := p[key]:
-        names = p.get("class_names", "") if name == "folder" else ""
-        found = data.describe(name).images
-        count = found or len(data.read(name, p.get("data_root", ""), names))
-    return sample_size(count, p[most])
+    return sample_size(_size(p, p[key]) if p[key] else count, p[most])
 
 
 # What the chapters do: a function each of (parameters, images of each data set, number
@@ -349,7 +359,7 @@ def _captions(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
 
 def _weighing(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
     lists = sum(LISTS[name] for name in p["prompt_sets"])
-    drawn, closer = _looked(p, counts), LISTS[p["closer"]]
+    drawn, closer = _drawn(p, counts), LISTS[p["closer"]]
     weighed = models * (2 * lists + closer * (8 + len(p["betas"])))
     weighed += 2 * p["draws"] * sum(p["template_counts"])
     products = sum(counts.values()) * weighed + drawn * closer
@@ -364,7 +374,7 @@ def _weighing(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
 def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
     pools, tests = halves(p, counts)
     if p["unlabelled"]:
-        pools[p["dataset"]] = _apart(p, "unlabelled", "pool_images")
+        pools[p["dataset"]] = sample_size(_size(p, p["unlabelled"]), p["pool_images"])
     pool, test = pools[p["focus"]], tests[p["focus"]]
     names = str(p["backbone"]), str(p.get("second_backbone"))
     has_vit = any("vit" in name.lower() for name in names)
@@ -373,8 +383,8 @@ def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
     epochs = p["epochs"] * (runs * pool + sum(pools.values()) - pool + test)
     epochs += p["long_epochs"] * pool
     if p["dev"]:
-        tried = _apart(p, "dev", "dev_images") // 2
-        epochs += p["epochs"] * len(p["learning_rates"]) * tried
+        tried = sample_size(_size(p, p["dev"]), p["dev_images"])
+        epochs += p["epochs"] * len(p["learning_rates"]) * tried // 2
     watched = test * (p["long_epochs"] + p["epochs"])
     tested = test * runs + sum(tests.values()) + 200 * len(p["prompt_counts"])
     streams = test * sum(settings["steps"] for settings in tent.PROTOCOLS.values())
@@ -396,14 +406,8 @@ def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
     }
 
 
-def _looked(p: Mapping[str, Any], counts: Mapping[str, int]) -> int:
-    """Views of all images that a chapter takes of its `view_sets`."""
-    taken = (sample_size(counts[name], p["view_images"]) for name in p["view_sets"])
-    return p["view_count"] * sum(taken)
-
-
 def _remembering(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
-    drawn = _looked(p, counts)
+    drawn = _drawn(p, counts)
     texts = models * classes * (LISTS["photo"] + LISTS["openai_80"])
     return {"drawn": drawn, "encoded": drawn, "texts": texts}
 
