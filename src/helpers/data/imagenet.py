@@ -13,7 +13,6 @@ As in the published evaluations with torchvision's `ImageFolder`, pictures are c
 to RGB before they are resized, and their EXIF orientation is ignored.
 """
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
@@ -126,7 +125,7 @@ def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
             )
         if known and not foreign:
             return root
-        if name == "imagenet" and _is_flat(root):
+        if name == "imagenet" and next(root.glob("ILSVRC2012_val_*"), None):
             raise ValueError(
                 f"{root} holds the validation pictures without class folders. "
                 "torchvision.datasets.ImageNet(root, split='val') arranges them when "
@@ -141,11 +140,6 @@ def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
         f"no class folders of {name} in any of {', '.join(map(str, tops))}. Get it at "
         f"{info.page} ({info.megabytes:,} MB) and unpack it as {info.layout}"
     )
-
-
-def _is_flat(root: Path) -> bool:
-    with os.scandir(root) as entries:
-        return any(entry.name.startswith("ILSVRC2012_val_") for entry in entries)
 
 
 def _timm_table(file: str) -> tuple[str, ...]:

@@ -139,15 +139,10 @@ def _one_of(value: str, names: Iterable[str]) -> str:
 
 def _some_of(value: list, names: Iterable[str], hint: str = "") -> str:
     names = list(names)
-    if value and _are_distinct(value, names):
+    texts = [str(name) for name in value]  # YAML's lists may hold lists
+    if value and len(set(texts)) == len(texts) and set(texts) <= set(names):
         return ""
     return f"accepted: a list without repetition from {', '.join(names)}{hint}"
-
-
-def _are_distinct(value: list, names: Iterable[str]) -> bool:
-    """Whether these are some of the names, none of them twice."""
-    texts = [str(name) for name in value]  # YAML's lists may hold lists
-    return len(set(texts)) == len(texts) and set(texts) <= set(names)
 
 
 def _named_in(module: str, names: str, several: bool = False) -> Rule:
@@ -329,18 +324,10 @@ def _remembering(value: list, parameters: Mapping[str, Any]) -> str:
     return _some_of(value, [m for m in memory.ONLINE if m not in memory.OF_VIEWS])
 
 
-def _focus(value: str, parameters: Mapping[str, Any]) -> str:
-    return _one_of(value, _sets(parameters))
-
-
 def _view_sets(value: list, parameters: Mapping[str, Any]) -> str:
     known = _sets(parameters)
     fine = set(map(str, value)) <= set(known)
     return "" if fine else f"accepted: a list from {', '.join(known)}"
-
-
-def _close_sets(value: list, parameters: Mapping[str, Any]) -> str:
-    return _view_sets(value or [""], parameters)  # one at least
 
 
 def _truth(value: bool, parameters: Mapping[str, Any]) -> str:
@@ -452,7 +439,7 @@ RULES: dict[str, tuple[type, Rule]] = {
             int,
             _between(2, math.inf),
         ),
-        ("focus", str, _focus),
+        ("focus", str, lambda value, p: _one_of(value, _sets(p))),
         ("augmentations", list, _named_in("views", "VIEWS", several=True)),
         ("memory", float, _passing(lambda value: value > 0, "a number above 0")),
         ("jacobian transductive", bool, _anything),
@@ -479,7 +466,7 @@ RULES: dict[str, tuple[type, Rule]] = {
         ("seeds upl_seeds view_seeds", int, _between(1, 100)),
         ("visual_prompts", int, _between(-1, math.inf)),
         ("prompt_counts", list, _list_of(_whole_from(0), "whole numbers from 0 on")),
-        ("close_sets", list, _close_sets),
+        ("close_sets", list, lambda value, p: _view_sets(value or [""], p)),
         ("remembering", list, _remembering),
         ("tails", list, _list_of(_number_from(1), "numbers from 1 on")),
         ("scenes", str, _scenes),

@@ -29,6 +29,7 @@ from helpers import notebooks
 from helpers.notebooks import number_of
 from helpers.paths import ROOT, from_here, located, shown
 from helpers.study.checks import NOUNS, check, closest
+from helpers.study.report import by_reason
 
 if TYPE_CHECKING:
     from helpers.data.dataset import Dataset
@@ -201,14 +202,16 @@ def plan(
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
     images = _OwnImages((merged(found) | overrides).get("class_names", ""))
-    reasons = {job.notebook.stem: unsuited(job, images) for job in jobs}
-    suited = [job for job in jobs if not reasons[job.notebook.stem]]
+    judged = [(job, unsuited(job, images)) for job in jobs]
+    suited = [job for job, reason in judged if not reason]
     problems = [line for job in suited for line in images.too_long(job.parameters)]
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
     left_out = [
         f"{', '.join(stems)} {'is' if len(stems) == 1 else 'are'} left out: {reason}"
-        for reason, stems in _by_reason(reasons).items()
+        for reason, stems in by_reason(
+            (job.notebook.stem, reason) for job, reason in judged if reason
+        ).items()
     ]
     if not suited:
         raise ValueError("\n".join(left_out))
@@ -356,15 +359,6 @@ NAMES: dict[str, Callable[[], Collection[str]]] = {
     "embeddings": lambda: ["clip"],
     "model": lambda: [],  # of tools/generate.py
 }
-
-
-def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """The chapters that are left out, by the reason."""
-    found: dict[str, list[str]] = {}
-    for chapter, reason in reasons.items():
-        if reason:
-            found.setdefault(reason, []).append(chapter)
-    return found
 
 
 def _given(notebook: Path) -> dict[str, tuple[type, Any]]:
