@@ -31,7 +31,7 @@ from helpers.models.prompts import PromptTower, contexts_at_once
 from helpers.progress import track
 from helpers.results import compare
 from helpers.store import contexts
-from helpers.store.chunks import in_chunks, seconds
+from helpers.store.chunks import timed
 from helpers.store.folders import folder
 from helpers.store.views import draw
 
@@ -306,9 +306,7 @@ def _logits(
     side = text.context, text.class_features, text.logit_scale, text.tower.class_names
     how = text.batch, text.jacobian is not None
     where = folder("adapted", tuning, backbone, views, side, how)
-    size = chunk_size(text.batch)
-    logits = in_chunks(where, len(views), some, label, size)
-    return logits, seconds(where, len(views), size)
+    return timed(where, len(views), some, label, chunk_size(text.batch))
 
 
 def look(

@@ -264,8 +264,8 @@ def _built(name: str, source: str | None, found: files.Weights | None) -> tuple:
             **(found.preprocess if found else {}),
         )
     options = embedded.tokenizer_options(name)
-    tokenizer = open_clip.get_tokenizer(files.tokenizer_source(name, found), **options)
-    return model, preprocess, tokenizer
+    at = f"{files.FOLDER}{found.files[0].parent}" if found and found.config else name
+    return model, preprocess, open_clip.get_tokenizer(at, **options)
 
 
 def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:

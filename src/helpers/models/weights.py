@@ -217,11 +217,6 @@ def nearby(name: str, weights: str) -> str:
     return f"OpenAI's own file is here: give {file} as `weights`"
 
 
-def tokenizer_source(name: str, found: Weights | None) -> str:
-    """Return open_clip's source of the tokenizer: the weights' folder or the model."""
-    return f"{FOLDER}{found.files[0].parent}" if found and found.config else name
-
-
 @cache
 def published() -> dict[str, str]:
     """Return {SHA-256: architecture} of the files that OpenAI published."""

@@ -224,7 +224,8 @@ def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.models import clip
     from helpers.models import weights as files
 
-    return _one_of(value, clip.names()) + files.as_weights(value)
+    fault = _one_of(value, clip.names())
+    return fault and fault + files.as_weights(value)
 
 
 def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:

@@ -222,8 +222,8 @@ def _skipped(whole: Dataset, sample: Dataset) -> Findings:
         yield GOOD, f"all {len(sample):,} pictures can be decoded"
 
 
-def contact_sheet(dataset: Dataset, path: Path, count: int = 40) -> Path:
-    """Write `count` pictures of as many classes as possible, names under them.
+def contact_sheet(dataset: Dataset, path: Path) -> Path:
+    """Write 40 pictures of as many classes as possible, names under them.
 
     A picture without a label has a "?".
     """
@@ -233,7 +233,7 @@ def contact_sheet(dataset: Dataset, path: Path, count: int = 40) -> Path:
     font = ImageFont.truetype(
         f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 13
     )
-    chosen = dataset.sample(count)
+    chosen = dataset.sample(40)
     order = np.argsort(chosen.labels, kind="stable")
     rows = math.ceil(len(chosen) / columns)
     sheet = Image.new("RGB", (columns * tile, rows * (tile + line)), "white")

@@ -45,6 +45,11 @@ CURES = {
     "pictures": "pool_images 200",
     "training": "batch 16",
 }
+SMALLER_CACHE = (
+    "name another folder in STUDY_CACHE, or take fewer images or views "
+    "(-p images 500, -p view_count 16)"
+)
+SMALLER_LEDGERS = "write elsewhere (--outputs), or take fewer images (-p images 500)"
 Sizes = dict[str, float]
 
 
@@ -258,16 +263,15 @@ def _survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
     left = SURE * kept - sum(f.stat().st_blocks * 512 for f in held if f.is_file())
     frees = []
     for folder, needed, least, ways in (
-        (CACHE, kept, left, "name another folder in STUDY_CACHE"),
-        (outputs, ledgers, SURE * ledgers, "write elsewhere (--outputs)"),
+        (CACHE, kept, left, SMALLER_CACHE),
+        (outputs, ledgers, SURE * ledgers, SMALLER_LEDGERS),
     ):
         there = next(f for f in (folder, *folder.parents) if f.exists())
         frees.append(shutil.disk_usage(there).free)
         if least > frees[-1]:
             problems.append(
                 f"{folder} needs about {gigabytes(needed)} and has "
-                f"{gigabytes(frees[-1])} free: make room, {ways}, or take fewer images "
-                "or views (-p images 500, -p view_count 16)"
+                f"{gigabytes(frees[-1])} free: make room, {ways}"
             )
     most = max(needs, key=lambda need: need.peak)
     total = (
@@ -275,7 +279,7 @@ def _survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
         f"{gigabytes(free)} free; "
         f"disk: about {gigabytes(kept + ledgers)}, {gigabytes(min(frees))} free"
     )
-    return [total, *(f"{need.chapter}: {need}" for need in needs[::-1])], problems
+    return [total, *(f"{need.chapter}: {need}" for need in needs)], problems
 
 
 def _too_much(need: Need, job: Job, free: float) -> str:
