@@ -21,16 +21,3 @@ from helpers.store.views import (
     view_rows,
     view_seconds_per_image,
 )
-
-__all__ = [
-    "captions",
-    "chunk_features",
-    "image_features",
-    "prompt_cosines",
-    "prompt_seconds_per_image",
-    "seconds_per_image",
-    "template_features",
-    "view_features",
-    "view_rows",
-    "view_seconds_per_image",
-]
