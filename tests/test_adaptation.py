@@ -12,7 +12,7 @@ from helpers.methods import coop, selection, tpt, vote
 from helpers.models import clip, prompts
 from helpers.models.prompts import PromptTower
 from helpers.results import predictions
-from helpers.store import contexts
+from helpers.store import chunks, contexts
 
 COUNT = 10
 RECIPE = "preaugment"
@@ -178,7 +178,7 @@ def test_contexts_are_learned_once(model, dataset, monkeypatch):
     pair = adaptation.learn_cocoop(model, dataset, RECIPE, 3, 2)
     tensors = contexts.load_conditional(pair, model)
     assert tensors["context"].shape == (4, tower.context.shape[1])
-    assert contexts.facts(pair)["dataset"] == "picto-few-shot"
+    assert chunks.load(pair)[1]["dataset"] == "picto-few-shot"
 
     def refuse(*arguments, **keywords):
         raise AssertionError("trained again")

@@ -11,7 +11,6 @@ from scipy.optimize import brentq
 from helpers.methods import autoclip_simulation as simulation
 from helpers.methods.autoclip import (
     AGGREGATIONS,
-    ascend,
     autoclip,
     classify,
     match_entropy,
@@ -64,7 +63,6 @@ def test_weights_and_logits_are_those_of_one_tuned_gradient_step(aggregation, ta
     options = {"aggregation": aggregation, "tau": tau}
     found = weights(images, templates, 50.0, beta=0.8, **options)
     logits = autoclip(images, templates, 50.0, beta=0.8, **options)
-    stepped = ascend(images, templates, 50.0, beta=0.8, **options)
     for b in range(5):
         cosines = templates @ images[b]
         g = gradient(torch.zeros(7).double(), cosines, aggregation, tau)
@@ -75,28 +73,7 @@ def test_weights_and_logits_are_those_of_one_tuned_gradient_step(aggregation, ta
         )
         w = (alpha * g).softmax(dim=0)
         assert torch.allclose(found[b], w, atol=1e-8)
-        assert torch.allclose(stepped[b], w, atol=1e-8)
         assert torch.allclose(logits[b], 50.0 * (w @ cosines), atol=1e-6)
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_steps_of_given_size_follow_autograd(aggregation):
-    images, templates = unit(3, 6), unit(7, 4, 6, seed=1)
-    options = {"aggregation": aggregation, "tau": 20.0, "memory": 1}
-    found = ascend(images, templates, 1.0, steps=3, step_size=9.0, **options)
-    for b in range(3):
-        rho = torch.zeros(7).double()
-        for _ in range(3):
-            g = gradient(rho, templates @ images[b], aggregation, 20.0)
-            rho = rho + 9.0 * g
-        assert torch.allclose(found[b], rho.softmax(dim=0), atol=1e-12)
-
-
-def test_more_steps_end_at_the_same_entropy():
-    images, templates = clip_like(6)
-    found = ascend(images, templates, 100.0, steps=4)
-    assert torch.allclose(entropy(found), torch.tensor(0.85 * math.log(30)).double())
-    assert not torch.allclose(found, weights(images, templates, 100.0), atol=1e-3)
 
 
 COSINES = [
@@ -322,12 +299,10 @@ def test_what_cannot_be_is_refused(case):
         autoclip(**arguments)
 
 
-def test_weights_must_fit_and_steps_be_taken():
+def test_weights_must_fit():
     images, templates = unit(5, 6), unit(7, 4, 6)
     with pytest.raises(ValueError, match="per template"):
         classify(images, templates, torch.ones(5, 4), 100.0)
-    with pytest.raises(ValueError, match="steps 0"):
-        ascend(images, templates, 100.0, steps=0)
 
 
 def accuracy(rows: list[dict], method: str, **where: float) -> float:

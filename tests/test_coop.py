@@ -12,7 +12,7 @@ from helpers.methods import cocoop, coop
 from helpers.methods.cocoop import CoCoOp
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip
-from helpers.store import contexts
+from helpers.store import chunks, contexts
 
 C, D, M, W = 5, 32, 3, 8
 SCALE = 20.0
@@ -446,9 +446,9 @@ def test_own_file_comes_back_with_its_story(backbone, tmp_path):
     contexts.save(path, {"context": context}, backbone, "few-shot", {"epochs": 50})
     assert torch.equal(contexts.load(path, backbone), context)
     assert [file.name for file in path.parent.iterdir()] == ["coop.safetensors"]
-    told = contexts.facts(path)
+    _, told = chunks.load(path)
     assert told["backbone"] == backbone.key
-    assert (told["dataset"], told["recipe"]) == ("few-shot", {"epochs": 50})
+    assert (told["dataset"], told["recipe"]) == ("few-shot", '{"epochs": 50}')
     other = clip.load("picto-rn", "random", device="cpu")
     with pytest.raises(ValueError, match=f"weights {other.fingerprint}"):
         contexts.load(path, other)

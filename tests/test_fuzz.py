@@ -481,7 +481,7 @@ def test_ledgers_give_back_what_was_written(effort, tmp_path):
         logits = rng.normal(size=(len(ids), classes)).astype(np.float32)
         labels = rng.integers(0, classes, len(ids))
         try:
-            path = predictions.write(
+            predictions.write(
                 tmp_path,
                 dataset="d",
                 backbone="b",
@@ -496,6 +496,7 @@ def test_ledgers_give_back_what_was_written(effort, tmp_path):
         except ValueError as error:
             told(error, "method", "unique", "setting", "seed")
             return
+        path = predictions.ledger_path(tmp_path, "d", "b", method, seed)
         assert path.resolve().is_relative_to(tmp_path / "predictions" / "d" / "b")
         frame = predictions.read(path)
         assert frame["image_id"].tolist() == ids

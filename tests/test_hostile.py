@@ -373,7 +373,7 @@ def test_checkpoints_of_contexts_run_nothing_and_hold_tensors(tmp_path, picto):
 
 def ledger(folder: Path) -> Path:
     rng = np.random.default_rng(0)
-    return predictions.write(
+    predictions.write(
         folder,
         dataset="d",
         backbone="b",
@@ -384,6 +384,7 @@ def ledger(folder: Path) -> Path:
         seconds_per_image=0.5,
         settings={},
     )
+    return predictions.ledger_path(folder, "d", "b", "m")
 
 
 def rewritten(path: Path, **changed: str) -> None:

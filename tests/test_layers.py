@@ -28,8 +28,8 @@ FLOORS = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = {
     "helpers.data.embedded",
-    "helpers.models.embedded",
     "helpers.models.captioner",
+    "helpers.study.command",
 }
 # What a method may import of ours: tensors, no files.
 METHODS_USE = {"keys", "methods", "data", "views", "models", "prompts"}

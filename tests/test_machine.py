@@ -41,7 +41,6 @@ from helpers.study import (
     main,
     parameters,
     runner,
-    user_paths,
 )
 from helpers.study.kernel import PlainKernelApp
 
@@ -143,7 +142,7 @@ def test_a_path_counts_from_where_it_was_given(tmp_path, key, value, expected):
     for name in ("there", "owner/there", *names):  # known names win over such folders
         (tmp_path / name).mkdir(parents=True)
     home = os.path.expanduser("~")
-    found = user_paths.resolve_all({key: value}, tmp_path)[key]
+    found = parameters.resolve_all({key: value}, tmp_path)[key]
     assert found == expected.format(here=tmp_path, home=home)
 
 
@@ -162,7 +161,7 @@ def test_every_key_that_the_notebooks_take_paths_for_is_known():
                 }
     told |= {"coop_file", "cocoop_file"}
     told.remove("include")  # counts from the file that says so, see parameters.layers
-    assert told == {*user_paths.PATHS, *user_paths.NAMES} - {"model"}
+    assert told == {*parameters.PATHS, *parameters.NAMES} - {"model"}
 
 
 def test_paths_in_a_parameter_file_count_from_its_repository(small, monkeypatch):
@@ -820,7 +819,7 @@ def test_start_leaves_the_users_settings_aside(tmp_path, monkeypatch):
 
 
 def test_ledgers_are_encoded_as_every_reader_knows(tmp_path):
-    path = predictions.write(
+    predictions.write(
         tmp_path,
         dataset="toy",
         backbone="RN50",
@@ -831,6 +830,7 @@ def test_ledgers_are_encoded_as_every_reader_knows(tmp_path):
         seconds_per_image=0.1,
         settings={},
     )
+    path = predictions.ledger_path(tmp_path, "toy", "RN50", "m")
     about = pq.ParquetFile(path).metadata
     group = about.row_group(0)
     for number in range(group.num_columns):

@@ -71,6 +71,18 @@ def update(lists, label, item, capacity):
     lists[label] = sorted(kept, key=itemgetter(1))
 
 
+def remember(logits, x, positive, negative):
+    """Add what TDA's two caches say about an image x."""
+    for at, items in positive.items():
+        for key, _ in items:
+            logits[at] += 2 * math.exp(-5 * (1 - float(x @ key)))
+    for items in negative.values():
+        for key, _, mask in items:
+            weight = 0.117 * math.exp(-(1 - float(x @ key)))
+            for c, masked in enumerate(mask):
+                logits[c] -= weight * masked
+
+
 def literal_tda(features, class_features):
     positive, negative, made = {}, {}, []
     count = len(class_features)
@@ -81,14 +93,7 @@ def literal_tda(features, class_features):
         update(positive, label, (x, h), 3)
         if 0.2 < h / math.log2(count) < 0.5:
             update(negative, label, (x, h, [0.03 < q < 1 for q in p]), 2)
-        for at, items in positive.items():
-            for key, _ in items:
-                logits[at] += 2 * math.exp(-5 * (1 - float(x @ key)))
-        for items in negative.values():
-            for key, _, mask in items:
-                for c in range(count):
-                    weight = 0.117 * math.exp(-(1 - float(x @ key)))
-                    logits[c] -= weight * mask[c]
+        remember(logits, x, positive, negative)
         made.append(logits)
     return torch.tensor(made), positive, negative
 
@@ -216,13 +221,7 @@ def literal_boost_adapter(features, class_features, extra=1):
             pushed_out += sum(
                 all(a[0] is not b[0] for b in items) for a in positive.get(at, [])
             )
-            for key, _ in items:
-                logits[at] += 2 * math.exp(-5 * (1 - float(x @ key)))
-        for items in negative.values():
-            for key, _, mask in items:
-                for c in range(count):
-                    weight = 0.117 * math.exp(-(1 - float(x @ key)))
-                    logits[c] -= weight * mask[c]
+        remember(logits, x, own, negative)
         made.append(logits)
     return torch.tensor(made), pushed_out, dropped
 

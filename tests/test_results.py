@@ -46,7 +46,10 @@ def ledger(folder, method="zero_shot", *, n=40, flip=(), order=None, **changes):
         "seconds_per_image": 0.25,
         "settings": {"views": 64},
     }
-    return predictions.write(folder, method=method, **arguments | changes)
+    told = arguments | changes
+    predictions.write(folder, method=method, **told)
+    run = told["dataset"], told["backbone"], method, told.get("seed", 0)
+    return predictions.ledger_path(folder, *run)
 
 
 # --- metrics -----------------------------------------------------------------------
@@ -322,7 +325,7 @@ def test_per_class_counts_by_hand():
 def test_a_ledger_comes_back_as_it_was_written(tmp_path):
     logits, labels = batch(30)
     ids = [f"n01498041/{i}.jpg" for i in range(30)]
-    path = predictions.write(
+    written = predictions.write(
         tmp_path,
         dataset="imagenet-a",
         backbone="ViT-B-16-quickgelu",
@@ -335,8 +338,9 @@ def test_a_ledger_comes_back_as_it_was_written(tmp_path):
         seed=3,
     )
     folder = tmp_path / "predictions" / "imagenet-a" / "ViT-B-16-quickgelu"
-    assert path == folder / "tpt_seed3.parquet"
-    frame = predictions.read(path)
+    frame = predictions.read(folder / "tpt_seed3.parquet")
+    pd.testing.assert_frame_equal(written, frame)
+    assert written.attrs == frame.attrs
     assert list(frame) == [
         "image_id",
         "label",

@@ -30,7 +30,7 @@ from helpers.methods.ctpt import ctpt
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip
 from helpers.results import predictions
-from helpers.store import captioning, checkpoints, chunks, contexts, folders, rows
+from helpers.store import captioning, checkpoints, chunks, contexts, folders
 from helpers.store import features as plain
 from helpers.store import views as view_store
 from picto import pool
@@ -411,7 +411,7 @@ def test_a_full_disk_stops_it_before_any_work(counting, monkeypatch, tmp_path):
     usage = namedtuple("usage", "total used free")
     needed = 1000 * 64 * model.embed_dim * 2
     disk = usage(10**9, 10**9 - needed + 1, needed - 1)
-    monkeypatch.setattr(rows.shutil, "disk_usage", lambda path: disk)
+    monkeypatch.setattr(view_store.shutil, "disk_usage", lambda path: disk)
     with pytest.raises(OSError, match=rf"{tmp_path}\S+ needs 16 MB .* 16 MB free"):
         store.view_features(model, pictures(1000), count=64)
     assert not encoded

@@ -427,7 +427,7 @@ def test_ctpt_is_the_literal_algorithm_and_spreads_the_classes():
         oracle = literal_tpt(views, toy, starts, steps, weight=weight)
         expected = torch.stack([e[2] for e in oracle])
         assert torch.allclose(logits, expected, atol=1e-7)
-    none = ctpt(views, toy, SCALE, context, dispersion_weight=0.0)
+    none = ctpt(views, toy, SCALE, context, spread_weight=0.0)
     assert torch.allclose(none, tpt(views, toy, SCALE, context))
 
     spread = tune(views, toy, SCALE, context, loss=lambda z, t: -dispersion(t))

@@ -38,7 +38,7 @@ from helpers.files import replacing
 from helpers.models.clip import resolve_device
 from helpers.paths import from_here, here
 from helpers.progress import track
-from helpers.study.user_paths import resolve
+from helpers.study.parameters import resolve
 from helpers.words import composed, with_article
 
 QUESTIONS = (

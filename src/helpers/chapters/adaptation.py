@@ -29,9 +29,9 @@ from helpers.models.behaviour import common_share
 from helpers.models.clip import Backbone
 from helpers.models.prompts import PromptTower, contexts_at_once
 from helpers.progress import track
-from helpers.results import compare, predictions
+from helpers.results import compare
 from helpers.store import contexts
-from helpers.store.chunks import in_chunks, seconds
+from helpers.store.chunks import timed
 from helpers.store.folders import folder
 from helpers.store.views import draw
 
@@ -161,9 +161,8 @@ def evaluate(
     so that a killed run resumes and its ledgers are the same.
     """
     if recipe:
-        asked = recipe, count, run.seed
-        views = store.view_features(backbone, dataset, *asked)
-        looking = store.view_seconds_per_image(backbone, dataset, *asked)
+        rows = store.view_rows(backbone, dataset, recipe, count, run.seed)
+        views, looking = rows.features(), rows.seconds_per_image()
     else:
         views = store.image_features(backbone, dataset)[:, None]
         looking = store.seconds_per_image(backbone, dataset)
@@ -193,8 +192,7 @@ def evaluate_views(
         cost = looking + own
         method = named[name]
         told = {**settings, **(method.settings if isinstance(method, Tuning) else {})}
-        path = run.predictions(name, dataset, backbone, logits, cost, told)
-        ledger = predictions.read(path)
+        ledger = run.predictions(name, dataset, backbone, logits, cost, told)
         ledger.attrs["looking"] = looking
         ledgers.append(ledger)
     return ledgers
@@ -308,9 +306,7 @@ def _logits(
     side = text.context, text.class_features, text.logit_scale, text.tower.class_names
     how = text.batch, text.jacobian is not None
     where = folder("adapted", tuning, backbone, views, side, how)
-    size = chunk_size(text.batch)
-    logits = in_chunks(where, len(views), some, label, size)
-    return logits, seconds(where, len(views), size)
+    return timed(where, len(views), some, label, chunk_size(text.batch))
 
 
 def look(

@@ -76,14 +76,17 @@ class Run:
         logits: ArrayLike,
         seconds_per_image: float,
         settings: dict[str, Any] | None = None,
-    ) -> Path:
+    ) -> pd.DataFrame:
         """Write a method's ledger, and note data and weights in the provenance.
 
         Args:
             logits: [N, C] in the order of `dataset.ids`.
             settings: what the method was run with, as JSON can say it.
+
+        Returns:
+            The ledger, see `predictions.read`.
         """
-        path = predictions.write(
+        ledger = predictions.write(
             self.folder,
             dataset=dataset.name,
             backbone=backbone.name,
@@ -104,7 +107,7 @@ class Run:
         facts = {"data": {dataset.name: dataset.fingerprint}}
         facts["weights"] = {backbone.name: backbone.fingerprint}
         note(self.folder, self.chapter, facts)
-        return path
+        return ledger
 
     def optional(self, load: Callable[..., Any], *arguments: Any) -> Any:
         """`load(*arguments)`, or None if it needs a model that is not available.

@@ -23,7 +23,6 @@ from helpers.methods import coop, training, upl
 from helpers.models.clip import Backbone
 from helpers.models.prompts import PromptTower
 from helpers.progress import track
-from helpers.results import predictions
 from helpers.store.checkpoints import Checkpoint
 from helpers.store.folders import folder
 from helpers.store.views import draw
@@ -212,12 +211,12 @@ def record(
     settings: Mapping[str, object] | None = None,
     seed: int | None = None,
 ) -> pd.DataFrame:
-    """Write a method's ledger on the test half, and read it back without logits.
+    """Write a method's ledger on the test half; returns it without logits.
 
     `seed` is that of training, by default the run's. The settings also contain the
     protocol and the number of training images.
     """
     used = {"protocol": cut.protocol, "pool_images": len(cut.seen), **(settings or {})}
     run = run if seed is None else replace(run, seed=seed)
-    path = run.predictions(method, cut.test, backbone, logits, seconds, used)
-    return predictions.read(path, with_logits=False)
+    ledger = run.predictions(method, cut.test, backbone, logits, seconds, used)
+    return ledger.drop(columns="logits")

@@ -23,22 +23,6 @@ READERS = {
     for name in module.INFO
 }
 
-__all__ = [
-    "Dataset",
-    "Info",
-    "UnreadableImage",
-    "called",
-    "class_names",
-    "describe",
-    "load",
-    "names",
-    "other_classes",
-    "read",
-    "readable",
-    "unlabelled",
-    "verify",
-]
-
 
 def names() -> list[str]:
     """Return the names of all data sets that `load` knows."""

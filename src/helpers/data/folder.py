@@ -78,7 +78,9 @@ def data_folder(data_root: str) -> Path:
 
 def own_name(data_root: str) -> str:
     """Return the folder's name, fit for file names; "folder" if it has none."""
-    return _file_name(data_folder(data_root).resolve().name) or "folder"
+    name = printable(data_folder(data_root).resolve().name)
+    plain = re.sub(r"[^\w.+ -]", "_", unicodedata.normalize("NFC", name))
+    return plain.lstrip(". ")[:LONGEST] or "folder"
 
 
 def read(name: str, data_root: str, class_names: str | Sequence = "") -> Dataset:
@@ -505,12 +507,6 @@ def _is_text(name: str) -> bool:
 def printable(name: str) -> str:
     """Return the name with undecodable bytes escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _file_name(text: str) -> str:
-    """The text as part of a file name: "_" for other characters, cut to `LONGEST`."""
-    text = unicodedata.normalize("NFC", printable(text))
-    return re.sub(r"[^\w.+ -]", "_", text).lstrip(". ")[:LONGEST]
 
 
 def warn_if_partial(name: str, root: Path, folders: Sequence[str]) -> None:

@@ -13,13 +13,12 @@ As in the published evaluations with torchvision's `ImageFolder`, pictures are c
 to RGB before they are resized, and their EXIF orientation is ignored.
 """
 
-import os
 from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from helpers.data.dataset import Dataset, Files, Info
+from helpers.data.dataset import Dataset, Files, official
 from helpers.data.folder import (
     class_folders,
     data_folder,
@@ -53,43 +52,7 @@ SUBFOLDERS = {
     ),
 }
 
-INFO = {
-    "imagenet": Info(
-        page="https://image-net.org/challenges/LSVRC/2012/2012-downloads.php",
-        megabytes=6_740,
-        layout="<data_root>/imagenet/val/n01440764/ILSVRC2012_val_00000293.JPEG",
-        images=50_000,
-        classes=1000,
-    ),
-    "imagenet-a": Info(
-        page="https://github.com/hendrycks/natural-adv-examples",
-        megabytes=690,
-        layout="<data_root>/imagenet-a/n01498041/0.000116_digital….jpg",
-        images=7_500,
-        classes=200,
-    ),
-    "imagenet-r": Info(
-        page="https://github.com/hendrycks/imagenet-r",
-        megabytes=2_190,
-        layout="<data_root>/imagenet-r/n01443537/art_0.jpg",
-        images=30_000,
-        classes=200,
-    ),
-    "imagenet-v2": Info(
-        page="https://github.com/modestyachts/ImageNetV2",
-        megabytes=1_260,
-        layout=f"<data_root>/{V2}/0/….jpeg, folders 0 to 999",
-        images=10_000,
-        classes=1000,
-    ),
-    "imagenet-sketch": Info(
-        page="https://github.com/HaohanWang/ImageNet-Sketch",
-        megabytes=7_600,
-        layout="<data_root>/ImageNet-Sketch/n01440764/sketch_0.JPEG",
-        images=50_889,
-        classes=1000,
-    ),
-}
+INFO = official(SUBFOLDERS)
 
 
 @cache
@@ -162,7 +125,7 @@ def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
             )
         if known and not foreign:
             return root
-        if name == "imagenet" and _is_flat(root):
+        if name == "imagenet" and next(root.glob("ILSVRC2012_val_*"), None):
             raise ValueError(
                 f"{root} holds the validation pictures without class folders. "
                 "torchvision.datasets.ImageNet(root, split='val') arranges them when "
@@ -177,11 +140,6 @@ def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
         f"no class folders of {name} in any of {', '.join(map(str, tops))}. Get it at "
         f"{info.page} ({info.megabytes:,} MB) and unpack it as {info.layout}"
     )
-
-
-def _is_flat(root: Path) -> bool:
-    with os.scandir(root) as entries:
-        return any(entry.name.startswith("ILSVRC2012_val_") for entry in entries)
 
 
 def _timm_table(file: str) -> tuple[str, ...]:

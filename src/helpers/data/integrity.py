@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -89,7 +89,8 @@ def verify(dataset: Dataset) -> list[tuple[str, str]]:
         if path not in damaged
     }
     if new:
-        _save(record, sound | new)
+        with replacing(record) as temporary:
+            temporary.write_text(json.dumps(sound | new), encoding="utf-8")
     return [
         (name, damaged[str(path)])
         for name, path in zip(dataset.ids, dataset.files, strict=True)
@@ -184,8 +185,3 @@ def _load(record: Path) -> dict[str, State]:
         return {}
     found = found if isinstance(found, dict) else {}
     return {path: state for path, state in found.items() if isinstance(state, list)}
-
-
-def _save(record: Path, sound: Mapping[str, State]) -> None:
-    with replacing(record) as temporary:
-        temporary.write_text(json.dumps(sound), encoding="utf-8")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from helpers.data import ignored_folders
-from helpers.data.dataset import Dataset, Files, Info, Pixels
+from helpers.data.dataset import Dataset, Files, Pixels, official
 from helpers.data.folder import class_folders, data_folder
 
 if TYPE_CHECKING:
@@ -38,57 +38,17 @@ EUROSAT = {
 }
 RENAMED = EUROSAT | {"pink-yellow dahlia?": "pink and yellow dahlia"}
 
-INFO = {
-    "cifar10": Info(
-        page="https://www.cs.toronto.edu/~kriz/cifar.html",
-        megabytes=170,
-        layout="<data_root>/cifar-10-batches-py/test_batch",
-        images=10_000,
-        classes=10,
-    ),
-    "cifar100": Info(
-        page="https://www.cs.toronto.edu/~kriz/cifar.html",
-        megabytes=169,
-        layout="<data_root>/cifar-100-python/test",
-        images=10_000,
-        classes=100,
-    ),
-    "eurosat": Info(
-        page="https://github.com/phelber/EuroSAT",
-        megabytes=94,
-        layout="<data_root>/eurosat/2750/AnnualCrop/AnnualCrop_1.jpg",
-        images=27_000,
-        classes=10,
-    ),
-    "dtd": Info(
-        page="https://www.robots.ox.ac.uk/~vgg/data/dtd/",
-        megabytes=625,
-        layout="<data_root>/dtd/dtd/{images,labels}",
-        images=1_880,
-        classes=47,
-    ),
-    "flowers102": Info(
-        page="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-        megabytes=345,
-        layout="<data_root>/flowers-102/{jpg,imagelabels.mat,setid.mat}",
-        images=6_149,
-        classes=102,
-    ),
-    "food101": Info(
-        page="https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
-        megabytes=5_000,
-        layout="<data_root>/food-101/{images,meta}",
-        images=25_250,
-        classes=101,
-    ),
-    "oxford-iiit-pet": Info(
-        page="https://www.robots.ox.ac.uk/~vgg/data/pets/",
-        megabytes=811,
-        layout="<data_root>/oxford-iiit-pet/{images,annotations}",
-        images=3_669,
-        classes=37,
-    ),
-}
+INFO = official(
+    (
+        "cifar10",
+        "cifar100",
+        "eurosat",
+        "dtd",
+        "flowers102",
+        "food101",
+        "oxford-iiit-pet",
+    )
+)
 
 
 def read(name: str, data_root: str) -> Dataset:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from helpers.methods import selection
+from helpers.methods.ctpt import spreading
 from helpers.methods.registry import method
 from helpers.methods.tpt import TextFeatures, tpt
 
@@ -40,15 +40,11 @@ def atpt(
     text_features: TextFeatures,
     logit_scale: float,
     context: Tensor,
-    diversity_weight: float = 60.0,
+    spread_weight: float = 60.0,
     **tuning: Any,
 ) -> Tensor:
     """Logits [B, C] of view 0 of views [B, V, D]: `tpt` with A-TPT's loss."""
-
-    def loss(logits: Tensor, class_features: Tensor) -> Tensor:
-        spread = diversity(class_features)
-        return selection.marginal_entropy(logits) - diversity_weight * spread
-
+    loss = spreading(diversity, spread_weight)
     return tpt(views, text_features, logit_scale, context, loss=loss, **tuning)
 
 

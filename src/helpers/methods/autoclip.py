@@ -21,8 +21,7 @@ No gradient has to be computed and the step size needs no unit. The aggregates a
     entropy     -entropy(p) / tau, p = softmax(tau s)
                                                     q_c = p_c (log p_c + entropy(p))
 
-the factor 1 / tau being absorbed by gamma. `ascend` is the same ascent taken literally,
-step by step. Choices that the paper leaves open:
+the factor 1 / tau being absorbed by gamma. Choices that the paper leaves open:
 
 - tau. The paper writes plain cosines, tau = 1, and so does its public script. Cosines
   of CLIP differ too little for that: logsumexp then ranks templates as the mean does.
@@ -178,49 +177,6 @@ def uniform(
     return logit_scale * _uniform(*_checked(image_features, template_features))
 
 
-def ascend(
-    image_features: Tensor,
-    template_features: Tensor,
-    logit_scale: float,
-    *,
-    steps: int = 1,
-    step_size: float | None = None,
-    beta: float = 0.85,
-    aggregation: str = "logsumexp",
-    tau: float | None = None,
-    memory: int = MEMORY,
-) -> Tensor:
-    """Template weights [B, K] float64 after `steps` steps of gradient ascent.
-
-    With `step_size`, every step has this size and `beta` is not used. Without, each
-    step lowers the entropy by an equal part of the way to beta log K: one step gives
-    `weights`; several steps are our extension.
-    """
-    if steps < 1:
-        raise ValueError(f"steps {steps!r}: at least 1 is needed")
-    images, templates = _checked(image_features, template_features)
-    tau = logit_scale if tau is None else tau
-    uniform = _uniform(images, templates)
-    found = images.new_empty(len(images), len(templates), dtype=torch.float64)
-    for rows, cosines in _chunks(images, templates, memory):
-        rho = torch.zeros_like(found[rows])
-        for step in range(1, steps + 1):
-            w = rho.softmax(dim=-1)
-            scores = _weighted(uniform[rows], cosines, w)
-            pull = aggregate_gradient(scores, aggregation, tau)
-            a = _pulled(cosines, pull).double()
-            gradient = w * (a - (w * a).sum(dim=-1, keepdim=True))
-            if step_size is None:
-                share = 1 - (1 - beta) * step / steps
-                w, _ = match_entropy(gradient, share, start=rho)
-                # Templates that a tie has ruled out keep a finite logit.
-                rho = w.clamp_min(torch.finfo(w.dtype).tiny).log()
-            else:
-                rho = rho + step_size * gradient
-        found[rows] = rho.softmax(dim=-1)
-    return found
-
-
 def aggregate_gradient(scores: Tensor, aggregation: str, tau: float) -> Tensor:
     """q = dA/ds [B, C] of class scores s [B, C], for A of the table above."""
     if not tau > 0:
@@ -240,15 +196,12 @@ def aggregate_gradient(scores: Tensor, aggregation: str, tau: float) -> Tensor:
     raise ValueError(f"aggregation {aggregation!r}: choose one of {AGGREGATIONS}")
 
 
-def match_entropy(
-    scores: Tensor, beta: float = 0.85, start: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Weights softmax(start + gamma scores) with entropy beta log K, and gamma.
+def match_entropy(scores: Tensor, beta: float = 0.85) -> tuple[Tensor, Tensor]:
+    """Weights softmax(gamma scores) with entropy beta log K, and gamma.
 
-    `scores` and `start` (zeros if not given) [..., K]; weights [..., K] and gamma [...]
-    are float64. gamma is 0 where the start is sharp enough, and infinite where so many
-    templates tie for the best that no gamma will do: these then share all weight, as
-    the start has it. A row with a NaN becomes NaN.
+    `scores` [..., K]; weights [..., K] and gamma [...] are float64. gamma is 0 where
+    beta is 1, and infinite where so many templates tie for the best that no gamma will
+    do: these then share all weight. A row with a NaN becomes NaN.
 
     Newton's method on the entropy, whose derivative in gamma is minus the covariance
     of the scores and the exponent under the weights; bisection wherever a step leaves
@@ -257,14 +210,14 @@ def match_entropy(
     if not 0 < beta <= 1:
         raise ValueError(f"beta {beta!r}: a number in (0, 1] is needed")
     scores = scores.double()
-    start = torch.zeros_like(scores) if start is None else start.double()
+    start = torch.zeros_like(scores)
     target = beta * math.log(scores.shape[-1])
     best = scores.amax(dim=-1, keepdim=True)
     rounding = TIE * scores.abs().amax(dim=-1, keepdim=True)
     limit = start.masked_fill(~(scores >= best - rounding), -math.inf).softmax(dim=-1)
     sharpest = torch.special.entr(limit).sum(dim=-1)
 
-    # On scores of unit variance gamma is near 1, and the entropy of a start at zero
+    # On scores of unit variance gamma is near 1, and the entropy of uniform weights
     # falls as gamma squared over two.
     centred = scores - scores.mean(dim=-1, keepdim=True)
     spread = centred.square().mean(dim=-1, keepdim=True).sqrt()
@@ -276,7 +229,7 @@ def match_entropy(
     gamma = torch.where(open_rows, (2 * excess).sqrt(), 0.0)
     low, high = torch.zeros_like(gamma), torch.full_like(gamma, math.inf)
     for _ in range(ROUNDS):
-        exponent = start + gamma[..., None] * unit
+        exponent = gamma[..., None] * unit
         w = exponent.softmax(dim=-1)
         excess = torch.special.entr(w).sum(dim=-1) - target
         open_rows = open_rows & (excess.abs() > TOLERANCE)

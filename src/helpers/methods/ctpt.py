@@ -13,6 +13,7 @@ sign of the gradient, lambda acts where it turns a sign, and only there.
 The authors' scripts make the views of ImageNet's variants with AugMix, unlike TPT's.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from helpers.methods import selection
 from helpers.methods.registry import method
-from helpers.methods.tpt import TextFeatures, tpt
+from helpers.methods.tpt import Loss, TextFeatures, tpt
 
 
 @method(
@@ -38,16 +39,21 @@ def ctpt(
     text_features: TextFeatures,
     logit_scale: float,
     context: Tensor,
-    dispersion_weight: float = 20.0,
+    spread_weight: float = 20.0,
     **tuning: Any,
 ) -> Tensor:
     """Logits [B, C] of view 0 of views [B, V, D]: `tpt` with C-TPT's loss."""
+    loss = spreading(dispersion, spread_weight)
+    return tpt(views, text_features, logit_scale, context, loss=loss, **tuning)
+
+
+def spreading(spread: Callable[[Tensor], Tensor], weight: float) -> Loss:
+    """TPT's loss less `weight` times the spread of class features [..., C, D]."""
 
     def loss(logits: Tensor, class_features: Tensor) -> Tensor:
-        spread = dispersion(class_features)
-        return selection.marginal_entropy(logits) - dispersion_weight * spread
+        return selection.marginal_entropy(logits) - weight * spread(class_features)
 
-    return tpt(views, text_features, logit_scale, context, loss=loss, **tuning)
+    return loss
 
 
 def dispersion(class_features: Tensor) -> Tensor:

@@ -51,10 +51,8 @@ def common_share(moved: Tensor) -> Tensor:
     return common / moved.square().sum(dim=(-2, -1))
 
 
-def end_attention(
-    backbone: Backbone, class_names: Sequence[str], context: str = "a photo of a"
-) -> Tensor:
-    """Where the end token of "<context> <class name>." looks: float32 [layers, 4].
+def end_attention(backbone: Backbone, class_names: Sequence[str]) -> Tensor:
+    """Where the end token of "a photo of a <class name>." looks: float32 [layers, 4].
 
     Its attention to `PARTS` (start token; context; class name; full stop and end token)
     sums to 1 in each layer; the mean over heads and classes. ValueError where the text
@@ -62,7 +60,7 @@ def end_attention(
     """
     check_tower(backbone)
     tower = text_tower(backbone.model)
-    prefix, suffixes = prompt_tokens(backbone, class_names, context)
+    prefix, suffixes = prompt_tokens(backbone, class_names, "a photo of a")
     of_length = defaultdict(list)
     for suffix in suffixes:
         of_length[len(suffix)].append([*prefix, *suffix])

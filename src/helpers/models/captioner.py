@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.modified_resnet import ModifiedResNet
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -72,12 +71,14 @@ class Tower(PreTrainedModel):
         super().__init__(config)
         model = clip.load(config.backbone, embedded.TAG, "cpu").model
         self.trunk = fold(model.visual)
-        widths = _level_widths(self.trunk)
+        last = self.trunk.attnpool
+        wide = last.k_proj.in_features
+        widths = wide // 2, wide, last.c_proj.out_features
         self.neck = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, config.hidden_size))
             for width in widths
         )
-        pool = self.trunk.attnpool.positional_embedding
+        pool = last.positional_embedding
         cells = len(pool) - 1  # of the last stage; the stage before has 4 times as many
         self.positions = nn.Parameter(torch.zeros(5 * cells + 1, config.hidden_size))
         self.post_init()
@@ -104,12 +105,6 @@ class Tower(PreTrainedModel):
         """Compute the trained part: tokens [B, T, hidden_size] of all levels."""
         parts = [layer(x) for layer, x in zip(self.neck, levels, strict=True)]
         return torch.cat(parts, dim=1) + self.positions
-
-
-def _level_widths(trunk: ModifiedResNet) -> list[int]:
-    last = trunk.attnpool
-    wide = last.k_proj.in_features
-    return [wide // 2, wide, last.c_proj.out_features]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 
@@ -197,7 +198,8 @@ def load(
     """
     embedded.register()
     if name not in open_clip.list_models():
-        close = _closest(name, open_clip.list_models())
+        near = get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
+        close = " or ".join(map(repr, near)) or "an open_clip model"
         raise ValueError(
             f"unknown backbone {name!r}; did you mean {close}? "
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists all"
@@ -262,8 +264,8 @@ def _built(name: str, source: str | None, found: files.Weights | None) -> tuple:
             **(found.preprocess if found else {}),
         )
     options = embedded.tokenizer_options(name)
-    tokenizer = open_clip.get_tokenizer(files.tokenizer_source(name, found), **options)
-    return model, preprocess, tokenizer
+    at = f"{files.FOLDER}{found.files[0].parent}" if found and found.config else name
+    return model, preprocess, open_clip.get_tokenizer(at, **options)
 
 
 def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
@@ -377,10 +379,3 @@ def _load_failure(name: str, weights: str, error: Exception) -> str:
         "Without a network, download the weights elsewhere and give the file's path as "
         f"`weights`, with {name} as `backbone`. {files.nearby(name, weights)}"
     )
-
-
-def _closest(name: str, choices: list[str]) -> str:
-    import difflib
-
-    found = difflib.get_close_matches(name, choices, n=3, cutoff=0.3)
-    return " or ".join(repr(choice) for choice in found) or "an open_clip model"

@@ -83,7 +83,8 @@ class Variator:
             shift = attempt * RETRY_SEED
             pairs = [(images[i], (seeds[i] + shift) % 2**63) for i in wanted]
             drawn = self._in_batches(pairs)
-            valid = _valid(drawn)
+            flat = drawn.flatten(1)  # safety checkers return black images
+            valid = flat.isfinite().all(dim=1) & (flat > 1 / 255).any(dim=1)
             done = torch.tensor(wanted)[valid]
             pictures[done] = (drawn[valid] * 255).round().clamp(0, 255).byte()
             wanted = torch.tensor(wanted)[~valid].tolist()
@@ -106,7 +107,9 @@ class Variator:
                     raise
                 self.batch = max(1, self.batch // 2)
                 print(f"{self.name}: out of memory, now {self.batch} pictures at once")
-                _free()
+                gc.collect()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
                 continue
             done += len(images)
         return torch.cat(parts)
@@ -157,7 +160,7 @@ def load(
         pipeline, made = _pretrained(name, getattr(torch, precision))
         pipeline.to(where)
         pipeline.set_progress_bar_config(disable=True)
-        size = _side(pipeline)
+        size = pipeline.unet.config.sample_size * pipeline.vae_scale_factor
         if isinstance(pipeline, StableDiffusionImageVariationPipeline):
             settings = {"num_inference_steps": steps, "guidance_scale": guidance}
             square = {"height": size, "width": size}
@@ -205,11 +208,6 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
             error,
         ) from error
     return pipeline, clip.fingerprint(pipeline.unet)
-
-
-def _side(pipeline: DiffusionPipeline) -> int:
-    """The side of the images that a latent diffusion pipeline was trained on."""
-    return pipeline.unet.config.sample_size * pipeline.vae_scale_factor
 
 
 @torch.inference_mode()
@@ -263,24 +261,9 @@ def _square(image: Image, size: int) -> Tensor:
     return T.center_crop(resized, [size, size])
 
 
-def _valid(pictures: Tensor) -> Tensor:
-    """bool [B]: images [B, 3, H, W] that are finite and not black.
-
-    Safety checkers return black images.
-    """
-    flat = pictures.flatten(1)
-    return flat.isfinite().all(dim=1) & (flat > 1 / 255).any(dim=1)
-
-
 def _out_of_memory(error: RuntimeError) -> bool:
     """CUDA has its own exception; the CPU's allocator and MPS only have a message."""
     message = str(error).lower()
     return isinstance(error, torch.OutOfMemoryError) or any(
         text in message for text in ("out of memory", "can't allocate memory")
     )
-
-
-def _free() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

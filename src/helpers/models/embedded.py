@@ -8,7 +8,6 @@ from other seeds.
 
 import hashlib
 import json
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -63,13 +62,6 @@ def asset(name: str) -> Path:
 def card(name: str) -> dict:
     """Read how an embedded model was trained and what it reaches."""
     return json.loads((ASSETS / f"{name}.card.json").read_text())
-
-
-def train(what: str, options: Sequence[str]) -> int:
-    """Train an embedded model again: the command line of `study train`."""
-    from picto import make  # it imports this module
-
-    return make.main(what, options)
 
 
 def tokenizer_options(name: str) -> dict:

@@ -106,11 +106,6 @@ def is_on_disk(weights: str) -> bool:
     return bool(weights) and os.path.exists(from_root(weights))
 
 
-def is_downloaded(weights: str) -> bool:
-    """Whether reading these weights needs no network."""
-    return not weights.startswith(PAGE) or _cached(_page(weights)) is not None
-
-
 def read(weights: str, plan: bool = False) -> Weights:
     """Read the weights of a file, a folder or a page of the hub.
 
@@ -172,10 +167,13 @@ def check(weights: str, name: str) -> Weights | None:
     transformers are not checked, as their config may be on the hub. Raises the errors
     of `read` and `fill`.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, try_to_load_from_cache
 
-    if not constants.HF_HUB_OFFLINE and not is_downloaded(weights):
-        return None
+    if weights.startswith(PAGE) and not constants.HF_HUB_OFFLINE:
+        page = _page(weights)
+        kept = (try_to_load_from_cache(page, name) for name in KNOWN)
+        if not any(isinstance(path, str) for path in kept):
+            return None
     found = read(weights, plan=True)
     name = variant(name, found.quick_gelu)
     if "hf_model_name" not in open_clip.get_model_config(name)["text_cfg"]:
@@ -219,11 +217,6 @@ def nearby(name: str, weights: str) -> str:
     return f"OpenAI's own file is here: give {file} as `weights`"
 
 
-def tokenizer_source(name: str, found: Weights | None) -> str:
-    """Return open_clip's source of the tokenizer: the weights' folder or the model."""
-    return f"{FOLDER}{found.files[0].parent}" if found and found.config else name
-
-
 @cache
 def published() -> dict[str, str]:
     """Return {SHA-256: architecture} of the files that OpenAI published."""
@@ -237,14 +230,6 @@ def _page(weights: str) -> str:
     if not re.fullmatch(HUB, page):
         raise ValueError(f"{weights!r} is no page of the hub: {PAGE}OWNER/NAME")
     return page
-
-
-def _cached(page: str) -> Path | None:
-    """The folder of a page's snapshot in the hub's cache, None without weights."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found = (try_to_load_from_cache(page, name) for name in KNOWN)
-    return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
 def _fetch(page: str) -> Path:

@@ -99,12 +99,12 @@ def keywords(
     return [first.get(caption, "") for caption in captions]
 
 
-def template(caption: str, keyword: str, plain: str = PLAIN) -> str:
+def template(caption: str, keyword: str) -> str:
     """Make a template of a caption: a placeholder for the first use of its keyword.
 
     Case does not count. An article before the keyword becomes part of the placeholder.
     A repeated keyword becomes "one": "a {} next to another one". Without a keyword in
-    the caption the template is `plain`.
+    the caption the template is `PLAIN`.
     """
     text = composed(re.sub(r"[{}]", " ", caption))
     made, at = "", 0
@@ -117,7 +117,7 @@ def template(caption: str, keyword: str, plain: str = PLAIN) -> str:
         elif before.strip():  # not "a dog dog"
             made += f"{before}one"
         at = end
-    return made + text[at:] if made else plain
+    return made + text[at:] if made else PLAIN
 
 
 def _words_with(keyword: str, text: str) -> list[str]:
@@ -136,23 +136,19 @@ def templates(
     found: Sequence[str],
     backbone: Backbone,
     class_names: Sequence[str],
-    plain: str = PLAIN,
 ) -> list[str]:
     """Make the `template` of each caption and keyword, `fitted` to the context."""
-    made = [template(*pair, plain) for pair in zip(captions, found, strict=True)]
-    return fitted(made, backbone, class_names, plain)
+    made = [template(*pair) for pair in zip(captions, found, strict=True)]
+    return fitted(made, backbone, class_names)
 
 
 def fitted(
-    templates: Sequence[str],
-    backbone: Backbone,
-    class_names: Sequence[str],
-    plain: str = PLAIN,
+    templates: Sequence[str], backbone: Backbone, class_names: Sequence[str]
 ) -> list[str]:
     """Shorten each template to the backbone's context.
 
-    `plain` replaces a template with a word that is too long by itself. Raises
-    ValueError if a class name is too long for `plain`.
+    `PLAIN` replaces a template with a word that is too long by itself. Raises
+    ValueError if a class name is too long for `PLAIN`.
     """
     window, made = ContextWindow(backbone), {}
     longest = window.longest(class_names)
@@ -160,7 +156,7 @@ def fitted(
         try:
             made[text] = shorten(text, window, longest)
         except ValueError:
-            made[text] = shorten(plain, window, longest)
+            made[text] = shorten(PLAIN, window, longest)
     return [made[text] for text in templates]
 
 
@@ -220,16 +216,16 @@ def vocabulary(templates: Iterable[str]) -> set[str]:
     return words - {""}
 
 
-def restricted(template: str, words: Container[str], plain: str = PLAIN) -> str:
+def restricted(template: str, words: Container[str]) -> str:
     """Keep only these words of a template, such as its style without the place.
 
-    Function words at the end are removed as well; `plain` if only function words stay.
+    Function words at the end are removed as well; `PLAIN` if only function words stay.
     """
     kept = [w for w in template.split() if PLACEHOLDER.search(w) or _bare(w) in words]
     while kept and _bare(kept[-1]) in ENGLISH_STOP_WORDS:
         kept.pop()
     rest = {_bare(w) for w in kept if not PLACEHOLDER.search(w)} - ENGLISH_STOP_WORDS
-    return f"{' '.join(kept).rstrip('.,')}." if rest else plain
+    return f"{' '.join(kept).rstrip('.,')}." if rest else PLAIN
 
 
 def noisy(template: str, share: float, words: Sequence[str], rng: random.Random) -> str:

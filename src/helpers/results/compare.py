@@ -274,15 +274,15 @@ def undetected(detectable: Collection[float]) -> str:
     return f"no detectable difference (at least {seen} points would have been seen)"
 
 
-def detectable(se: float, n: int, level: float = LEVEL, power: float = POWER) -> float:
+def detectable(se: float, n: int, level: float = LEVEL) -> float:
     """Smallest true difference in accuracy that n paired images are likely to show.
 
     `se` is the difference's standard error. By the normal approximation of the test,
-    (z_(1-level/2) + z_power) se; but at least so many wins without a loss as the exact
+    (z_(1-level/2) + z_POWER) se; but at least so many wins without a loss as the exact
     McNemar test needs. Above 1 where not even n wins would do.
     """
     needed = math.floor(1 - math.log2(level)) + 1  # k wins have p = 2 / 2^k
-    z = norm.isf(level / 2) + norm.ppf(power)
+    z = norm.isf(level / 2) + norm.ppf(POWER)
     return float(max(z * se, needed / n))
 
 

@@ -107,7 +107,7 @@ def write(
     seconds_per_image: float,
     settings: dict[str, Any],
     seed: int = 0,
-) -> Path:
+) -> pd.DataFrame:
     """Write one ledger and its cost, atomically; an earlier one is replaced.
 
     Args:
@@ -119,7 +119,7 @@ def write(
         settings: what the method was run with, as JSON can say it.
 
     Returns:
-        The path of the Parquet file.
+        The ledger as `read` returns it; its file is that of `ledger_path`.
 
     Raises:
         ValueError: shapes that do not fit, ids twice, labels out of range, logits that
@@ -184,7 +184,7 @@ def write(
             use_dictionary=False,  # floats hardly repeat: half the size without
             write_page_checksum=True,
         )
-    return path
+    return _frame(table, **cost)
 
 
 def _cost_path(path: Path) -> Path:
@@ -211,37 +211,36 @@ def read(path: str | Path, *, with_logits: bool = True) -> pd.DataFrame:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             table = file.read(columns=names)
-        metadata = {
-            key.decode(): value.decode()
-            for key, value in (table.schema.metadata or {}).items()
-        }
         expected = pa.schema([SCHEMA.field(name) for name in names])
         if table.schema.remove_metadata() != expected:
             raise ValueError("its columns are others")
-        attributes = {
-            "dataset": metadata["dataset"],
-            "backbone": metadata["backbone"],
-            "method": metadata["method"],
-            "seed": int(metadata["seed"]),
-            "classes": int(metadata["classes"]),
-            "settings": json.loads(metadata["settings"]),
-        }
-        if with_logits:
-            lengths = pc.list_value_length(table["logits"])
-            if not pc.all(pc.equal(lengths, attributes["classes"])).as_py():
-                raise ValueError(f"not every row has {attributes['classes']} logits")
         cost = _cost_path(path)
         known = json.loads(cost.read_text()) if cost.exists() else {}
-        seconds = float(known.get("seconds_per_image", math.nan))
-        attributes["seconds_per_image"] = seconds
+        frame = _frame(table, known.get("seconds_per_image", math.nan))
+        classes = frame.attrs["classes"]
+        if with_logits:
+            lengths = pc.list_value_length(table["logits"])
+            if not pc.all(pc.equal(lengths, classes)).as_py():
+                raise ValueError(f"not every row has {classes} logits")
     except UNREADABLE as error:
         reason = " ".join(str(error).split())  # Arrow's messages span lines
         raise ValueError(
             f"{path} is not a readable ledger ({reason}): delete it and run the method "
             "again"
         ) from error
+    return frame
+
+
+def _frame(table: pa.Table, seconds_per_image: float) -> pd.DataFrame:
+    """A ledger's table as `read` returns it."""
+    about = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
     frame = table.to_pandas()
-    frame.attrs = attributes
+    frame.attrs = {
+        **{key: about[key] for key in ("dataset", "backbone", "method")},
+        **{key: int(about[key]) for key in ("seed", "classes")},
+        "settings": json.loads(about["settings"]),
+        "seconds_per_image": float(seconds_per_image),
+    }
     return frame
 
 

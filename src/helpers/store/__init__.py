@@ -4,7 +4,7 @@ Encoders are the expensive part of every chapter, and their output depends only 
 weights, precision and input. A key of these inputs names its folder: a second run reads
 the folder, a changed model or image gets a new one, and a killed run resumes.
 `helpers.store.folders` lists what each key is made of. There are two payloads: chunks
-of tensors (`chunks`), read whole, and rows of one shape (`rows`), memory-mapped.
+of tensors (`chunks`), read whole, and rows of one shape (`views`), memory-mapped.
 """
 
 from helpers.store.captioning import captions
@@ -18,17 +18,6 @@ from helpers.store.features import (
 from helpers.store.views import (
     chunk_features,
     view_features,
+    view_rows,
     view_seconds_per_image,
 )
-
-__all__ = [
-    "captions",
-    "chunk_features",
-    "image_features",
-    "prompt_cosines",
-    "prompt_seconds_per_image",
-    "seconds_per_image",
-    "template_features",
-    "view_features",
-    "view_seconds_per_image",
-]

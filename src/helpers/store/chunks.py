@@ -29,7 +29,16 @@ Work = Callable[[range], Iterator[tuple[Sequence[int], Tensor]]]
 
 
 def in_chunks(folder: Path, rows: int, work: Work, label: str, size: int) -> Tensor:
+    """The rows of `timed`."""
+    return timed(folder, rows, work, label, size)[0]
+
+
+def timed(
+    folder: Path, rows: int, work: Work, label: str, size: int
+) -> tuple[Tensor, float]:
     """All rows [rows, ...] on the CPU, read from `folder`, or else made by `work`.
+
+    Also the seconds that they took when they were made.
 
     Args:
         folder: holds the chunk files; made if needed.
@@ -66,7 +75,8 @@ def in_chunks(folder: Path, rows: int, work: Work, label: str, size: int) -> Ten
     elif missing:
         for _ in track(alone(), sum(map(len, missing)), label):
             pass
-    return torch.cat([found[span][0] for span in files])
+    chunks = [found[span] for span in files]
+    return torch.cat([rows for rows, _ in chunks]), sum(spent for _, spent in chunks)
 
 
 def seconds(folder: Path, rows: int, size: int) -> float:

@@ -69,12 +69,6 @@ def sound(path: Path) -> bool:
     return True
 
 
-def facts(path: Path) -> dict:
-    """One of our files' metadata: backbone (its key), fingerprint, dataset, recipe."""
-    metadata = _ours(path)[1]
-    return {**metadata, "recipe": json.loads(metadata["recipe"])}
-
-
 def load(path: Path, backbone: Backbone, classes: int | None = None) -> Tensor:
     """A context of CoOp for this backbone: float32 [M, W] on its device.
 

@@ -80,9 +80,8 @@ def prompt_cosines(
             "each image needs its own"
         )
     images = image_features(backbone, dataset)
-    order = sorted(
-        range(len(dataset)), key=templates.__getitem__
-    )  # equal ones together
+    # Images of equal templates come together.
+    order = sorted(range(len(dataset)), key=templates.__getitem__)
 
     def encode(span: range) -> Iterator[tuple[list[int], Tensor]]:
         rows_of: dict[str, list[int]] = {}  # template -> positions in the order
@@ -107,13 +106,10 @@ def prompt_cosines(
 
 
 def prompt_seconds_per_image(
-    backbone: Backbone,
-    dataset: Dataset,
-    templates: Sequence[str],
-    characters: int | None = None,
+    backbone: Backbone, dataset: Dataset, templates: Sequence[str]
 ) -> float:
     """Seconds to encode an image's prompts when the cosines were made."""
-    where = _prompt_folder(backbone, dataset, templates, characters)
+    where = _prompt_folder(backbone, dataset, templates)
     return seconds(where, len(dataset), SHARD) / len(dataset)
 
 
@@ -125,6 +121,6 @@ def _prompt_folder(
     backbone: Backbone,
     dataset: Dataset,
     templates: Sequence[str],
-    characters: int | None,
+    characters: int | None = None,
 ) -> Path:
     return folder("prompts", backbone.key, dataset.key, templates, characters)

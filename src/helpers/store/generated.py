@@ -2,7 +2,7 @@
 
 A variation costs as much as many crops. So the cost is printed after the first images,
 a limit in minutes restricts the work to a fixed subset of the images, and each image's
-features are stored as a row of `helpers.store.rows`.
+features are stored as a row of `helpers.store.views.Rows`.
 """
 
 import math
@@ -21,8 +21,7 @@ from helpers.models.clip import Backbone
 from helpers.models.diffusion import Variator
 from helpers.progress import track
 from helpers.store.folders import folder
-from helpers.store.rows import Rows
-from helpers.store.views import encode
+from helpers.store.views import Rows, encode
 
 
 @dataclass(frozen=True)

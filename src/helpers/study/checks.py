@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from importlib import import_module
 from typing import Any
 
 from helpers.paths import from_root
@@ -138,15 +139,20 @@ def _one_of(value: str, names: Iterable[str]) -> str:
 
 def _some_of(value: list, names: Iterable[str], hint: str = "") -> str:
     names = list(names)
-    if value and _are_distinct(value, names):
+    texts = [str(name) for name in value]  # YAML's lists may hold lists
+    if value and len(set(texts)) == len(texts) and set(texts) <= set(names):
         return ""
     return f"accepted: a list without repetition from {', '.join(names)}{hint}"
 
 
-def _are_distinct(value: list, names: Iterable[str]) -> bool:
-    """Whether these are some of the names, none of them twice."""
-    texts = [str(name) for name in value]  # YAML's lists may hold lists
-    return len(set(texts)) == len(texts) and set(texts) <= set(names)
+def _named_in(module: str, names: str, several: bool = False) -> Rule:
+    """The rule that a value, or each of several, is a name that a module knows."""
+
+    def rule(value: Any, parameters: Mapping[str, Any]) -> str:
+        known = getattr(import_module(f"helpers.{module}"), names)
+        return _some_of(value, known) if several else _one_of(value, known)
+
+    return rule
 
 
 def _refusal(function: Callable, *arguments: Any) -> str:
@@ -218,7 +224,8 @@ def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.models import clip
     from helpers.models import weights as files
 
-    return _one_of(value, clip.names()) + files.as_weights(value)
+    fault = _one_of(value, clip.names())
+    return fault and fault + files.as_weights(value)
 
 
 def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:
@@ -292,35 +299,11 @@ def _texts(value: str, parameters: Mapping[str, Any]) -> str:
     return f'{fault}; or "" for none' if fault else ""
 
 
-def _template_set(value: str, parameters: Mapping[str, Any]) -> str:
-    from helpers.prompts.templates import TEMPLATES
-
-    return _one_of(value, TEMPLATES)
-
-
 def _view_share(value: float, parameters: Mapping[str, Any]) -> str:
     views = parameters.get("view_count", 0)
     if views > 1 and 0 < value <= 1 and int(value * views) == 0:
         return f"accepted: a number from 1/{views}, one view of {views}, to 1"
     return _share(value, parameters)
-
-
-def _aggregation(value: str, parameters: Mapping[str, Any]) -> str:
-    from helpers.methods.autoclip import AGGREGATIONS
-
-    return _one_of(value, AGGREGATIONS)
-
-
-def _views(value: str, parameters: Mapping[str, Any]) -> str:
-    from helpers.views import VIEWS
-
-    return _one_of(value, VIEWS)
-
-
-def _augmentations(value: list, parameters: Mapping[str, Any]) -> str:
-    from helpers.views import VIEWS
-
-    return _some_of(value, VIEWS)
 
 
 def _view_count(value: int, parameters: Mapping[str, Any]) -> str:
@@ -342,18 +325,10 @@ def _remembering(value: list, parameters: Mapping[str, Any]) -> str:
     return _some_of(value, [m for m in memory.ONLINE if m not in memory.OF_VIEWS])
 
 
-def _focus(value: str, parameters: Mapping[str, Any]) -> str:
-    return _one_of(value, _sets(parameters))
-
-
 def _view_sets(value: list, parameters: Mapping[str, Any]) -> str:
     known = _sets(parameters)
     fine = set(map(str, value)) <= set(known)
     return "" if fine else f"accepted: a list from {', '.join(known)}"
-
-
-def _close_sets(value: list, parameters: Mapping[str, Any]) -> str:
-    return _view_sets(value or [""], parameters)  # one at least
 
 
 def _truth(value: bool, parameters: Mapping[str, Any]) -> str:
@@ -385,15 +360,13 @@ _study = _passing(
 )
 _looking = _passing(lambda value: value in ("all", "adaptive"), "all, adaptive")
 _images = _passing(lambda value: value == 0 or value > 1, "0 for all, or at least 2")
-_positive = _passing(lambda value: value > 0, "a number above 0")
-_share = _passing(lambda value: 0 < value <= 1, "a number in (0, 1]")
-_shares = _list_of(lambda x: _number_from(0, 1)(x) and x > 0, "numbers in (0, 1]")
 _noise_shares = _list_of(_number_from(0, 1), "numbers from 0 to 1")
 _rates = _list_of(lambda x: _number_from(0)(x) and x > 0, "numbers above 0")
-_ratios = _list_of(_number_from(1), "numbers from 1 on")
+_shares = _list_of(lambda x: _number_from(0, 1)(x) and x > 0, "numbers in (0, 1]")
 _counts = _list_of(_whole_from(2), "whole numbers of at least 2")
-_view_counts = _list_of(_whole_from(10), "whole numbers from 10 on")
 _step_counts = _list_of(_whole_from(1), "whole numbers from 1 on")
+_share = _passing(lambda value: 0 < value <= 1, "a number in (0, 1]")
+_view_counts = _list_of(_whole_from(10), "whole numbers from 10 on")
 _doses = _passing(
     lambda v: len(v) > 1 and all(map(_number_from(0, 1), v)) and v == sorted({*v}),
     "two numbers or more from 0 to 1, ascending",
@@ -402,7 +375,6 @@ _severities = _passing(
     lambda v: len(v) > 1 and set(map(str, v)) <= {*"12345"} and v == sorted({*v}),
     "two whole numbers or more from 1 to 5, ascending",
 )
-_whole_numbers = _list_of(_whole_from(0), "whole numbers from 0 on")
 _templates = _list_of(
     _is_template, 'texts with one "{}" each, where the class name goes'
 )
@@ -426,109 +398,83 @@ _diffusion = _pretrained(
 )
 
 RULES: dict[str, tuple[type, Rule]] = {
-    "study": (str, _study),
-    "include": (str, _anything),  # `parameters.layers` reads the file or refuses it
-    "dataset": (str, _dataset),
-    "shifts": (list, _shifts),
-    "backbone": (str, _backbone),
-    "second_backbone": (str, _second_backbone),
-    "weights": (str, _weights),
-    "data_root": (str, _anything),
-    "class_names": (str, _class_names),
-    "images": (int, _images),
-    "seed": (int, _between(0, 2**32 - 1)),  # numpy's range
-    "device": (str, _device),
-    "precision": (str, _precision),
-    "wordings": (list, _templates),
-    "true_wordings": (list, _named_templates),
-    "prompt_sets": (list, _prompt_sets),
-    "closer": (str, _closer),
-    "texts": (str, _texts),
-    "group": (str, _anything),
-    "beta": (float, _share),
-    "betas": (list, _shares),
-    "aggregation": (str, _aggregation),
-    "template_counts": (list, _counts),
-    "draws": (int, _between(1, math.inf)),
-    "view_recipe": (str, _views),
-    "view_count": (int, _view_count),
-    "view_share": (float, _view_share),
-    "view_images": (int, _images),
-    "to_label": (int, _between(1, math.inf)),
-    "view_sets": (list, _view_sets),
-    "views": (str, _looking),
-    "chunk": (int, _between(1, math.inf)),
-    "keep": (float, _share),
-    "repeats": (int, _between(2, math.inf)),
-    "focus": (str, _focus),
-    "augmentations": (list, _augmentations),
-    "other_images": (int, _images),
-    "memory": (float, _positive),
-    "jacobian": (bool, _anything),
-    "dev": (str, _same_classes_or_none),
-    "dev_images": (int, _images),
-    "view_counts": (list, _view_counts),
-    "fractions": (list, _fractions),
-    "step_counts": (list, _step_counts),
-    "learning_rates": (list, _rates),
-    "matched_images": (int, _images),
-    "few_shot": (str, _dataset_or_none),
-    "few_shot_images": (int, _images),
-    "few_shot_views": (int, _between(2, math.inf)),
-    "coop_epochs": (int, _between(2, math.inf)),
-    "cocoop_images": (int, _images),
-    "cocoop_epochs": (int, _between(2, math.inf)),
-    "coop_file": (str, _file_or_none),
-    "cocoop_file": (str, _file_or_none),
-    "captioner": (str, _captioner),
-    "beams": (int, _between(1, 64)),
-    "caption_tokens": (int, _between(3, math.inf)),
-    "embeddings": (str, _anything),
-    "truth": (bool, _truth),
-    "style_set": (str, _template_set),
-    "card_images": (int, _images),
-    "caption_images": (int, _images),
-    "part_images": (int, _images),
-    "noise_shares": (list, _noise_shares),
-    "diffusion": (str, _diffusion),
-    "strength": (float, _share),
-    "diffusion_steps": (int, _between(1, 1000)),
-    "guidance": (float, _between(0, math.inf)),
-    "max_minutes": (float, _between(0, math.inf)),
-    "strengths": (list, _shares),
-    "shares": (list, _noise_shares),
-    "text_templates": (str, _template_set),
-    "tap_templates": (str, _template_set),
-    "unlabelled": (str, _same_classes_or_none),
-    "pool_images": (int, _images),
-    "test_images": (int, _images),
-    "transductive": (bool, _anything),
-    "seeds": (int, _between(1, 100)),
-    "text_noise": (float, _between(0, math.inf)),
-    "text_steps": (int, _between(1, math.inf)),
-    "visual_prompts": (int, _between(-1, math.inf)),
-    "prompt_counts": (list, _whole_numbers),
-    "epochs": (int, _between(2, math.inf)),
-    "batch": (int, _between(2, math.inf)),
-    "long_epochs": (int, _between(2, math.inf)),
-    "feature_epochs": (int, _between(2, math.inf)),
-    "upl_epochs": (int, _between(2, math.inf)),
-    "upl_seeds": (int, _between(1, 100)),
-    "episodic_images": (int, _images),
-    "close_sets": (list, _close_sets),
-    "remembering": (list, _remembering),
-    "stream_images": (int, _images),
-    "orders": (int, _between(1, math.inf)),
-    "alphas": (list, _rates),
-    "tails": (list, _ratios),
-    "batch_sizes": (list, _step_counts),
-    "scenes": (str, _scenes),
-    "dose_images": (int, _between(3, 2000)),  # picto has so many scenes
-    "dose_views": (int, _between(10, math.inf)),  # a tenth is kept
-    "sizes": (list, _doses),
-    "offsets": (list, _doses),
-    "severities": (list, _severities),
-    "class_counts": (list, _counts),
-    "view_seeds": (int, _between(1, 100)),
-    "confidence_bins": (int, _between(2, math.inf)),
+    key: (kind, rule)
+    for keys, kind, rule in (
+        ("study", str, _study),
+        # `parameters.layers` reads the file that include names, or refuses it.
+        ("include data_root group embeddings", str, _anything),
+        ("dataset", str, _dataset),
+        ("shifts", list, _shifts),
+        ("backbone", str, _backbone),
+        ("second_backbone", str, _second_backbone),
+        ("weights", str, _weights),
+        ("class_names", str, _class_names),
+        (
+            "images view_images other_images dev_images matched_images "
+            "few_shot_images cocoop_images card_images caption_images part_images "
+            "pool_images test_images episodic_images stream_images",
+            int,
+            _images,
+        ),
+        ("seed", int, _between(0, 2**32 - 1)),  # numpy's range
+        ("device", str, _device),
+        ("precision", str, _precision),
+        ("wordings", list, _templates),
+        ("true_wordings", list, _named_templates),
+        ("prompt_sets", list, _prompt_sets),
+        ("closer", str, _closer),
+        ("texts", str, _texts),
+        ("beta keep strength", float, _share),
+        ("betas strengths", list, _shares),
+        ("aggregation", str, _named_in("methods.autoclip", "AGGREGATIONS")),
+        ("template_counts class_counts", list, _counts),
+        ("draws to_label chunk text_steps orders", int, _between(1, math.inf)),
+        ("view_recipe", str, _named_in("views", "VIEWS")),
+        ("view_count", int, _view_count),
+        ("view_share", float, _view_share),
+        ("view_sets", list, _view_sets),
+        ("views", str, _looking),
+        (
+            "repeats few_shot_views coop_epochs cocoop_epochs epochs batch "
+            "long_epochs feature_epochs upl_epochs confidence_bins",
+            int,
+            _between(2, math.inf),
+        ),
+        ("focus", str, lambda value, p: _one_of(value, _sets(p))),
+        ("augmentations", list, _named_in("views", "VIEWS", several=True)),
+        ("memory", float, _passing(lambda value: value > 0, "a number above 0")),
+        ("jacobian transductive", bool, _anything),
+        ("dev unlabelled", str, _same_classes_or_none),
+        ("view_counts", list, _view_counts),
+        ("fractions", list, _fractions),
+        ("step_counts batch_sizes", list, _step_counts),
+        ("learning_rates alphas", list, _rates),
+        ("few_shot", str, _dataset_or_none),
+        ("coop_file cocoop_file", str, _file_or_none),
+        ("captioner", str, _captioner),
+        ("beams", int, _between(1, 64)),
+        ("caption_tokens", int, _between(3, math.inf)),
+        ("truth", bool, _truth),
+        (
+            "style_set text_templates tap_templates",
+            str,
+            _named_in("prompts.templates", "TEMPLATES"),
+        ),
+        ("noise_shares shares", list, _noise_shares),
+        ("diffusion", str, _diffusion),
+        ("diffusion_steps", int, _between(1, 1000)),
+        ("guidance max_minutes text_noise", float, _between(0, math.inf)),
+        ("seeds upl_seeds view_seeds", int, _between(1, 100)),
+        ("visual_prompts", int, _between(-1, math.inf)),
+        ("prompt_counts", list, _list_of(_whole_from(0), "whole numbers from 0 on")),
+        ("close_sets", list, lambda value, p: _view_sets(value or [""], p)),
+        ("remembering", list, _remembering),
+        ("tails", list, _list_of(_number_from(1), "numbers from 1 on")),
+        ("scenes", str, _scenes),
+        ("dose_images", int, _between(3, 2000)),  # picto has so many scenes
+        ("dose_views", int, _between(10, math.inf)),  # a tenth is kept
+        ("sizes offsets", list, _doses),
+        ("severities", list, _severities),
+    )
+    for key in keys.split()
 }

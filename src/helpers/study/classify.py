@@ -30,7 +30,7 @@ from helpers.progress import track
 from helpers.prompts.names import alike, told_alike, too_long
 from helpers.prompts.templates import TEMPLATES
 from helpers.store.views import draw, encode
-from helpers.study import checks, user_paths
+from helpers.study import checks, parameters
 from helpers.study.environment import print_error
 from helpers.study.report import aligned
 from helpers.words import folded
@@ -48,7 +48,7 @@ PHOTOGRAPHS = "--model ViT-B-32-quickgelu --weights openai"
 def run(arguments: argparse.Namespace) -> int:
     """The command: 0, or 1 if a file was left out. Other wrong input: ValueError."""
     own = embedded.TAG if arguments.model in embedded.names() else "openai"
-    weights = user_paths.resolve("weights", arguments.weights or own, paths.here())
+    weights = parameters.resolve("weights", arguments.weights or own, paths.here())
     asked = {
         "--model": ("backbone", arguments.model),
         "--weights": ("weights", weights),

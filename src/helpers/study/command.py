@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from helpers import files, paths
-from helpers.study import environment, parameters, report, user_paths
+from helpers.study import environment, parameters, report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -220,7 +220,7 @@ def _plan(arguments: argparse.Namespace) -> list[parameters.Job]:
         paths.PARAMS,
         paths.NOTEBOOKS,
         arguments.only,
-        user_paths.resolve_all(overrides, paths.here()) if overrides else {},
+        parameters.resolve_all(overrides, paths.here()) if overrides else {},
         log=print,
     )
 
@@ -258,6 +258,6 @@ def _classify(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from helpers.models import embedded
+    from picto import make
 
-    return embedded.train(arguments.what, arguments.options)
+    return make.main(arguments.what, arguments.options)

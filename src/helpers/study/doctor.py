@@ -13,7 +13,7 @@ import re
 import shlex
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from helpers.files import replacing
 from helpers.models import optional
 from helpers.models.weights import weight_bytes
 from helpers.paths import OUTPUTS, from_root
-from helpers.study.report import BAD, GOOD, LEFT_OUT, NOTE, Report
+from helpers.study.report import BAD, GOOD, LEFT_OUT, NOTE, Report, by_reason
 
 if TYPE_CHECKING:
     from helpers.study.parameters import Job
@@ -118,9 +118,10 @@ def check_dataset(
         _names(whole),
         respelt,
         _skipped(whole, sample),
-        _remarks(sample),
     ):
         report.add(name, mark, text)
+    for flaw, files in by_reason(remarks(sample)).items():
+        report.add(name, NOTE, f"read, but {flaw}: {_some(files, LISTED)}")
     if len(sample) < len(whole):
         report.add(name, GOOD, f"this study uses {len(sample):,} of the images")
     return sample
@@ -207,22 +208,8 @@ def _write_names(report: Report, name: str, error: CodedNames, table: Path) -> N
     report.add(name, NOTE, "\n".join([text, copy, *shown]))
 
 
-def _remarks(sample: Dataset) -> Findings:
-    """Pictures that can be read but have a flaw, by the flaw."""
-    for remark, files in _by_reason(remarks(sample)).items():
-        yield NOTE, f"read, but {remark}: {_some(files, LISTED)}"
-
-
-def _by_reason(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Files by their reason, of pairs (file, reason)."""
-    found: dict[str, list[str]] = {}
-    for file, reason in pairs:
-        found.setdefault(reason, []).append(file)
-    return found
-
-
 def _skipped(whole: Dataset, sample: Dataset) -> Findings:
-    for reason, files in _by_reason(whole.skipped).items():
+    for reason, files in by_reason(whole.skipped).items():
         mark = GOOD if reason == BESIDE else NOTE
         yield mark, f"left out, {reason}: {_some(files, LISTED)}"
     damaged = sample.skipped[len(whole.skipped) :]
@@ -235,8 +222,8 @@ def _skipped(whole: Dataset, sample: Dataset) -> Findings:
         yield GOOD, f"all {len(sample):,} pictures can be decoded"
 
 
-def contact_sheet(dataset: Dataset, path: Path, count: int = 40) -> Path:
-    """Write `count` pictures of as many classes as possible, names under them.
+def contact_sheet(dataset: Dataset, path: Path) -> Path:
+    """Write 40 pictures of as many classes as possible, names under them.
 
     A picture without a label has a "?".
     """
@@ -246,7 +233,7 @@ def contact_sheet(dataset: Dataset, path: Path, count: int = 40) -> Path:
     font = ImageFont.truetype(
         f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", 13
     )
-    chosen = dataset.sample(count)
+    chosen = dataset.sample(40)
     order = np.argsort(chosen.labels, kind="stable")
     rows = math.ceil(len(chosen) / columns)
     sheet = Image.new("RGB", (columns * tile, rows * (tile + line)), "white")

@@ -58,13 +58,11 @@ def cells(notebook: Path) -> str:
 def code() -> str:
     """Hash of the packages' files and of the versions of the libraries."""
     found = [*(SOURCE / "helpers").rglob("*"), *(SOURCE / "picto").rglob("*")]
-    files = [f for f in found if f.is_file() and _is_source(f)]
+    files = [
+        f for f in found if f.is_file() and f.suffix != ".pyc" and f.name[0] != "."
+    ]
     named = {f.relative_to(SOURCE).as_posix(): digest([f]) for f in sorted(files)}
     return keys.key([named, {package: version(package) for package in PACKAGES}])
-
-
-def _is_source(path: Path) -> bool:
-    return path.suffix != ".pyc" and not path.name.startswith(".")
 
 
 def data(parameters: dict[str, Any]) -> str:

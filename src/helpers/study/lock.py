@@ -28,7 +28,7 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[Callable[[int], None]]:
+def locked(folder: Path) -> Iterator[Callable[[int], object]]:
     """Hold the folder for the block; yields the function that notes a kernel's pid.
 
     Raises RuntimeError where another run has it.
@@ -44,7 +44,9 @@ def locked(folder: Path) -> Iterator[Callable[[int], None]]:
         }
         running.write_text(json.dumps(about))
         try:
-            yield lambda pid: _note_kernel(running, about, pid)
+            yield lambda pid: running.write_text(
+                json.dumps(about | {"kernel": _identity(pid)})
+            )
         finally:
             running.unlink(missing_ok=True)
 
@@ -105,10 +107,6 @@ def _owner(running: Path) -> dict:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _note_kernel(running: Path, about: dict, pid: int) -> None:
-    running.write_text(json.dumps(about | {"kernel": _identity(pid)}))
 
 
 def _identity(pid: int) -> list[float]:

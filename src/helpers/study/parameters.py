@@ -6,10 +6,16 @@ Later wins: the notebook's own defaults, `params/STUDY.yaml`, `params/STUDY/NN.y
 `include: shared/photographs.yaml` in a study's file puts another file and its folder
 before the study's own: the study's values win. The path counts from the including
 file's folder, or else from `params/`. The value `$dataset` is the study's data set.
+
+A path on the command line counts from the current folder; one in a parameter file from
+the repository that holds the file, or else from the file's own folder. Kernels run in
+another folder and get absolute paths. Paths that count from this repository stay as
+they are written, so that results say nothing about the machine.
 """
 
 import ast
 import os
+import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,16 +27,21 @@ import yaml
 
 from helpers import notebooks
 from helpers.notebooks import number_of
-from helpers.paths import from_here, located, shown
+from helpers.paths import ROOT, from_here, located, shown
 from helpers.study.checks import NOUNS, check, closest
-from helpers.study.user_paths import base_of, resolve_all
+from helpers.study.report import by_reason
 
 if TYPE_CHECKING:
-    from helpers.study.own_images import OwnImages
+    from helpers.data.dataset import Dataset
+    from helpers.data.naming import Classes
 
 TYPES = {wanted.__name__: wanted for wanted in NOUNS}
 COMMAND_LINE = "the command line"
 INCLUDE, DATASET, LABELS = "include", "$dataset", "labels"
+OWN = "folder"  # the data set of a user's own pictures
+PATHS = ("data_root", "coop_file", "cocoop_file")  # parameters that are paths
+ENDINGS = (".json", ".safetensors", ".pt", ".pth", ".bin")
+LOCAL = "local-dir:"  # open_clip's mark of a folder
 
 
 @dataclass(frozen=True)
@@ -87,7 +98,7 @@ def layers(path: Path, params: Path, before: Sequence[Path] = ()) -> list[Layer]
     The last layer wins. `before` are the files that led to this one. Raises ValueError,
     naming the including file, for an include that is no file or leads in a circle.
     """
-    values, base, below = read(path), base_of(path), []
+    values, base, below = read(path), _base_of(path), []
     if (name := values.pop(INCLUDE, "")) != "":
         included = _included(name, path, params)
         way = [*before, path]
@@ -170,8 +181,6 @@ def plan(
     that is not meant for the study is left out, and `log` is called with the reason.
     Raises one ValueError that lists all problems.
     """
-    from helpers.study.own_images import OwnImages
-
     path = study_file(name, params)
     found = layers(path, params)
     chapters = {number_of(c.stem): _given(c) for c in notebooks.files(folder)}
@@ -192,15 +201,17 @@ def plan(
         jobs.append(job)
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
-    images = OwnImages((merged(found) | overrides).get("class_names", ""))
-    reasons = {job.notebook.stem: unsuited(job, images) for job in jobs}
-    suited = [job for job in jobs if not reasons[job.notebook.stem]]
+    images = _OwnImages((merged(found) | overrides).get("class_names", ""))
+    judged = [(job, unsuited(job, images)) for job in jobs]
+    suited = [job for job, reason in judged if not reason]
     problems = [line for job in suited for line in images.too_long(job.parameters)]
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
     left_out = [
         f"{', '.join(stems)} {'is' if len(stems) == 1 else 'are'} left out: {reason}"
-        for reason, stems in _by_reason(reasons).items()
+        for reason, stems in by_reason(
+            (job.notebook.stem, reason) for job, reason in judged if reason
+        ).items()
     ]
     if not suited:
         raise ValueError("\n".join(left_out))
@@ -209,7 +220,7 @@ def plan(
     return suited
 
 
-def unsuited(job: Job, images: "OwnImages") -> str:
+def unsuited(job: Job, images: "_OwnImages") -> str:
     """Why the notebook does not suit the study, "" if it does."""
     needed = dict(notebooks.read(job.notebook).needs)
     labels = needed.pop(LABELS, "")
@@ -220,13 +231,134 @@ def unsuited(job: Job, images: "OwnImages") -> str:
     return f"meant for studies with {' and '.join(told)}"
 
 
-def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
-    """The chapters that are left out, by the reason."""
-    found: dict[str, list[str]] = {}
-    for chapter, reason in reasons.items():
-        if reason:
-            found.setdefault(reason, []).append(chapter)
-    return found
+class _OwnImages:
+    """Has the study's own folder the labels and names that chapters need?
+
+    Reads each folder once, whichever chapters ask for it. `class_names` are the
+    study's, "" for none.
+    """
+
+    def __init__(self, class_names: str | Sequence = "") -> None:
+        from helpers.data.naming import parse
+
+        self._classes = parse(class_names) if class_names else ()
+        self._found: dict[tuple[str, Classes], Dataset | None] = {}
+
+    def lacks_labels(self, parameters: Mapping[str, Any]) -> str:
+        """Why a chapter that needs labels cannot run with its parameters, or ""."""
+        from helpers import data
+        from helpers.data.folder import NAMES_FILES
+
+        found = self._read(parameters, self._classes)
+        if found is None or (lacking := data.unlabelled(found)):
+            return lacking if found else ""
+        if "class_names" in parameters or not self._classes:
+            return ""
+        plain = self._read(parameters, ())
+        if plain and plain.class_names == found.class_names:
+            return data.unlabelled(plain)
+        return (
+            f"class names are read from {NAMES_FILES[0]} in data_root there, "
+            "not from the parameter class_names"
+        )
+
+    def too_long(self, parameters: Mapping[str, Any]) -> list[str]:
+        """A line for each class name that a chapter's CLIPs cannot read whole."""
+        named = self._classes if "class_names" in parameters else ()
+        found = self._read(parameters, named)
+        if found is None:
+            return []
+        from helpers.prompts.names import too_long
+
+        models = (parameters.get(key) for key in ("backbone", "second_backbone"))
+        texts = found.every_name[0]
+        return [line for model in models if model for line in too_long(model, texts)]
+
+    def _read(
+        self, parameters: Mapping[str, Any], classes: "Classes"
+    ) -> "Dataset | None":
+        """The pictures; None without such a data set, and where the run will fail."""
+        values = parameters.values()
+        if not any(OWN in v if isinstance(v, list) else v == OWN for v in values):
+            return None
+        from helpers import data
+
+        at = parameters.get("data_root", ""), classes
+        if at not in self._found:
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    self._found[at] = data.read(OWN, *at)
+            except (ValueError, OSError):
+                self._found[at] = None
+        return self._found[at]
+
+
+def resolve_all(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    """The parameters, with relative paths made absolute; they count from `base`."""
+    if base == ROOT:
+        return dict(parameters)
+    return {
+        key: resolve(key, value, base) if isinstance(value, str) and value else value
+        for key, value in parameters.items()
+    }
+
+
+def resolve(key: str, value: str, base: Path) -> str:
+    """The value of a parameter; a relative path is made absolute from `base`.
+
+    Names of models, texts and data sets stay as they are.
+    """
+    if value.startswith(LOCAL):
+        return LOCAL + str(located(value.removeprefix(LOCAL), base))
+    if key == "class_names":
+        is_path = value.lower().endswith((".txt", ".csv"))
+    else:
+        is_path = key in PATHS or (key in NAMES and _is_path(key, value, base))
+    return str(located(value, base)) if is_path else value
+
+
+def _base_of(file: Path) -> Path:
+    """The folder that relative paths in a parameter file count from."""
+    file = file.absolute()
+    if file.is_relative_to(ROOT):
+        return ROOT
+    repositories = (f for f in file.parents if (f / ".git").exists())
+    return next(repositories, file.parent)
+
+
+def _is_path(key: str, value: str, base: Path) -> bool:
+    """Whether a text can only be a path, or is one and no name of `NAMES`.
+
+    Names of the hub are `owner/model`.
+    """
+    if value in (".", "..") or value.startswith(("/", "./", "../", "~")):
+        return True
+    if value.endswith((*ENDINGS, "/")) or value.count("/") > 1:
+        return True
+    return os.path.exists(located(value, base)) and value not in NAMES[key]()
+
+
+def _tags() -> Collection[str]:
+    import open_clip
+
+    return {"picto", "random", *(tag for _, tag in open_clip.list_pretrained())}
+
+
+def _texts() -> Collection[str]:
+    from helpers.prompts import descriptions
+
+    return descriptions.embedded()
+
+
+# Names that win over a file of the same name. Listed only where there is such a file.
+NAMES: dict[str, Callable[[], Collection[str]]] = {
+    "weights": _tags,
+    "texts": _texts,
+    "captioner": lambda: ["picto-captioner"],
+    "diffusion": lambda: ["picto-diffusion"],
+    "embeddings": lambda: ["clip"],
+    "model": lambda: [],  # of tools/generate.py
+}
 
 
 def _given(notebook: Path) -> dict[str, tuple[type, Any]]:

@@ -10,10 +10,9 @@ a quarter. So a run is refused only where `SURE` of the estimate will not fit, a
 import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from helpers.data.naming import Classes, parse
 from helpers.models import optional
@@ -29,6 +28,7 @@ ACTIVATIONS = 200_000_000  # of a batch on its way through an image tower
 TEMPLATES = 80  # of the largest shared set
 KEPT_BACK = 0.6  # of a training's memory that the allocator does not hand back
 LARGE = 3  # parts that are named
+HELD = ("images", "views")  # kinds of the store that may be there already
 # Parameters by which a chapter, or a user's own notebook, declares such work.
 TUNING = {"augmentations", "focus", "view_count", "memory", "jacobian"}
 TUNING |= {"dev_images", "view_counts", "few_shot", "few_shot_views"}
@@ -45,11 +45,15 @@ CURES = {
     "pictures": "pool_images 200",
     "training": "batch 16",
 }
+SMALLER_CACHE = (
+    "name another folder in STUDY_CACHE, or take fewer images or views "
+    "(-p images 500, -p view_count 16)"
+)
+SMALLER_LEDGERS = "write elsewhere (--outputs), or take fewer images (-p images 500)"
 Sizes = dict[str, float]
 
 
-@dataclass(frozen=True)
-class Need:
+class Need(NamedTuple):
     """What a chapter takes, in bytes, part by part."""
 
     chapter: str
@@ -61,9 +65,16 @@ class Need:
     def peak(self) -> float:
         return sum(self.memory.values())
 
+    @property
+    def largest(self) -> list[tuple[str, float]]:
+        return Counter(self.memory).most_common(LARGE)
 
-@dataclass(frozen=True)
-class _Images:
+    def __str__(self) -> str:
+        parts = (f"{part} {gigabytes(size)}" for part, size in self.largest)
+        return f"about {gigabytes(self.peak)} ({', '.join(parts)})"
+
+
+class _Images(NamedTuple):
     """Size and classes of a data set; the official ones where it is not in place."""
 
     count: int
@@ -104,8 +115,10 @@ def estimate(job: Job) -> Need:
     if not p.get("backbone") or not p.get("dataset"):
         return Need(name, {"Python": PLAIN}, {}, 0)
     models = [size_of(m) for m in (p["backbone"], p.get("second_backbone")) if m]
+    own = parse(given) if (given := p.get("class_names")) else ()
+    at = p.get("data_root", ""), p.get("images", 0)
     sets = {
-        s: _images(s, p.get("data_root", ""), p.get("images", 0), _named(p, s))
+        s: _images(s, *at, own if s == "folder" else ())
         for s in (p["dataset"], *p.get("shifts", []))
     }
     first, names = models[0], next(iter(sets.values())).classes
@@ -195,12 +208,6 @@ def _training_bytes(model: Size, p: Mapping[str, Any]) -> float:
     return max(graphs, whole + each)
 
 
-def _named(p: Mapping[str, Any], name: str) -> Classes:
-    """The class names that a study gives for its own folder."""
-    given = p.get("class_names") if name == "folder" else ""
-    return parse(given) if given else ()
-
-
 @cache
 def _images(name: str, data_root: str, most: int, classes: Classes) -> _Images:
     from PIL import Image
@@ -227,22 +234,22 @@ def check(jobs: Sequence[Job], outputs: Path) -> str:
 
     `outputs` is the folder that results will go to.
     """
-    lines, problems = survey(jobs, outputs)
+    lines, problems = _survey(jobs, outputs)
     if problems:
         raise ValueError("\n".join(problems))
-    return lines[-1]
+    return lines[0]
 
 
 def check_room(report: Report, jobs: Sequence[Job], outputs: Path) -> None:
     """Report what each chapter takes, and what the machine lacks for it."""
-    lines, problems = survey(jobs, outputs)
-    report.add("room", GOOD, "\n".join(lines[::-1]))
+    lines, problems = _survey(jobs, outputs)
+    report.add("room", GOOD, "\n".join(lines))
     for problem in problems:
         report.add("room", BAD, problem)
 
 
-def survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
-    """What each chapter takes, then the study, a line each; and what will not fit."""
+def _survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
+    """What the study takes, then each chapter, a line each; and what will not fit."""
     needs = [estimate(job) for job in jobs]
     free = available_memory()
     problems = [
@@ -252,55 +259,34 @@ def survey(jobs: Sequence[Job], outputs: Path) -> tuple[list[str], list[str]]:
     ]
     kept = sum(sum(need.cache.values()) for need in needs)
     ledgers = sum(need.ledgers for need in needs)
-    room = _free_disk(CACHE)
-    held = sum(_size(CACHE / "store" / kind) for kind in ("images", "views"))
-    left = max(0.0, SURE * kept - held)
-    if left > room:
-        problems.append(
-            f"{CACHE} needs about {gigabytes(kept)} and has {gigabytes(room)} free: "
-            "make room, name another folder in STUDY_CACHE, or take fewer images or "
-            "views (-p images 500, -p view_count 16)"
-        )
-    there = _free_disk(outputs)
-    if SURE * ledgers > there:
-        problems.append(
-            f"{outputs} needs about {gigabytes(ledgers)} and has {gigabytes(there)} "
-            "free: make room, write elsewhere (--outputs), or take fewer images "
-            "(-p images 500)"
-        )
+    held = (f for kind in HELD for f in (CACHE / "store" / kind).rglob("*"))
+    left = SURE * kept - sum(f.stat().st_blocks * 512 for f in held if f.is_file())
+    frees = []
+    for folder, needed, least, ways in (
+        (CACHE, kept, left, SMALLER_CACHE),
+        (outputs, ledgers, SURE * ledgers, SMALLER_LEDGERS),
+    ):
+        there = next(f for f in (folder, *folder.parents) if f.exists())
+        frees.append(shutil.disk_usage(there).free)
+        if least > frees[-1]:
+            problems.append(
+                f"{folder} needs about {gigabytes(needed)} and has "
+                f"{gigabytes(frees[-1])} free: make room, {ways}"
+            )
     most = max(needs, key=lambda need: need.peak)
     total = (
         f"memory: at most about {gigabytes(most.peak)} ({most.chapter}), "
         f"{gigabytes(free)} free; "
-        f"disk: about {gigabytes(kept + ledgers)}, {gigabytes(min(room, there))} free"
+        f"disk: about {gigabytes(kept + ledgers)}, {gigabytes(min(frees))} free"
     )
-    lines = [f"{n.chapter}: about {gigabytes(n.peak)} ({_parts(n)})" for n in needs]
-    return [*lines, total], problems
+    return [total, *(f"{need.chapter}: {need}" for need in needs)], problems
 
 
 def _too_much(need: Need, job: Job, free: float) -> str:
-    cures = [CURES[part] for part, _ in _largest(need) if part in CURES]
+    cures = [CURES[part] for part, _ in need.largest if part in CURES]
     cures = [f"-p {cure}" for cure in cures if cure.split()[0] in job.parameters]
     ways = [*cures, "other chapters alone (--only)", "a machine with more memory"]
     return (
-        f"{need.chapter} needs about {gigabytes(need.peak)} of memory and "
-        f"{gigabytes(free)} are free ({_parts(need)}): try {', or '.join(ways)}"
+        f"{need.chapter} needs {need} of memory and {gigabytes(free)} are free: try "
+        f"{', or '.join(ways)}"
     )
-
-
-def _largest(need: Need) -> list[tuple[str, float]]:
-    return Counter(need.memory).most_common(LARGE)
-
-
-def _parts(need: Need) -> str:
-    return ", ".join(f"{part} {gigabytes(size)}" for part, size in _largest(need))
-
-
-def _free_disk(folder: Path) -> int:
-    there = next(f for f in (folder, *folder.parents) if f.exists())
-    return shutil.disk_usage(there).free
-
-
-def _size(folder: Path) -> int:
-    files = (file for file in folder.rglob("*") if file.is_file())
-    return sum(file.stat().st_blocks * 512 for file in files)

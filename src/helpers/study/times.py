@@ -8,13 +8,11 @@ and statistics are not counted, so an estimate may be low. What an earlier run h
 in the cache is counted, so an estimate may be high.
 """
 
-import logging
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from helpers.methods.training import Student
 from helpers.models import clip, fast, optional, template_prompts
 from helpers.models.prompts import AT_ONCE, PromptTower
 from helpers.models.visual import ImageTower
+from helpers.models.weights import quiet
 from helpers.prompts.templates import TEMPLATES
 from helpers.study.parameters import Job
 from helpers.study.report import BAD, GOOD, Report
@@ -40,6 +39,7 @@ RECIPES = ("preaugment", "augmix", "autoaugment")
 LISTS = {**{name: len(texts) for name, texts in TEMPLATES.items()}, "pooled": 80}
 LISTS |= {"waffle": 40}
 METHODS = 5  # that tune prompts in chapter 02: TPT in three forms, C-TPT and A-TPT
+JACOBIAN = 512  # passes: as many as the text tower is wide
 NAMED = 2  # the most expensive parts of a chapter, which are named
 NAMES = {
     "read": "reading pictures",
@@ -130,34 +130,33 @@ def paces(parameters: Mapping[str, Any], dataset: Dataset) -> tuple[dict, str]:
     `clip.load` raises for weights that do not fit.
     """
     options = {k: parameters[k] for k in ("device", "precision") if k in parameters}
-    logging.disable(logging.WARNING)  # QuickGELU and random weights: said elsewhere
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            model = clip.load(parameters["backbone"], parameters["weights"], **options)
-    finally:
-        logging.disable(logging.NOTSET)
+    # QuickGELU and random weights: said elsewhere.
+    with quiet(), warnings.catch_warnings(action="ignore", category=UserWarning):
+        model = clip.load(parameters["backbone"], parameters["weights"], **options)
     images = [dataset.image(i % len(dataset)) for i in range(MOST)]
     pixels = torch.stack([model.preprocess(image) for image in images])
     names = (dataset.class_names * CLASSES)[:CLASSES]
     prompts = [f"a photo of a {name}." for name in names]
-    rng = np.random.default_rng(0)
-    size, crop = model.image_size, model.crop
+    captions = [f"a field with {{a}} in front of {i} trees" for i in range(MOST)]
+    rng, size = np.random.default_rng(0), model.image_size
 
     def read(n: int) -> None:
         for i in range(n):
             model.preprocess(dataset.image(i % len(dataset)))
 
-    def draw(n: int, recipe: str) -> None:
-        views.make(recipe, images[0], 1 + n, size, rng, crop)
+    def draw(n: int) -> None:
+        for recipe in RECIPES:
+            views.make(recipe, images[0], 1 + n, size, rng, model.crop)
 
-    drawn = [_each(partial(draw, recipe=recipe)) for recipe in RECIPES]
+    def prompted(n: int) -> None:
+        list(template_prompts.features(model, captions[:n], names))
+
     found = {
         "read": _each(read),
-        "drawn": sum(drawn) / len(drawn),
+        "drawn": _each(draw) / len(RECIPES),
         "encoded": _each(lambda n: model.encode_images(pixels[:n]).cpu()),
         "texts": _each(lambda n: model.encode_texts(prompts[:n]).cpu()),
-        "prompts": _prompt_seconds(model, names),
+        "prompts": _each(prompted) / len(names),
         "steps": _step_seconds(model, names),
         "trained": _training_seconds(_tuned(model, parameters, options), images),
         "products": _product_seconds(model),
@@ -189,15 +188,6 @@ def _tuned(
         other = clip.load(second, parameters["weights"], **options)
         return other if fast.is_clip_vit(other.model.visual) else model
     return model
-
-
-def _prompt_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
-    """Seconds of one class in the prompts of one caption."""
-    captions = [
-        f"a field with {{a}} standing in front of {i} trees" for i in range(MOST)
-    ]
-    features = template_prompts.features
-    return _each(lambda n: list(features(model, captions[:n], names))) / len(names)
 
 
 def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
@@ -284,8 +274,13 @@ def _size(p: Mapping[str, Any], name: str) -> int:
     )
 
 
+def _apart(p: Mapping[str, Any], key: str, most: str, count: int = 0) -> int:
+    """Images that `most` takes of the data set of `key`; of `count` where it is ""."""
+    return sample_size(_size(p, p[key]) if p[key] else count, p[most])
+
+
 # What the chapters do: a function each of (parameters, images of each data set, number
-# of classes, number of backbones).
+# of classes, number of backbones). Views are drawn and encoded.
 
 
 def _zero_shot(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
@@ -297,9 +292,9 @@ def _zero_shot(p: Mapping, counts: dict[str, int], classes: int, models: int) ->
 
 def _tuning(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
     focus, others = looked_at(p, counts)
-    second = sample_size(focus, p["other_images"]) * (models - 1)
-    once = sum(others) + second  # seen with the first augmentation alone
-    swept = sample_size(_size(p, p["dev"]) if p["dev"] else focus, p["dev_images"])
+    once = sum(others)  # seen with the first augmentation alone
+    once += sample_size(focus, p["other_images"]) * (models - 1)
+    swept = _apart(p, "dev", "dev_images", focus)
     drawn = p["view_count"] * (focus * len(p["augmentations"]) + once)
     drawn += swept * max(p["view_counts"])
     tuned = METHODS * (focus * len(p["augmentations"]) + once)
@@ -309,88 +304,69 @@ def _tuning(p: Mapping, counts: dict[str, int], classes: int, models: int) -> di
     if p["dev"]:  # the matched step: of TPT everywhere, of C-TPT and CoOp's on one set
         matched = [sample_size(n, p["matched_images"]) for n in (focus, *others)]
         tuned += most * (sum(matched) + models * matched[0])
-    learned = 0
     if p["few_shot"]:
-        few = sample_size(_size(p, p["few_shot"]), p["few_shot_images"])
-        learned += p["coop_epochs"] * few / 32  # batches
-        learned += p["cocoop_epochs"] * sample_size(few, p["cocoop_images"])
+        few = _apart(p, "few_shot", "few_shot_images")
+        tuned += p["coop_epochs"] * few / 32  # batches
+        tuned += p["cocoop_epochs"] * sample_size(few, p["cocoop_images"])
         drawn += few * p["few_shot_views"]
     if p["few_shot"] or p["coop_file"] or p["cocoop_file"]:
         tuned += 3 * focus
-    if p["jacobian"]:
-        tuned += 512 * models  # as many passes as the text tower is wide
+    tuned += JACOBIAN * models * p["jacobian"]
     seen = focus + once
-    return {
-        "read": seen,
-        "drawn": drawn,
-        "encoded": seen + drawn,
-        "steps": classes * (tuned + learned),
-    }
-
-
-def _own_images(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
-    taken = sample_size(counts[p["focus"]], p["view_images"])
-    drawn = taken * p["view_count"]
-    texts = classes * (LISTS["openai_80"] + models)
-    seen = {"read": taken, "drawn": drawn, "encoded": drawn + taken * models}
-    return seen | {"texts": texts, "steps": classes * taken}
+    steps = classes * tuned
+    return {"read": seen, "drawn": drawn, "encoded": seen + drawn, "steps": steps}
 
 
 def _diffusion(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
     if _is_missing(p, "diffusion"):
         return {}
     taken = sample_size(counts[p["focus"]], p["view_images"])
-    swept = sample_size(_size(p, p["dev"]) if p["dev"] else taken, p["dev_images"])
     trials = len(p["strengths"]) + len(p["step_counts"])
-    made = taken * p["view_count"] + swept * trials
+    made = taken * p["view_count"] + _apart(p, "dev", "dev_images", taken) * trials
     drawn = taken * (3 * p["view_count"] + 2)
     if not p["diffusion"].startswith("picto-"):  # cut off after so many seconds each
         made = 60 * p["max_minutes"] * (1 + trials)
-    steps = 2 * (1 + 4)  # TPT's one and DiffTPT's four, on two sets of views
     return {
         "drawn": drawn,
         "encoded": drawn + taken * p["view_count"],
         "variations": made,
-        "steps": classes * taken * steps,
+        # TPT's one step and DiffTPT's four, on two sets of views.
+        "steps": classes * taken * 2 * (1 + 4),
     }
 
 
 def _captions(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
     if _is_missing(p, "captioner"):
         return {}
-    taken = [sample_size(n, p["caption_images"]) for n in counts.values()]
-    again = sum(n for n, m in zip(taken, counts.values(), strict=True) if n < m)
-    part = {
-        s: sample_size(n, p["part_images"]) for s, n in zip(counts, taken, strict=True)
-    }
+    taken = {s: sample_size(n, p["caption_images"]) for s, n in counts.items()}
+    part = {s: sample_size(n, p["part_images"]) for s, n in taken.items()}
     with_keyword = not _is_missing(p, "embeddings")
     # Prompts of style alone are few; those of the others are an image's own.
-    sets = models * sum(taken) * (1 + with_keyword)
+    sets = models * sum(taken.values()) * (1 + with_keyword)
     sets += sum(part.values()) * (1 + with_keyword + 4 * p["truth"])
     close = sum(part[s] for s in p["close_sets"])
     sets += close * (len(p["noise_shares"]) + 5 * with_keyword)
-    shared = models * classes * (1 + LISTS[p["style_set"]])
-    seen = again * models + sum(part.values())
+    seen = models * sum(n for s, n in taken.items() if n < counts[s])
+    seen += sum(part.values())
     return {
         "read": seen,
         "encoded": seen,
-        "captions": sum(taken),
-        "texts": shared,
+        "captions": sum(taken.values()),
+        "texts": models * classes * (1 + LISTS[p["style_set"]]),
         "prompts": classes * sets,
     }
 
 
 def _weighing(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
-    lists = [LISTS[name] for name in p["prompt_sets"]]
-    drawn = _drawn(p, counts)
-    closer = LISTS[p["closer"]]
-    weighed = models * (2 * sum(lists) + closer * (8 + len(p["betas"])))
+    lists = sum(LISTS[name] for name in p["prompt_sets"])
+    drawn, closer = _drawn(p, counts), LISTS[p["closer"]]
+    weighed = models * (2 * lists + closer * (8 + len(p["betas"])))
     weighed += 2 * p["draws"] * sum(p["template_counts"])
     products = sum(counts.values()) * weighed + drawn * closer
     return {
         "drawn": drawn,
         "encoded": drawn,
-        "texts": models * classes * (1 + sum(lists)),
+        "texts": models * classes * (1 + lists),
         "products": products * classes * 512 / 1e9,
     }
 
@@ -439,35 +415,33 @@ def _remembering(p: Mapping, counts: dict[str, int], classes: int, models: int) 
 def _doses(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
     focus, others = looked_at(p, counts)
     few = min(focus, p["dose_images"])
-    drawn = p["view_count"] * (
-        focus + sum(others) + few * (p["view_seeds"] + models - 2)
-    )
-    tuned = few * models * (len(p["learning_rates"]) + 2)
-    texts = LISTS["openai_80"] // 4  # wordings
-    seen = 0
+    seeds = p["view_seeds"] + models - 2
+    drawn = p["view_count"] * (focus + sum(others) + few * seeds)
+    tuned = models * few * (len(p["learning_rates"]) + 2)
+    tuned += models * JACOBIAN * p["jacobian"]
+    texts, seen, plain = LISTS["openai_80"] // 4, 0, 0  # wordings
     if p["scenes"]:
-        of_scenes = len(p["sizes"]) + len(p["offsets"])
+        plain, of_scenes = 2 * p["dose_images"], len(p["sizes"]) + len(p["offsets"])
         drawings = p["dose_images"] * (of_scenes + len(p["severities"]))
         drawn += p["dose_views"] * drawings
         tuned += p["dose_images"] * of_scenes
-        seen = 2 * p["dose_images"] + drawings
+        seen = plain + drawings
         texts += LISTS[p["style_set"]]
-    if p["jacobian"]:
-        tuned += 512 * models  # as many passes as the text tower is wide
-    return {
-        "read": seen,
-        "drawn": drawn,
-        "encoded": drawn + 2 * p["dose_images"] * bool(p["scenes"]),
-        "texts": classes * texts,
-        "steps": classes * tuned,
-    }
+    work = {"read": seen, "drawn": drawn, "encoded": drawn + plain}
+    return work | {"texts": classes * texts, "steps": classes * tuned}
 
 
 def _paying(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
     focus, others = looked_at(p, counts)
-    known = sample_size(_size(p, p["dev"]) if p["dev"] else focus, p["dev_images"])
-    taken = focus + sum(others) + known
-    stages = 1 + -(-p["view_count"] // p["chunk"])
-    drawn = taken * p["view_count"]
-    tuned = taken * (stages - 1) + 512 * p["jacobian"]
+    taken = focus + sum(others) + _apart(p, "dev", "dev_images", focus)
+    drawn, chunks = taken * p["view_count"], -(-p["view_count"] // p["chunk"])
+    tuned = taken * chunks + JACOBIAN * p["jacobian"]
     return {"drawn": drawn, "encoded": drawn, "steps": classes * tuned}
+
+
+def _own_images(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    taken = sample_size(counts[p["focus"]], p["view_images"])
+    drawn = taken * p["view_count"]
+    seen = {"read": taken, "drawn": drawn, "encoded": drawn + taken * models}
+    texts = classes * (LISTS["openai_80"] + models)
+    return seen | {"texts": texts, "steps": classes * taken}

@@ -32,7 +32,9 @@ class Watch:
         """Look once: note what the kernels hold, stop them where nothing is left."""
         held = {p: _held(p) for p in kernels.values()}
         self.peak = max(self.peak, sum(held.values()))
-        free, floor = available_memory(), _floor()
+        share, most = FLOOR
+        total = min(psutil.virtual_memory().total, _cgroup()[1])
+        free, floor = available_memory(), min(share * total, most)
         # Stopping a kernel that holds little would free nothing.
         if free >= floor or sum(held.values()) < floor or self.cause:
             return
@@ -77,12 +79,6 @@ def watched() -> Iterator[Watch]:
 def available_memory() -> float:
     """Bytes that can be had before anything swaps or is killed."""
     return min(psutil.virtual_memory().available, _cgroup()[0])
-
-
-def _floor() -> float:
-    """Bytes that are to stay free."""
-    share, most = FLOOR
-    return min(share * min(psutil.virtual_memory().total, _cgroup()[1]), most)
 
 
 def _cgroup(root: Path = CGROUPS) -> tuple[float, float]:
