@@ -4,17 +4,20 @@ import io
 from datetime import datetime
 from types import SimpleNamespace
 
+import ipywidgets as widgets
 import nbformat
 import numpy as np
+import pandas as pd
 import papermill
 import pytest
 import torch
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
-from helpers import data, store
+from helpers import data, figures, store
 from helpers.chapters import explore
 from helpers.chapters.explore import Looker, Panel, Settings, Upload
+from helpers.chapters.notebook import Run
 from helpers.methods import autoclip, selection, tpt, vote
 from helpers.models import clip
 from helpers.models.prompts import PromptTower
@@ -239,6 +242,26 @@ def test_only_who_can_answer_is_attended():
         manager.shutdown_kernel(now=True)
     assert said == ["True", "False"]
     assert not explore.attended()  # no kernel at all
+
+
+def test_a_figure_follows_its_controls_where_one_can_play(tmp_path, monkeypatch):
+    asked = []
+
+    def draw(share):
+        asked.append(share)
+        return figures.curves(line, "x", "y", "what", xlabel="x", ylabel="y")
+
+    line = pd.DataFrame({"x": [0, 1], "y": [0, 1], "what": "line"})
+    run = Run("05_trial", "trial", tmp_path, 0, torch.device("cpu"))
+    slider = widgets.FloatSlider(0.5, max=1.0)
+    explore.vary(run, "moved", draw, share=slider)
+    assert asked == [0.5]
+    assert (tmp_path / "figures" / "05_moved.png").is_file()
+    monkeypatch.setattr(explore, "attended", lambda: True)
+    explore.vary(run, "played", draw, share=slider)
+    slider.value = 0.7
+    assert asked == [0.5, 0.5, 0.7]
+    assert not (tmp_path / "figures" / "05_played.png").exists()
 
 
 def test_papermill_gets_one_picture_and_no_widget(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Chapter 05 on other people's images, and what it needs besides the methods."""
+"""Chapters 05 and 05b on others' images, and what they need besides the methods."""
 
 import json
 from functools import partial
@@ -12,8 +12,9 @@ from lookalikes import imagenet_layout, picture
 
 from helpers import data, store
 from helpers.chapters import self_training
+from helpers.chapters.notebook import Run
 from helpers.data.pool import pool
-from helpers.figures import chapter_05
+from helpers.figures import chapter_05, chapter_05b
 from helpers.methods import upl
 from helpers.methods.lafter import lafter
 from helpers.methods.training import NO_LABEL, Trained
@@ -57,7 +58,7 @@ def vit() -> clip.Backbone:
         pytest.param("ViT-B-32-quickgelu", "random", marks=pytest.mark.soak),
     ],
 )
-def test_the_chapter_on_the_layout_of_imagenet_a(backbone, weights, tmp_path):
+def test_the_chapters_on_the_layout_of_imagenet_a(backbone, weights, tmp_path):
     """A few steps of every method; at full size with random weights, since theirs are a
     download."""
     imagenet_layout(tmp_path, "imagenet-a", every=20)
@@ -67,7 +68,7 @@ def test_the_chapter_on_the_layout_of_imagenet_a(backbone, weights, tmp_path):
     options |= {"data_root": str(tmp_path), "dataset": "imagenet-a", **FAST}
     pairs = [part for k, v in options.items() for part in ("-p", k, json.dumps(v))]
     plain = [part.strip('"') for part in pairs]
-    command = ["run", "imagenet_a_vit_b16", "--only", "05", "--outputs"]
+    command = ["run", "imagenet_a_vit_b16", "--only", "05", "05b", "--outputs"]
     assert main([*command, str(tmp_path / "out"), *plain]) == 0
 
     folder = tmp_path / "out" / "imagenet_a_vit_b16"
@@ -88,11 +89,15 @@ def test_the_chapter_on_the_layout_of_imagenet_a(backbone, weights, tmp_path):
     assert beside["sign"].eq("open").all()  # two images decide nothing
     assert not (folder / "tables" / "05_rates.csv").exists()  # no labels to choose by
     if backbone.startswith("ViT-B-32"):
-        found = pd.read_csv(folder / "tables" / "05_published.csv")
-        assert {"LaFTer", "UPL", "CLIP-PR"} <= set(found["method"])
-        assert found["ours"].isna().all()  # the weights are not OpenAI's
-    (executed,) = folder.glob("05_*.ipynb")
-    cells = nbformat.read(executed, as_version=4).cells
+        for number, theirs in (("05", {"LaFTer"}), ("05b", {"UPL", "CLIP-PR"})):
+            found = pd.read_csv(folder / "tables" / f"{number}_published.csv")
+            assert theirs <= set(found["method"])
+            assert found["ours"].isna().all()  # the weights are not OpenAI's
+    beside = pd.read_csv(folder / "tables" / "05b_neighbours.csv")
+    assert {"lafter", "drml", "upl"} <= set(beside["method"])  # 05 ran before
+    books = [nbformat.read(path, as_version=4) for path in folder.glob("05*.ipynb")]
+    cells = [cell for book in books for cell in book.cells]
+    assert len(books) == 2
     outputs = [out for cell in cells for out in cell.get("outputs", [])]
     warned = [out.text for out in outputs if out.get("name") == "stderr"]
     assert all("accuracies are not those of the full set" in text for text in warned)
@@ -289,6 +294,53 @@ def test_the_figure_of_the_gap_shows_two_kinds():
     assert shown.equals(frame)
     with pytest.raises(ValueError, match="two kinds of features"):
         chapter_05.modality_gap(frame.assign(kind=["texts", "a", "b", "b"]))
+
+
+def test_the_figure_of_labels_counts_what_is_learned():
+    frame = pd.DataFrame({"confidence": [0.2, 0.96, 0.97, 0.99], "teacher": "texts"})
+    frame["right"] = [True, True, False, True]
+    drawn, shown = chapter_05b.sure_labels(frame, 0.95)
+    (ax,) = drawn.axes
+    assert ax.get_title("left") == "texts\n3 of 4 are learned, 67% of them right"
+    right, wrong = ax.containers
+    assert [sum(bar.get_height() for bar in bars) for bars in (right, wrong)] == [3, 1]
+    assert shown.equals(frame)
+    drawn, _ = chapter_05b.sure_labels(frame, 1.0)
+    assert "0 of 4 are learned, none" in drawn.axes[0].get_title("left")
+
+
+def ledger(run, vit, cut, method: str, right: int, **used) -> pd.DataFrame:
+    """A ledger whose first predictions, `right` of them, are right."""
+    chosen = torch.tensor(cut.test.labels)
+    chosen[right:] = (chosen[right:] + 1) % 64
+    logits = torch.nn.functional.one_hot(chosen, 64).float()
+    return self_training.record(run, vit, method, cut, logits, **used)
+
+
+def test_a_mean_gain_weighs_data_sets_alike_and_earlier_ledgers_fit(vit, tmp_path):
+    run = Run("05_lafter", "trial", tmp_path, 0, torch.device("cpu"))
+    small, large = (
+        self_training.halves(vit, data.load(name, images=64), test_images=count)
+        for name, count in (("picto-s", 8), ("picto-a", 24))
+    )
+    found = [
+        ledger(run, vit, cut, method, right)
+        for cut, right_of_lafter in ((small, 4), (large, 9))
+        for method, right in (("lafter", right_of_lafter), ("text_classifier", 3))
+    ]
+    found.append(ledger(run, vit, small, "lafter", 5, seed=1))
+    mean = self_training.mean_gain(found, "lafter", "text_classifier")
+    assert mean["difference"] == pytest.approx(((1 + 2) / 2 / 8 + 6 / 24) / 2)
+    assert (mean["datasets"], mean["seeds"]) == (2, 2)
+
+    wanted = ["lafter", "text_classifier", "drml"]
+    (one, two) = self_training.earlier(run, vit, small, wanted)
+    assert [f.attrs["method"] for f in (one, two)] == wanted[:2]
+    for other in (
+        self_training.halves(vit, data.load("picto-s", images=64), test_images=9),
+        self_training.halves(vit, data.load("picto-s", images=64), None, 5, 8),
+    ):
+        assert self_training.earlier(run, vit, other, wanted) == []
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_the_command_and_the_site_import_no_method():
     [
         ("zero", "ZERO"),
         ("vote_mean-preaugment", "mean of views, crops and flips"),
-        ("lafter_wo_stop_grad", "LaFTer, no stop-gradient"),
+        ("lafter_wo_stop_grad", "LaFTer, teacher not frozen"),
         ("ensemble_7", "7 prompts"),
         ("vote-more_crops", "vote of crops alone"),
         ("a photo of a {}.", "a photo of a {}."),

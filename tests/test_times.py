@@ -62,9 +62,9 @@ def test_what_chapters_do_is_counted():
     assert found["02"]["steps"] == 200 * (5 * 3 * 1000 + swept)
     assert found["03"]["captions"] == 7500
     assert found["03"]["prompts"] >= 200 * 2 * 7500
+    assert found["05"]["trained"] == 50 * 3750 * (2 + 4 + 1) + 50 * 3750
     streams = 3750 * 11  # TENT online, and ten steps per batch
-    trainings = 50 * 3750 * (2 + 4 + 1 + 1) + 50 * 3750
-    assert found["05"]["trained"] == streams + trainings + 100 * 16
+    assert found["05b"]["trained"] == streams + 50 * 3750 + 100 * 16
     views = 1000 * 64  # those of chapter 02, if they are still there
     texts = 200 * (1 + 80)
     assert found["06"] == {"drawn": views, "encoded": views, "texts": texts}
@@ -88,8 +88,8 @@ def test_what_chapters_do_is_counted():
 @pytest.mark.parametrize(
     ("changed", "chapters", "part"),
     [
-        ({"images": 500}, ["01", "02", "05"], "encoded"),
-        ({"view_count": 10}, ["02", "02b", "04", "05", "06", "06b", "08"], "drawn"),
+        ({"images": 500}, ["01", "02", "05", "05b"], "encoded"),
+        ({"view_count": 10}, ["02", "02b", "04", "05b", "06", "06b", "08"], "drawn"),
         ({"view_images": 100}, ["02", "02b", "08"], "steps"),
         ({"augmentations": ["preaugment"]}, ["02"], "steps"),
         ({"learning_rates": [0.1]}, ["02", "06b"], "steps"),
@@ -98,11 +98,12 @@ def test_what_chapters_do_is_counted():
         ({"noise_shares": []}, ["03"], "prompts"),
         ({"prompt_sets": ["styles"]}, ["04"], "texts"),
         ({"betas": [1.0]}, ["04"], "products"),
-        ({"epochs": 2}, ["05"], "trained"),
+        ({"epochs": 2}, ["05", "05b"], "trained"),
         ({"long_epochs": 2}, ["05"], "trained"),
         ({"seeds": 1}, ["05"], "trained"),
-        ({"pool_images": 100}, ["05"], "trained"),
-        ({"test_images": 100, "pool_images": 3750}, ["05"], "encoded"),
+        ({"pool_images": 100}, ["05", "05b"], "trained"),
+        ({"test_images": 100, "pool_images": 3750}, ["05", "05b"], "encoded"),
+        ({"episodic_images": 10}, ["05b"], "drawn"),
         ({"dose_images": 100}, ["06b"], "steps"),
         ({"view_seeds": 1}, ["06b"], "drawn"),
     ],
@@ -118,7 +119,7 @@ def test_learned_starts_a_second_backbone_and_shifts_are_counted():
     found, alone = work_of("picto", 2000), work_of("picto", 2000, second_backbone="")
     assert found["01"]["encoded"] == 2 * 6 * 2000 == 2 * alone["01"]["encoded"]
     assert found["02"]["steps"] > work_of("picto", 2000, few_shot="")["02"]["steps"]
-    both = ("02", "03", "04", "05", "06b")
+    both = ("02", "03", "04", "05", "05b", "06b")
     assert all(found[n].total() > alone[n].total() for n in both)
     assert found["06b"]["drawn"] > work_of("picto", 2000, scenes="")["06b"]["drawn"]
 

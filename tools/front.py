@@ -31,6 +31,8 @@ def chapters(folder: Path, at: str) -> str:
     for notebook in files(NOTEBOOKS):
         said = read(notebook)
         executed = f"[{said.number}]({at}/{notebook.name})"
+        if not (folder / notebook.name).is_file():  # the run is older than the chapter
+            executed = said.number
         question = f"[{said.question}](notebooks/{notebook.name})"
         answer = str(found.get(said.number, "")).replace("|", "\\|")
         rows.append((executed, question, answer, f"{said.minutes:g}"))

@@ -47,6 +47,13 @@ SETTINGS = {
         "long_epochs": 2,
         "batch": 16,
         "prompt_counts": [0, 50],
+    },
+    "05b": {
+        "pool_images": 16,
+        "test_images": 16,
+        "text_templates": "photo",
+        "epochs": 2,
+        "batch": 16,
         "upl_epochs": 2,
         "feature_epochs": 2,
         "view_count": 16,

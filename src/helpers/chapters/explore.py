@@ -6,6 +6,7 @@ change is kept, so that moving it takes no longer than drawing.
 
 import io
 import time
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import lru_cache
@@ -57,6 +58,31 @@ def explore(
         display(Panel(looker).box)
     else:
         run.figure("explore", *looker.draw(Settings()))
+
+
+def vary(
+    run: Run,
+    name: str,
+    draw: Callable[..., tuple[Figure, pd.DataFrame]],
+    **controls: widgets.Widget,
+) -> None:
+    """Show a figure that follows its controls, where one can play with them.
+
+    Elsewhere the figure of the controls' first values is saved as `figures/NN_name`.
+
+    Args:
+        draw: takes the controls' values as keyword arguments.
+    """
+
+    def show(**values: Any) -> None:
+        fig, _ = draw(**values)
+        display(fig)
+        plt.close(fig)
+
+    if attended():
+        widgets.interact(show, **controls)
+    else:
+        run.figure(name, *draw(**{key: c.value for key, c in controls.items()}))
 
 
 def attended() -> bool:

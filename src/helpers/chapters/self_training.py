@@ -1,4 +1,4 @@
-"""Self-training as chapter 05 runs it: data sets cut into halves, trainings, ledgers.
+"""Self-training as chapters 05 and 05b run it: halves of data sets, trainings, ledgers.
 
 It connects data sets, pools of images, the training loop of `helpers.methods`, the
 store and the ledgers.
@@ -23,6 +23,9 @@ from helpers.methods import coop, training, upl
 from helpers.models.clip import Backbone
 from helpers.models.prompts import PromptTower
 from helpers.progress import track
+from helpers.results import predictions
+from helpers.results.protocol import gained, macro
+from helpers.results.synthesis import Key
 from helpers.store.checkpoints import Checkpoint
 from helpers.store.folders import folder
 from helpers.store.views import draw
@@ -220,3 +223,39 @@ def record(
     run = run if seed is None else replace(run, seed=seed)
     ledger = run.predictions(method, cut.test, backbone, logits, seconds, used)
     return ledger.drop(columns="logits")
+
+
+def earlier(
+    run: Run, backbone: Backbone, cut: Halves, methods: Sequence[str]
+) -> list[pd.DataFrame]:
+    """The ledgers of these methods that an earlier chapter wrote on the same halves.
+
+    Without logits. Ledgers of other test images or pools, and missing ones, are left
+    out.
+    """
+    found = []
+    for method in methods:
+        about = run.folder, cut.name, backbone.name, method, run.seed
+        path = predictions.ledger_path(*about)
+        if not path.is_file():
+            continue
+        ledger = predictions.read(path, with_logits=False)
+        used = ledger.attrs["settings"]
+        same = used["protocol"], used["pool_images"], tuple(ledger["image_id"])
+        if same == (cut.protocol, len(cut.seen), cut.test.ids):
+            found.append(ledger)
+    return found
+
+
+def mean_gain(
+    ledgers: Sequence[pd.DataFrame], method: str, over: str
+) -> dict[str, float]:
+    """`protocol.macro` of a method's gain over another: the mean over data sets."""
+    scores = {}
+    for ledger in ledgers:
+        names = ("dataset", "backbone", "method", "seed")
+        key = Key(*(ledger.attrs[name] for name in names))
+        hit = ledger["prediction"] == ledger["label"]
+        scores[key] = ledger.assign(hit=hit).set_index("image_id")
+    backbones = list(dict.fromkeys(key.backbone for key in scores))
+    return macro(list(gained(scores, backbones, method, [over]).values()))

@@ -55,7 +55,7 @@ class Adapter(nn.Module):
     "CLIP-Adapter",
     "self-training",
     paper="arXiv 2110.04544",
-    chapter="05",
+    chapter="05b",
     speaker="",
 )
 def clip_adapter(

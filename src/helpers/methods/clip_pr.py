@@ -41,7 +41,7 @@ WEIGHT_DECAY = 3e-4  # coupled, as Adam has it
     "CLIP-PR",
     "self-training",
     paper="arXiv 2212.00784",
-    chapter="05",
+    chapter="05b",
     speaker="",
     published=("CLIP-PR",),
 )

@@ -50,7 +50,7 @@ THRESHOLD = 0.95
     "FixMatch",
     "self-training",
     paper="arXiv 2001.07685",
-    chapter="05",
+    chapter="05b",
     speaker="",
 )
 def fixmatch(

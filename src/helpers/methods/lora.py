@@ -28,7 +28,7 @@ from helpers.methods.training import Step, Student, Trained, decay_groups, train
 
 
 @method(
-    "lora", "LoRA", "self-training", paper="arXiv 2106.09685", chapter="05", speaker=""
+    "lora", "LoRA", "self-training", paper="arXiv 2106.09685", chapter="05b", speaker=""
 )
 def lora(
     make_tower: Callable[..., nn.Module],

@@ -248,11 +248,11 @@ WORDS = {
     "style": "style alone",
     "styles": "style templates",
     "waffle": "random words",
-    "wo affine": "no affine parameters",
+    "wo affine": "norms frozen",
     "wo aug": "no strong view",
-    "wo cls": "no text classifier",
+    "wo cls": "classifier frozen",
     "wo prompts": "no prompts",
-    "wo stop grad": "no stop-gradient",
+    "wo stop grad": "teacher not frozen",
 }
 """What figures say for the part of a prediction file's name that names no method."""
 

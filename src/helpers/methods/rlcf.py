@@ -38,7 +38,7 @@ CLIP_SCORE = 2.5
 
 
 @method(
-    "rlcf", "RLCF", "second model", paper="arXiv 2305.18010", chapter="05", speaker=""
+    "rlcf", "RLCF", "second model", paper="arXiv 2305.18010", chapter="05b", speaker=""
 )
 @method(
     "rlcf_prompt",
@@ -185,7 +185,7 @@ def reward_loss(logits: Tensor, scores: Tensor, samples: int) -> Tensor:
     "two models",
     "second model",
     paper="arXiv 2305.18010",
-    chapter="05",
+    chapter="05b",
     speaker="",
 )
 @method(
@@ -193,7 +193,7 @@ def reward_loss(logits: Tensor, scores: Tensor, samples: int) -> Tensor:
     "the other model",
     "second model",
     paper="arXiv 2305.18010",
-    chapter="05",
+    chapter="05b",
     speaker="",
 )
 def two_models(logits: Tensor, others: Tensor) -> Tensor:

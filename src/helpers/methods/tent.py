@@ -65,7 +65,7 @@ PROTOCOLS: dict[str, Mapping[str, object]] = {
     "TENT",
     "entropy",
     paper="arXiv 2006.10726",
-    chapter="05",
+    chapter="05b",
     colour="#9bd08b",
     speaker="tent_online",
 )

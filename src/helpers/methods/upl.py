@@ -67,7 +67,7 @@ def confident_images(logits: Tensor, per_class: int = 16) -> Tensor:
     "UPL",
     "self-training",
     paper="arXiv 2204.03649",
-    chapter="05",
+    chapter="05b",
     published=("UPL",),
 )
 def upl(

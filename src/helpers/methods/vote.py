@@ -40,7 +40,7 @@ EPSILON = 1e-9
     ),
     headline=True,
 )
-@method("vote_episodic", title="vote of views", chapter="05")
+@method("vote_episodic", title="vote of views", chapter="05b")
 def confident_vote(
     views: Tensor, class_features: Tensor, logit_scale: float, rho: float = 0.1
 ) -> Tensor:

@@ -47,7 +47,7 @@ from helpers.methods.registry import CONTROL, ENSEMBLE, ONE, method
     speaker="",
     published=("WaffleCLIP", "WaffleCLIP (K=30)"),
 )
-@method("ensemble_held_out", title="80 prompts", chapter="05", role=CONTROL)
+@method("ensemble_held_out", title="mean of texts", chapter="05", role=CONTROL)
 def ensemble(template_features: Tensor) -> Tensor:
     """Class features [C, D], unit, from template features [K, C, D], unit."""
     return F.normalize(template_features.mean(dim=0), dim=-1)
@@ -84,7 +84,7 @@ def ensemble(template_features: Tensor) -> Tensor:
 @method("zero_shot_true", "the true word", needs="word", chapter="01", headline=True)
 @method("zero_shot_varied", title="one prompt", chapter="02b", role=ONE)
 @method("zero_shot_sample", title="one prompt", chapter="03", role=ONE)
-@method("zero_shot_episodic", title="one prompt", chapter="05", role=ONE)
+@method("zero_shot_episodic", title="one prompt", chapter="05b", role=ONE)
 @method("zero_shot_held_out", title="one prompt", chapter="05", role=ONE)
 def zero_shot(
     image_features: Tensor, class_features: Tensor, logit_scale: float

@@ -33,6 +33,7 @@ HELD = ("images", "views")  # kinds of the store that may be there already
 TUNING = {"augmentations", "focus", "view_count", "memory", "jacobian"}
 TUNING |= {"dev_images", "view_counts", "few_shot", "few_shot_views"}
 TRAINING = {"visual_prompts", "pool_images", "batch", "seeds"}
+NEIGHBOURS = {"pool_images", "batch", "upl_epochs", "episodic_images"}
 CURES = {
     "weights": "backbone ViT-B-32-quickgelu",
     "ledgers": "images 1000",
@@ -98,7 +99,7 @@ def looked_at(p: Mapping[str, Any], counts: Mapping[str, int]) -> tuple[int, lis
 def halves(
     p: Mapping[str, Any], counts: Mapping[str, int]
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """Images of each data set that chapter 05 trains on, and that it tests on."""
+    """Images of each data set that chapters 05 and 05b train on, and test on."""
     tests = {s: sample_size(n // 2, p.get("test_images", 0)) for s, n in counts.items()}
     pools = {s: sample_size(n - tests[s], p["pool_images"]) for s, n in counts.items()}
     return pools, tests
@@ -181,19 +182,21 @@ def estimate(job: Job) -> Need:
         writer = optional.memory_needed("captioner", p["captioner"])
         memory["captions"] = template_prompts.memory_needed(models) + writer
         ledgers += 10 * of_logits(sampled("caption_images")) * len(models)
-    if p.keys() >= TRAINING:
+    if p.keys() >= TRAINING or p.keys() >= NEIGHBOURS:
         tuned = next((m for m in models if m.patches), first)
         pools, _ = halves(p, counts)
+        if p.keys() >= NEIGHBOURS:  # on the focus alone
+            pools = {p["focus"]: pools[p["focus"]]}
+            memory["prompts"] = tuned.prompt_bytes(names)
         kept = {k: pool.kept_bytes(n, sets[k].pixels) for k, n in pools.items()}
         half = 3 * tuned.side**2 * sum(pools.values())
         # The halves that train and that test, of which the focus has its turn, too.
         memory["pictures"] = 2 * half + sum(kept.values()) + kept.get(p["focus"], 0)
         memory["training"] = _training_bytes(tuned, p)
-        memory["prompts"] = tuned.prompt_bytes(names)
         # Reading a file beside its model is over long before the peak.
         memory["weights"] = sum(weights) + sum(m.folded_bytes for m in models)
         memory["kept"] = KEPT_BACK * memory["training"]
-        ledgers += 25 * of_logits(2 * max(pools.values()))
+        ledgers += 15 * of_logits(2 * max(pools.values()))
     return Need(name, memory, disk, ledgers)
 
 
@@ -201,10 +204,11 @@ def _training_bytes(model: Size, p: Mapping[str, Any]) -> float:
     """Bytes of the graphs of images at once, or of RLCF's copy of the image tower."""
     from helpers.methods.training import GRAPHS, HEADROOM
 
-    each = HEADROOM * model.graph_bytes(p["visual_prompts"])
+    each = HEADROOM * model.graph_bytes(p.get("visual_prompts", 0))
     graphs = min(p["batch"] * each, max(GRAPHS, each))
     # Weights, where they start, their gradients and two moments of AdamW.
-    whole = 5 * model.image_bytes if p.get("second_backbone") else 0
+    rewarded = p.keys() >= NEIGHBOURS and p.get("second_backbone")
+    whole = 5 * model.image_bytes if rewarded else 0
     return max(graphs, whole + each)
 
 

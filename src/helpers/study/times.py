@@ -29,7 +29,14 @@ from helpers.models.weights import quiet
 from helpers.prompts.templates import TEMPLATES
 from helpers.study.parameters import Job
 from helpers.study.report import BAD, GOOD, Report
-from helpers.study.room import TRAINING, TUNING, halves, looked_at, sample_size
+from helpers.study.room import (
+    NEIGHBOURS,
+    TRAINING,
+    TUNING,
+    halves,
+    looked_at,
+    sample_size,
+)
 
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, MOST = 2, 32  # pictures or texts that are timed together
@@ -109,6 +116,7 @@ def work(job: Job, datasets: Mapping[str, Dataset]) -> Work:
         ("captioner" in p, _captions),
         ("prompt_sets" in p, _weighing),
         (p.keys() >= TRAINING, _training),
+        (p.keys() >= NEIGHBOURS, _neighbours),
         ("remembering" in p, _remembering),
         ("dose_images" in p, _doses),
         ("to_label" in p, _own_images),
@@ -182,7 +190,7 @@ def _each(call: Callable[[int], Any], most: int = MOST) -> float:
 def _tuned(
     model: clip.Backbone, parameters: Mapping[str, Any], options: Mapping[str, Any]
 ) -> clip.Backbone:
-    """The backbone that chapter 05 trains: the first ViT of two, else the first."""
+    """The backbone that chapters 05 and 05b train: the first ViT, else the first."""
     second = parameters.get("second_backbone")
     if second and not fast.is_clip_vit(model.model.visual):
         other = clip.load(second, parameters["weights"], **options)
@@ -376,10 +384,8 @@ def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
     if p["unlabelled"]:
         pools[p["dataset"]] = sample_size(_size(p, p["unlabelled"]), p["pool_images"])
     pool, test = pools[p["focus"]], tests[p["focus"]]
-    names = str(p["backbone"]), str(p.get("second_backbone"))
-    has_vit = any("vit" in name.lower() for name in names)
-    runs = p["seeds"] + len(lafter.ABLATIONS) - 1 + 2  # FixMatch and LoRA
-    runs -= 2 * (not has_vit)  # LoRA, and the ablation of the prompts
+    runs = p["seeds"] + len(lafter.ABLATIONS) - 1
+    runs -= not _has_vit(p)  # the ablation of the prompts
     epochs = p["epochs"] * (runs * pool + sum(pools.values()) - pool + test)
     epochs += p["long_epochs"] * pool
     if p["dev"]:
@@ -387,6 +393,22 @@ def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
         epochs += p["epochs"] * len(p["learning_rates"]) * tried // 2
     watched = test * (p["long_epochs"] + p["epochs"])
     tested = test * runs + sum(tests.values()) + 200 * len(p["prompt_counts"])
+    seen = sum(pools.values()) + sum(tests.values())
+    return {
+        "read": 2 * seen,
+        "drawn": epochs,
+        "encoded": seen + epochs + watched + tested,
+        "trained": epochs,
+        "texts": classes * (LISTS[p["text_templates"]] + LISTS[p["tap_templates"]]),
+    }
+
+
+def _neighbours(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
+    pools, tests = halves(p, counts)
+    pool, test = pools[p["focus"]], tests[p["focus"]]
+    if p["unlabelled"] and p["focus"] == p["dataset"]:
+        pool = sample_size(_size(p, p["unlabelled"]), p["pool_images"])
+    epochs = p["epochs"] * pool * (1 + _has_vit(p))  # FixMatch and LoRA
     streams = test * sum(settings["steps"] for settings in tent.PROTOCOLS.values())
     single = sample_size(test, p["episodic_images"])
     looks = single * p["view_count"]
@@ -395,15 +417,19 @@ def _training(p: Mapping, counts: dict[str, int], classes: int, models: int) -> 
     stepped = single * (1 + 3 * (models - 1))  # TENT's step, RLCF's three
     tuned = 3 * single * (models - 1)
     tuned += 2 * p["upl_epochs"] * p["upl_seeds"] * kept / 32
-    seen = sum(pools.values()) + sum(tests.values())
     return {
-        "read": 2 * seen,
+        "read": 2 * (pool + test),
         "drawn": epochs + 3 * looks + crops,
-        "encoded": seen + epochs + watched + tested + models * looks + crops,
+        "encoded": pool + 3 * test + epochs + models * looks + crops,
         "trained": epochs + streams + stepped * p["view_count"],
-        "texts": classes * (LISTS[p["text_templates"]] + LISTS[p["tap_templates"]]),
+        "texts": classes * LISTS[p["text_templates"]],
         "steps": classes * tuned,
     }
+
+
+def _has_vit(p: Mapping) -> bool:
+    names = str(p["backbone"]), str(p.get("second_backbone"))
+    return any("vit" in name.lower() for name in names)
 
 
 def _remembering(p: Mapping, counts: dict[str, int], classes: int, models: int) -> dict:
