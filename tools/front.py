@@ -1,4 +1,4 @@
-"""The README's table of chapters, written from a run: `python tools/front.py`."""
+"""The README's answer and table, written from a run: `python tools/front.py`."""
 
 import sys
 from pathlib import Path
@@ -12,16 +12,22 @@ from helpers.paths import NOTEBOOKS, ROOT
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
-def chapters(folder: Path, at: str) -> str:
-    """A table in Markdown: each chapter's question, answer and minutes.
+def findings(folder: Path) -> pd.Series:
+    """Each chapter's answer, by its number.
 
-    `folder` is a study's outputs, `at` where the README links to them. Raises
-    FileNotFoundError where the synthesis has not been run.
+    Raises FileNotFoundError where the synthesis has not been run.
     """
     path = folder / "tables" / "07_findings.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run chapter 07 of the study")
-    found = pd.read_csv(path, dtype=str).set_index("chapter")["answer"]
+    return pd.read_csv(path, dtype=str).set_index("chapter")["answer"]
+
+
+def chapters(found: pd.Series, at: str) -> str:
+    """A table in Markdown: each chapter's question, answer and minutes.
+
+    `found` are the `findings` of a run, `at` is where the README links to it.
+    """
     lines = ["| chapter | question | what was found | minutes |", "|---|---|---|---|"]
     for notebook in files(NOTEBOOKS):
         said = read(notebook)
@@ -45,8 +51,9 @@ def renewed(readme: str, name: str, block: str) -> str:
 def main(folder: str = "outputs/reference/picto") -> None:
     """Renew the README's blocks; `folder`, a run's, is under the repository's root."""
     path = ROOT / "README.md"
-    block = chapters(ROOT / folder, folder)
-    text = renewed(path.read_text("utf-8"), "chapters", block)
+    found = findings(ROOT / folder)
+    text = renewed(path.read_text("utf-8"), "answer", found["07"])
+    text = renewed(text, "chapters", chapters(found, folder))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
