@@ -182,10 +182,23 @@ def _clean(markup: Any) -> str:
     """Plain markup, and the harmless properties of a Styler's leading sheet."""
     sheet, rules = SHEET.match(str(markup)), ""
     for selectors, body in RULE.findall(sheet[2]) if sheet else ():
-        kept = STYLES.sanitize_css(body) if "url" not in body else ""
+        kept = STYLES.sanitize_css(_legible(body)) if "url" not in body else ""
         rules += f"{selectors}{{{kept}}}" if kept else ""
     style = f"<style>{rules}</style>" if rules else ""
     return style + CLEANER.clean(SHEET.sub(r"\1", str(markup)))
+
+
+def _legible(rule: str) -> str:
+    """A rule whose text is black or white, whichever has more contrast (WCAG 2).
+
+    The Styler's own grey on a strong colour falls short of 4.5.
+    """
+    colour = re.search(r"background-color: #([0-9a-f]{6})", rule)
+    if not colour:
+        return rule
+    red, green, blue = ((value / 255) ** 2.2 for value in bytes.fromhex(colour[1]))
+    light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return f"{rule}; color: {'#000' if light > 0.179 else '#fff'}"
 
 
 EXPORTER = HTMLExporter(
@@ -234,6 +247,8 @@ def _mended(markup: str) -> BeautifulSoup:
             image.replace_with(image.get("alt", ""))
     for pre in page.select(".output_text pre"):
         pre["class"] = "columns" if COLUMNS.search(pre.get_text()) else "lines"
+    for pre in page.select("pre.columns, .prose pre"):
+        pre["tabindex"] = "0"  # or no key scrolls it
     for found in page.select("table"):
         _align(found)
         heading = found.find_previous(HEADINGS)
