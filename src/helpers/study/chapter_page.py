@@ -311,7 +311,7 @@ def _link_terms(page: BeautifulSoup, terms: Mapping[str, str]) -> None:
             continue
         parts, rest = [], str(text)
         while found := left and re.search(_any_of(left), rest, re.I | re.A):
-            id = left[found[0].lower()]
+            id = left[found[1].lower()]
             left = {spelling: of for spelling, of in left.items() if of != id}
             about = {"class": "term", "href": f"glossary.html#{id}"}
             link = page.new_tag("a", attrs=about, string=found[0])
@@ -323,4 +323,4 @@ def _link_terms(page: BeautifulSoup, terms: Mapping[str, str]) -> None:
 
 def _any_of(spellings: Collection[str]) -> str:
     longest = sorted(map(re.escape, spellings), key=len, reverse=True)
-    return rf"\b(?:{'|'.join(longest)})\b"
+    return rf"\b({'|'.join(longest)})s?\b"  # a plural, too

@@ -21,14 +21,15 @@ GLOSSARY = ROOT / "GLOSSARY.md"
 def glossary() -> tuple[Markup, dict[str, str]]:
     """The glossary, and the id on its page of every term and other spelling.
 
-    A term is a heading; its other spellings stand in italics before its explanation.
+    A term is a heading; "Also ..." in italics after it has its other spellings.
     """
     text = chapter_page.prose(GLOSSARY.read_text(encoding="utf-8"))
     terms = {}
     for heading in BeautifulSoup(text, "html.parser").select("h2"):
         also = heading.find_next_sibling("p").select_one("em:first-child")
         spellings = [chapter_page.text_of(heading)]
-        spellings += also.get_text().rstrip(".").split(", ") if also else []
+        if also:
+            spellings += also.get_text().removeprefix("Also ").rstrip(".").split(", ")
         terms |= {spelling.lower(): heading["id"] for spelling in spellings}
     return text, terms
 
