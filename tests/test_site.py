@@ -2,7 +2,9 @@
 
 import base64
 import errno
+import hashlib
 import html
+import itertools
 import json
 import multiprocessing
 import os
@@ -18,10 +20,15 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
+from helpers.methods import registry
 from helpers.paths import ROOT
-from helpers.study import chapter_page, site
+from helpers.study import chapter_page, manual, site
 from helpers.study.command import main
 
+SCRIPT = (chapter_page.ASSETS / "site.js").read_text("utf-8")
+STYLE = (chapter_page.ASSETS / "site.css").read_text("utf-8")
+PAGES = ["01_zero_shot.html", "02b_more.html"]
+PAGES += ["glossary.html", "index.html", "methods.html"]
 REFERENCE = ROOT / "outputs" / "reference" / "picto"
 HOSTILE = """<style>@import url(//x.org); #T_a {background: url(//x.org)}</style>
 <table onclick="alert(1)"><tr><td style="position: fixed">kite</td></tr></table>
@@ -29,6 +36,7 @@ HOSTILE = """<style>@import url(//x.org); #T_a {background: url(//x.org)}</style
 <svg onload="alert(1)"></svg><form action="//x.org"></form><a href="javascript:x">y</a>
 """
 EVIL = "<script>alert('kite')</script>"
+WIDTHS = (390, 768, 1280)
 TOO_WIDE = "https://example.org/" + "a" * 150
 FIRST = r"""# 01 What can a kite & a crab do?
 
@@ -130,17 +138,20 @@ def synthesis(folder: Path) -> bytes:
     (folder / "tables").mkdir()
     none = "no detectable difference (at least 2.0 points would have been seen)"
     rows = [
-        ("digits", "rn", "episodic", "vote", True, 0.0225, "gains", 0.2),
-        ("sketch", "rn", "episodic", "vote", True, -0.01, none, 0.4),
-        ("digits", "rn", "episodic", "", False, 0.5, None, 0.2),
-        ("digits", "rn", "prompts", EVIL, True, 0.0, none, 0.002),
-        ("digits", "vit", "prompts", EVIL, True, 0.7, "gains", 0.002),
-        ("digits", "vit", "label-free", "UPL", False, 0.11, None, None),
-        ("digits", "rn", "prompts", "one prompt", False, None, None, 0.002),
+        ("digits", "rn", "episodic", "vote", "vote", True, 0.0225, "gains", 0.2),
+        ("sketch", "rn", "episodic", "vote", "vote", True, -0.01, none, 0.4),
+        ("digits", "rn", "episodic", "mta-augmix", "", False, 0.5, None, 0.2),
+        ("digits", "rn", "episodic", "zero", "ZERO", True, 0.03, none, 0.2),
+        ("digits", "rn", "prompts", EVIL, EVIL, True, 0.0, none, 0.002),
+        ("digits", "vit", "prompts", EVIL, EVIL, True, 0.7, "gains", 0.002),
+        ("digits", "vit", "label-free", "upl", "UPL", False, 0.11, None, None),
+        ("digits", "rn", "prompts", "one", "one prompt", False, None, None, 0.002),
     ]
-    columns = ["dataset", "backbone", "panel", "name", "headline", "gain"]
+    columns = ["dataset", "backbone", "panel", "method", "name", "headline", "gain"]
     columns += ["gain_verdict", "seconds_per_image"]
-    board = pd.DataFrame(rows, columns=columns).assign(seed=0)
+    board = pd.DataFrame(rows, columns=columns).assign(seed=0, n=1200, top1=0.5)
+    board = board.assign(gain_low=board["gain"] - 0.01, gain_high=board["gain"] + 0.01)
+    board = board.assign(over=board["gain"], over_low=-0.2, over_high=0.8, ece=0.125)
     board.to_csv(folder / "tables" / "07_leaderboard.csv", index=False)
     found = pd.DataFrame(
         {"chapter": ["01", "02b"], "question": "?", "answer": ["A & <b>", "B"]}
@@ -172,7 +183,11 @@ def assert_self_contained(found: dict[str, BeautifulSoup]) -> None:
         policy = page.find("meta", {"http-equiv": "Content-Security-Policy"})["content"]
         assert policy.startswith("default-src 'none'")
         assert "http" not in policy
-        assert not page.select("script, iframe, object, embed, base, form")
+        assert not page.select("iframe, object, embed, base, form")
+        scripts = [(tag.get_text(), tag.attrs) for tag in page.select("script")]
+        assert scripts == [(SCRIPT, {})]
+        digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+        assert f"script-src 'sha256-{digest}';" in policy
         assert not [
             a for tag in page.find_all(True) for a in tag.attrs if a[:2] == "on"
         ]
@@ -195,7 +210,7 @@ def assert_self_contained(found: dict[str, BeautifulSoup]) -> None:
 
 def test_pages_are_self_contained(study: Path) -> None:
     found = pages(study)
-    assert list(found) == ["01_zero_shot.html", "02b_more.html", "index.html"]
+    assert list(found) == PAGES
     assert_self_contained(found)
     links = {a.get_text(): a["href"] for a in found["02b_more.html"].main.select("a")}
     assert links["chapter 02b"] == "02b_more.html"
@@ -241,7 +256,7 @@ def test_names_are_text_whatever_they_hold(study: Path) -> None:
     table = found["01_zero_shot.html"].select_one(".tinted")
     assert EVIL in table.get_text()
     assert "kite <b>" in table.get_text()
-    bar = table.select("td")[1]["id"]
+    bar = table.select("tbody td")[1]["id"]
     sheet = found["01_zero_shot.html"].main.style.get_text()
     assert re.search(rf"#{bar}\b[^}}]*\{{background: linear-gradient", sheet)
     index = found["index.html"]
@@ -274,7 +289,10 @@ def test_wide_tables_have_a_box(study: Path) -> None:
     main = pages(study)["02b_more.html"].main
     boxes = main.select(".box")
     assert [len(box.select("tbody tr")) for box in boxes[:2]] == [1, 30]
-    heading, cell = boxes[1].select_one("thead th:last-child"), boxes[1].td
+    heading, cell = (
+        boxes[1].select_one("thead th:last-child"),
+        boxes[1].select_one("tbody td"),
+    )
     assert heading["class"] == cell["class"] == ["number"]
 
 
@@ -305,8 +323,11 @@ def test_the_index_begins_with_the_synthesis_answer(study: Path) -> None:
     synthesis(study)
     with (study / "tables" / "07_findings.csv").open("a") as found:
         found.write("06,?,of streams\n07,?,of all\n")
-    leads = pages(study)["index.html"].select("header p.lead")
-    assert [lead.get_text() for lead in leads][1:] == ["of all"]
+    index = pages(study)["index.html"]
+    leads = [lead.get_text() for lead in index.select("header p.lead")]
+    assert leads[0] == "of all"
+    # In the list, the synthesis has its own words, so that nothing is said twice.
+    assert index.select(".chapters p")[-1].get_text() == "Side by side."
 
 
 def test_the_index_shows_the_synthesis(study: Path) -> None:
@@ -317,19 +338,19 @@ def test_the_index_shows_the_synthesis(study: Path) -> None:
     assert index.figcaption.get_text() == "The price."
     rows = [
         [c.get_text() for c in row.select("th, td")]
-        for row in index.select("main tbody tr")
+        for row in index.select("main .board tbody tr")
     ]
     assert rows == [
-        ["nothing adapts"],
-        [EVIL, "+0.0", "–", "2"],
-        ["the image alone"],
-        ["vote", "+2.2", "-1.0", "300"],
-        ["unlabelled images or texts"],
-        ["UPL (vit)°", "+11.0", "–", "–"],
+        [EVIL, "nothing adapts", "+0.0", "–", "2"],
+        ["ZERO", "the image alone", "+3.0", "–", "200"],
+        ["vote", "the image alone", "+2.2", "-1.0", "300"],
+        ["UPL (vit)°", "unlabelled images or texts", "+11.0", "–", "–"],
     ]
+    links = {a.get_text(): a["href"] for a in index.select("main .board a")}
+    assert links["ZERO"] == "methods.html#zero"
+    assert EVIL not in links
     bold = [c.get_text() for c in index.select("main td strong")]
     assert bold == ["+2.2"]
-    assert "With rn unless" in index.select_one(".table .caption").get_text()
     answers = [p.get_text() for p in index.select(".chapters p")]
     assert answers == ["A & <b>", "B", "Side by side."]
 
@@ -351,7 +372,7 @@ def test_a_partial_chapter_is_unfinished(study: Path) -> None:
     save(study / "02b_more.partial.ipynb", *cells)
     (study / "04_autoclip.partial.ipynb").write_text('{"cells": [')
     found = pages(study)
-    assert list(found) == ["01_zero_shot.html", "02b_more.html", "index.html"]
+    assert list(found) == PAGES
     items = found["index.html"].select(".chapters > li")
     assert [bool(item.a) for item in items] == [False, True, True, False]
     assert "Unfinished: 1 of 2 cells" in items[0].get_text()
@@ -465,7 +486,12 @@ def test_the_reference_run_as_pages(tmp_path: Path) -> None:
     found = pages(folder)
     assert_self_contained(found)
     chapters = sorted(path.stem for path in folder.glob("*.ipynb"))
-    assert [name.removesuffix(".html") for name in found] == [*chapters, "index"]
+    others = ["board", "glossary", "index", "methods"]
+    assert [name.removesuffix(".html") for name in found] == [*chapters, *others]
+    assert_readable(found)
+    assert not [
+        p for p in found.values() if "A program drew" not in p.header.get_text()
+    ]
     for name in chapters:
         page = found[f"{name}.html"]
         cells = json.loads((folder / f"{name}.ipynb").read_text())["cells"]
@@ -481,15 +507,157 @@ def test_the_reference_run_as_pages(tmp_path: Path) -> None:
     ]
 
 
+def test_the_board_has_every_row(study: Path) -> None:
+    synthesis(study)
+    found = pages(study)
+    assert_self_contained(found)
+    rows = [
+        [cell.get_text() for cell in row.select("td")]
+        for row in found["board.html"].select("tbody tr")
+    ]
+    assert len(rows) == 8
+    assert rows[1][:6] == [
+        "vote",
+        "sketch",
+        "rn",
+        "-1.0 [-2.0, +0.0]",
+        "no detectable difference",
+        "-1.0 [-20.0, +80.0]",
+    ]
+    assert rows[2][0] == "MTA, AugMix"  # a variant has no name in the synthesis
+    assert rows[2][4] == ""
+    assert rows[4][0] == EVIL
+    assert rows[6][6:] == ["50.0", "12.5", "–", "1,200", "unlabelled images or texts"]
+
+
+def test_methods_come_from_their_files(study: Path) -> None:
+    synthesis(study)
+    page = pages(study)["methods.html"]
+    modules = {e.module.rpartition(".")[2] for e in registry.entries().values()}
+    assert {section["id"] for section in page.select("section")} == modules
+    zero = page.select_one("#zero")
+    assert zero.h3.get_text() == "ZERO: confident views vote at temperature zero"
+    assert zero.select_one(".traits a")["href"] == "https://arxiv.org/abs/2405.18330"
+    assert "n_c = #{v in S" in zero.pre.get_text()
+    assert "rho 0.3" in zero.select_one(".settings").get_text()
+    cells = [cell.get_text(" ") for cell in zero.select("td")]
+    assert cells[:3] == ["ZERO", "the image alone", "+3.0 1 of 2"]
+    assert page.select_one("#vote td small").get_text() == "2 of 2"
+    assert page.select_one("#lafter .traits").get_text().count("LaFTer") == 2
+
+
+def test_a_terms_first_use_leads_to_the_glossary(study: Path) -> None:
+    text = "The views' entropy, a `pool`, and ENTROPY.\n\n## A pool\n\nViewsing."
+    title = v4.new_markdown_cell("# 03 Views\n\n> More *views*.")
+    save(study / "03_views.ipynb", title, v4.new_markdown_cell(text))
+    found = pages(study)
+    assert_self_contained(found)
+    links = found["03_views.html"].main.select("a.term")
+    assert [(a.get_text(), a["href"]) for a in links] == [
+        ("views", "glossary.html#View"),
+        ("entropy", "glossary.html#Entropy"),
+    ]
+
+
+def test_terms_are_in_order_and_have_one_meaning() -> None:
+    text, terms = manual.glossary()
+    headings = BeautifulSoup(text, "html.parser").select("h2")
+    titles = [chapter_page.text_of(heading).lower() for heading in headings]
+    assert titles == sorted(titles)
+    source = manual.GLOSSARY.read_text("utf-8")
+    spellings = [
+        s
+        for line in re.findall(r"\n\n\*Also ([^*]+)\.\*", source)
+        for s in line.split(",")
+    ]
+    assert len(terms) == len(titles) + len(spellings)
+
+
+@pytest.mark.parametrize("dataset", ["picto-s", "digits"])
+def test_drawn_pictures_are_owned_up_to_first(study: Path, dataset: str) -> None:
+    table = pd.read_csv(study / "results.csv").assign(dataset=dataset)
+    table.to_csv(study / "results.csv", index=False)
+    for page in pages(study).values():
+        first = page.main.get_text(" ", strip=True)
+        assert first.startswith("A program drew") == (dataset == "picto-s")
+        assert ("study run imagenet_a_rn50" in first[:300]) == (dataset == "picto-s")
+
+
+def assert_readable(found: dict[str, BeautifulSoup]) -> None:
+    """What those who see or steer otherwise need, as far as markup tells."""
+    for name, page in found.items():
+        assert page.html["lang"] == "en"
+        assert len(page.select("h1")) == len(page.select("main")) == 1, name
+        levels = [int(tag.name[1]) for tag in page.select("h1, h2, h3, h4, h5")]
+        assert levels[0] == 1
+        assert all(b - a <= 1 for a, b in itertools.pairwise(levels)), name
+        assert not page.select("img:not([alt]), img[alt=''], a:not([href])")
+        assert not [
+            tag for tag in page.select("a, th, summary") if not tag.get_text(strip=True)
+        ]
+        labels = [tag.get("aria-label") for tag in page.select("nav, .box")]
+        assert all(labels), name
+        assert not page.select("table:not(.box table)"), name
+        landmarks = [tag["aria-label"] for tag in page.select("nav")]
+        assert len(landmarks) == len(set(landmarks)), name
+
+
+def test_pages_are_readable_without_eyes_or_mouse(study: Path) -> None:
+    synthesis(study)
+    assert_readable(pages(study))
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted(map(luminance, (one, other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2's relative luminance of "#abc" or "#aabbcc"."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * d for d in colour[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    parts = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return sum(w * p for w, p in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+
+def test_the_palette_has_contrast() -> None:
+    """4.5 between text and paper, as WCAG 2 asks, in either scheme and in print."""
+    palettes = re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)
+    light, dark, on_paper = (
+        dict(re.findall(r"--([\w-]+): (#\w+);", palette)) for palette in palettes
+    )
+    for colours in (light, light | dark, light | on_paper):
+        for ink in ("ink", "soft", "accent", "keyword", "string", "number"):
+            for paper in ("paper", "wash"):
+                assert contrast(colours[ink], colours[paper]) >= 4.5, (ink, paper)
+
+
+def test_coloured_cells_have_contrast() -> None:
+    frame = pd.DataFrame({"gain": [x / 20 for x in range(21)]})
+    styled = frame.style.background_gradient("RdBu").to_html()
+    rules = chapter_page.table(styled).partition("</style>")[0]
+    found = re.findall(r"background-color: (#\w+);[^}]*color: (#\w+);\}", rules)
+    assert len(found) == 21
+    assert min(contrast(*colours) for colours in found) >= 4.5
+
+
 MEASURE = """
 window.onload = () => {
   const seen = [...document.querySelectorAll('iframe')].map(frame => {
     const page = frame.contentWindow, root = page.document.documentElement;
-    page.document.querySelectorAll('details').forEach(fold => fold.open = true);
+    const all = selector => [...page.document.querySelectorAll(selector)];
+    all('.over button').forEach(button => button.click());
+    all('.board th.number:nth-child(4) button').forEach(button => button.click());
+    all('[type=search]').forEach(search => {
+      search.value = 'DIGITS';
+      search.dispatchEvent(new page.Event('input', {bubbles: true}));
+    });
     const style = page.getComputedStyle(page.document.body);
     return [frame.title, root.scrollWidth - root.clientWidth, page.innerWidth,
       style.color, style.backgroundColor,
-      page.performance.getEntriesByType('resource').length];
+      page.performance.getEntriesByType('resource').length,
+      all('details.code:not([open])').length,
+      all('.board tbody tr:not([hidden])').map(row => row.cells[0].textContent)];
   });
   document.body.textContent = JSON.stringify(seen);
 };
@@ -498,17 +666,19 @@ window.onload = () => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(study: Path, scheme: str) -> None:
-    """Nothing is wider than the screen or fetched, and both schemes are legible."""
+    """Nothing is wider than the screen or fetched, both schemes are legible, and the
+    script opens all code and sorts."""
     names = ("chromium", "chromium-browser", "google-chrome", "chrome")
     browser = next(filter(None, map(shutil.which, names)), None)
     if browser is None:
         pytest.skip(f"no browser: none of {', '.join(names)} is installed")
+    synthesis(study)
     site.build(study)
     (study / "site" / "wide.html").write_text("<p style='width: 3000px'>too wide")
     frames = "".join(
         f'<iframe title="{path.name}" src="site/{path.name}" width="{width}"></iframe>'
         for path in sorted((study / "site").iterdir())
-        for width in (390, 1280)
+        for width in WIDTHS
     )
     frames += f"<script>{MEASURE}</script>"
     style = "<style>:root { color-scheme: light dark } iframe { border: 0 }</style>"
@@ -528,14 +698,17 @@ def test_in_a_browser(study: Path, scheme: str) -> None:
     body = re.search(r"<body>(.*)</body>", done.stdout, re.S)
     assert body, done.stderr
     seen = json.loads(html.unescape(body[1]))
-    assert len(seen) == 2 * 4
-    for name, beyond, window, ink, paper, fetched in seen:
+    assert len(seen) == len(WIDTHS) * (len(PAGES) + 3)
+    for name, beyond, window, ink, paper, fetched, folded, rows in seen:
         if name == "wide.html":
             assert beyond > 0  # or the measure measures nothing
             continue
-        assert window in (390, 1280)
+        assert window in WIDTHS
         assert beyond == 0, (name, window)
-        assert fetched == 0
+        assert fetched == folded == 0
+        if name == "board.html":  # sorted by gain, without the row of another data set
+            best = [EVIL, "MTA, AugMix", "UPL", "ZERO", "vote", EVIL, "one prompt"]
+            assert rows == best
         ink, paper = (sum(map(int, re.findall(r"\d+", c)[:3])) for c in (ink, paper))
         assert (
             (ink < 300 < 600 < paper)

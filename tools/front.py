@@ -1,4 +1,4 @@
-"""The README's tables, written from a run: `python tools/front.py`."""
+"""The README's answer and tables, written from a run: `python tools/front.py`."""
 
 import json
 import sys
@@ -15,23 +15,29 @@ from helpers.results import tree
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
-def chapters(folder: Path, at: str) -> str:
-    """A table in Markdown: each chapter's question, answer and minutes.
+def findings(folder: Path) -> pd.Series:
+    """Each chapter's answer, by its number.
 
-    `folder` is a study's outputs, `at` where the README links to them. Raises
-    FileNotFoundError where the synthesis has not been run.
+    Raises FileNotFoundError where the synthesis has not been run.
     """
     path = folder / "tables" / "07_findings.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: run chapter 07 of the study")
     tables = sorted(path.parent.glob("*_findings.csv"))
     found = pd.concat([pd.read_csv(table, dtype=str) for table in tables])
-    found = found.set_index("chapter")["answer"]
+    return found.set_index("chapter")["answer"]
+
+
+def chapters(found: pd.Series, at: str) -> str:
+    """A table in Markdown: each chapter's question, answer and minutes.
+
+    `found` are the `findings` of a run, `at` is where the README links to it.
+    """
     rows = []
     for notebook in files(NOTEBOOKS):
         said = read(notebook)
         executed = f"[{said.number}]({at}/{notebook.name})"
-        if not (folder / notebook.name).is_file():  # the run is older than the chapter
+        if not (ROOT / at / notebook.name).is_file():  # the run is older than the chapter
             executed = said.number
         question = f"[{said.question}](notebooks/{notebook.name})"
         answer = str(found.get(said.number, "")).replace("|", "\\|")
@@ -67,8 +73,9 @@ def renewed(readme: str, name: str, block: str) -> str:
 def main(folder: str = "outputs/reference/picto") -> None:
     """Renew the README's blocks; `folder`, a run's, is under the repository's root."""
     path = ROOT / "README.md"
-    text = path.read_text("utf-8")
-    text = renewed(text, "chapters", chapters(ROOT / folder, folder))
+    found = findings(ROOT / folder)
+    text = renewed(path.read_text("utf-8"), "answer", found["07"])
+    text = renewed(text, "chapters", chapters(found, folder))
     text = renewed(text, "tree", leaves(ROOT / folder))
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

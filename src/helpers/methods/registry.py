@@ -90,6 +90,7 @@ class Entry:
     """A method's traits; the key is "" for a prediction file that has no entry."""
 
     key: str
+    module: str = ""  # where the method stands
     name: str = ""  # in the synthesis; "" for variants that it does not show
     title: str = ""  # in other figures; "" for the name
     family: str = "own"
@@ -192,7 +193,7 @@ def entries() -> dict[str, Entry]:
             traits["name"] = traits["name"] or key
         if traits["speaker"] is None:
             traits["speaker"] = key if traits["name"] else ""
-        found[key] = Entry(key, **traits)
+        found[key] = Entry(key, _given[key][0].__module__, **traits)
     return found
 
 

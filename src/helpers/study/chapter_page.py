@@ -6,8 +6,10 @@ headings, its formulas need a script, and its tables have neither a box nor alig
 
 import html
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,8 @@ WIDE = 32  # characters from which on a cell's text is wrapped
 UNREADABLE = (ValueError, OSError, LookupError, AttributeError, TypeError)
 UNREADABLE += (TemplateError,)
 ANCHOR = "¶"  # nbconvert's link from a heading to itself
+HEADINGS = ["h1", "h2", "h3", "h4"]
+NOT_PROSE = [*HEADINGS, "a", "code", "pre", "math", "table"]  # no term is linked there
 
 
 @dataclass
@@ -68,8 +72,14 @@ class Chapter:
     seconds: float | None
 
 
-def chapter(path: Path, pages: Collection[str]) -> Chapter:
-    """Read an executed notebook; `pages` are the names that a link may lead to.
+def chapter(
+    path: Path, pages: Collection[str], terms: Mapping[str, str] | None = None
+) -> Chapter:
+    """Read an executed notebook; the first use of a term leads to the glossary.
+
+    Args:
+        pages: the chapters' names that a link may lead to.
+        terms: by spelling in small letters, the id of a term in the glossary.
 
     Raises:
         ValueError: a file that is no notebook.
@@ -85,13 +95,14 @@ def chapter(path: Path, pages: Collection[str]) -> Chapter:
         ) from error
     page = _mended(body)
     _mend_links(page, pages)
+    _link_terms(page, terms or {})
     title, quote = page.h1, page.select_one(".prose blockquote")
     lines = quote.select("p") if quote else ()
     return Chapter(
         path.stem,
-        re.sub(r"^\d\d[a-z]?\s+", "", _text(title)) if title else path.stem,
+        re.sub(r"^\d\d[a-z]?\s+", "", text_of(title)) if title else path.stem,
         Markup(" ").join(Markup(p.decode_contents()) for p in lines),
-        [(heading["id"], _text(heading)) for heading in page.select("h2[id]")],
+        [(heading["id"], text_of(heading)) for heading in page.select("h2[id]")],
         Markup(page),
         captions,
         str(about.get("start_time") or "")[:10],
@@ -107,12 +118,19 @@ def table(markup: str) -> Markup:
     return Markup(_mended(_clean(markup)))
 
 
+@cache
+def prose(markdown: str) -> Markup:
+    """Text in Markdown as markup, cleaned of all that is not plain."""
+    page = _mended(f'<div class="prose">{_clean(_markdown(markdown))}</div>')
+    return Markup(page.div.decode_contents())
+
+
 def _prepare(notebook: Any) -> dict[str, Markup]:
     """Drop progress, join silent cells to the next, give figures their captions.
 
     Returns the captions by the names that figures are saved under.
     """
-    cells, captions = [], {}
+    cells, captions, heading = [], {}, "this chapter"
     for cell in notebook.cells:
         last = cells[-1] if cells else None
         if cell.cell_type == "code":
@@ -120,7 +138,7 @@ def _prepare(notebook: Any) -> dict[str, Markup]:
                 continue
             seen = (o for o in cell.outputs if MARK not in o.get("metadata", ()))
             cell.outputs = list(seen)
-            cell.metadata["alt"] = "a figure"
+            cell.metadata["alt"] = f"figure of {heading}"
             if last and last.cell_type == "code" and not last.outputs:
                 cell.source = f"{cells.pop().source}\n\n{cell.source}"
         elif last and last.cell_type == "code":
@@ -130,6 +148,8 @@ def _prepare(notebook: Any) -> dict[str, Markup]:
                 last.metadata["alt"] = caption.get_text()
                 names = re.findall(r'run\.figure\(\s*f?"([\w-]+)"', last.source)
                 captions |= dict.fromkeys(names, Markup(caption.decode_contents()))
+        if cell.cell_type == "markdown":
+            heading = re.findall(r"^#+ (.*)", f"# {heading}\n{cell.source}", re.M)[-1]
         cells.append(cell)
     notebook.cells = cells
     return captions
@@ -162,10 +182,23 @@ def _clean(markup: Any) -> str:
     """Plain markup, and the harmless properties of a Styler's leading sheet."""
     sheet, rules = SHEET.match(str(markup)), ""
     for selectors, body in RULE.findall(sheet[2]) if sheet else ():
-        kept = STYLES.sanitize_css(body) if "url" not in body else ""
+        kept = STYLES.sanitize_css(_legible(body)) if "url" not in body else ""
         rules += f"{selectors}{{{kept}}}" if kept else ""
     style = f"<style>{rules}</style>" if rules else ""
     return style + CLEANER.clean(SHEET.sub(r"\1", str(markup)))
+
+
+def _legible(rule: str) -> str:
+    """A rule whose text is black or white, whichever has more contrast (WCAG 2).
+
+    The Styler's own grey on a strong colour falls short of 4.5.
+    """
+    colour = re.search(r"background-color: #([0-9a-f]{6})", rule)
+    if not colour:
+        return rule
+    red, green, blue = ((value / 255) ** 2.2 for value in bytes.fromhex(colour[1]))
+    light = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return f"{rule}; color: {'#000' if light > 0.179 else '#fff'}"
 
 
 EXPORTER = HTMLExporter(
@@ -214,9 +247,14 @@ def _mended(markup: str) -> BeautifulSoup:
             image.replace_with(image.get("alt", ""))
     for pre in page.select(".output_text pre"):
         pre["class"] = "columns" if COLUMNS.search(pre.get_text()) else "lines"
+    for pre in page.select("pre.columns, .prose pre"):
+        pre["tabindex"] = "0"  # or no key scrolls it
     for found in page.select("table"):
         _align(found)
-        about = {"role": "region", "aria-label": "table", "tabindex": "0"}
+        heading = found.find_previous(HEADINGS)
+        label = f"table of {text_of(heading)}" if heading else "table"
+        # A region would be a landmark, and there would be too many of them.
+        about = {"role": "group", "aria-label": label, "tabindex": "0"}
         box = found.wrap(page.new_tag("div", attrs={"class": "box", **about}))
         if box.find_previous_sibling("style"):
             box["class"] = "box tinted"
@@ -232,17 +270,20 @@ def _align(table: Tag) -> None:
         tag.attrs.pop("class", None)
         if tag.name in ("th", "td") and len(tag.get_text()) > WIDE:
             tag["class"] = "text"
+        if tag.name == "th" and tag.find_parent("thead") and not text_of(tag):
+            tag.name = "td"  # heads nothing
     rows = [row.find_all(["th", "td"])[::-1] for row in table.select("tbody > tr")]
     heads = [row.find_all(["th", "td"])[::-1] for row in table.select("thead > tr")]
     for index in range(max(map(len, rows), default=0)):
         column = [row[index] for row in rows if len(row) > index]
-        if all(c.name == "td" and NUMBER.fullmatch(_text(c)) for c in column):
+        if all(c.name == "td" and NUMBER.fullmatch(text_of(c)) for c in column):
             over = [row[index] for row in heads if len(row) > index]
             for cell in column + [head for head in over if "colspan" not in head.attrs]:
                 cell["class"] = "number"
 
 
-def _text(tag: Tag) -> str:
+def text_of(tag: Tag) -> str:
+    """The text of a heading or cell, without the heading's link to itself."""
     return tag.get_text(" ", strip=True).removesuffix(ANCHOR).strip()
 
 
@@ -255,5 +296,31 @@ def _mend_links(page: BeautifulSoup, pages: Collection[str]) -> None:
         name = Path(file).name.removesuffix(".ipynb")
         if file.endswith(".ipynb") and name in pages:
             link["href"] = f"{name}.html"
+        elif Path(file).name == "GLOSSARY.md":
+            link["href"] = f"glossary.html#{anchor}"
         elif (file or anchor not in known) and not ABROAD.match(target):
             link.unwrap()
+
+
+def _link_terms(page: BeautifulSoup, terms: Mapping[str, str]) -> None:
+    """The first use of each term in the prose leads to its place in the glossary."""
+    left = dict(terms)
+    texts = [part.find_all(string=True) for part in page.select(".prose")]
+    for text in chain.from_iterable(texts):
+        if text.find_parent(NOT_PROSE):
+            continue
+        parts, rest = [], str(text)
+        while found := left and re.search(_any_of(left), rest, re.I | re.A):
+            id = left[found[1].lower()]
+            left = {spelling: of for spelling, of in left.items() if of != id}
+            about = {"class": "term", "href": f"glossary.html#{id}"}
+            link = page.new_tag("a", attrs=about, string=found[0])
+            parts += [rest[: found.start()], link]
+            rest = rest[found.end() :]
+        if parts:
+            text.replace_with(*parts, rest)
+
+
+def _any_of(spellings: Collection[str]) -> str:
+    longest = sorted(map(re.escape, spellings), key=len, reverse=True)
+    return rf"\b({'|'.join(longest)})s?\b"  # a plural, too

@@ -5,7 +5,9 @@ each executed notebook is a page of its own. Every page is one file.
 """
 
 import base64
+import hashlib
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,27 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from helpers.data import embedded
 from helpers.notebooks import number_of
-from helpers.results import compare, published, synthesis
-from helpers.study import chapter_page
+from helpers.paths import ROOT
+from helpers.study import board, chapter_page, manual
+from helpers.study.board import TEMPLATES
 from helpers.study.chapter_page import ASSETS, Chapter
 
 SYNTHESIS = "07"  # the chapter that sets all others side by side
-TEMPLATES = Environment(
-    loader=FileSystemLoader(ASSETS),
-    autoescape=True,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    undefined=StrictUndefined,
-)
-TEMPLATES.filters["number"] = number_of
 RESULTS = ("dataset", "backbone", "method", "seed", "n", "top1")
-BOARD = ("dataset", "backbone", "panel", "name", "seed")
-BOARD += ("gain", "gain_verdict", "headline", "seconds_per_image")
+DRAWN = re.compile("<!-- drawn: begin -->(.*?)<!-- drawn: end -->", re.DOTALL)
+"""The README's first words: its pictures, like those of the site, are drawn."""
 
 
 @dataclass
@@ -80,49 +75,88 @@ def build(folder: Path) -> Path:
             "makes them"
         )
     names = [path.stem for path in done]
-    chapters = [chapter_page.chapter(path, names) for path in done]
+    glossary, terms = manual.glossary()
+    chapters = [chapter_page.chapter(path, names, terms) for path in done]
     partial = [_unfinished(path) for path in found if path not in done]
     results = _read(folder / "results.csv", RESULTS)
+    leaders = _read(folder / "tables" / f"{SYNTHESIS}_leaderboard.csv", board.COLUMNS)
     provenance = _provenance(folder / "provenance.json")
+    lines = [] if leaders is None else board.gains(leaders, _backbones(provenance))
+    others = {"methods": "Methods", "board": "Leader board", "glossary": "Glossary"}
+    if leaders is None:
+        del others["board"]
+    script = (ASSETS / "site.js").read_text(encoding="utf-8")
     common: dict[str, Any] = {
         "study": study,
         "chapters": chapters,
+        "others": others,
         "partial": {one.name: one for one in partial},
+        "drawn": _drawn(results, provenance),
+        "sections": [],
         "style": Markup((ASSETS / "site.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": _fingerprint(script),
     }
-    page = TEMPLATES.get_template("site_chapter.html")
-    files = {
-        f"{chapter.name}.html": page.render(
-            common,
-            here=chapter.name,
+    files = {}
+
+    def write(name: str, template: str = "", **about: Any) -> None:
+        page = TEMPLATES.get_template(f"site_{template or name}.html")
+        files[f"{name}.html"] = page.render(common | {"here": name} | about)
+
+    for before, chapter, after in zip(
+        [None, *chapters], chapters, [*chapters[1:], None], strict=False
+    ):
+        write(
+            chapter.name,
+            "chapter",
             chapter=chapter,
+            sections=chapter.sections,
             before=before,
             after=after,
             origin=provenance.get(chapter.name, {}),
         )
-        for before, chapter, after in zip(
-            [None, *chapters], chapters, [*chapters[1:], None], strict=False
-        )
-    }
-    given = next((f for n, f in provenance.items() if number_of(n) == SYNTHESIS), {})
-    given = given.get("parameters", {})
-    backbones = [
-        given[key] for key in ("backbone", "second_backbone") if given.get(key)
-    ]
     finished = {chapter.name: chapter for chapter in chapters}
     entries = sorted({*finished, *common["partial"]})
-    files["index.html"] = TEMPLATES.get_template("site_index.html").render(
-        common,
-        here="",
+    write(
+        "index",
         entries=[(name, finished.get(name)) for name in entries],
-        evidence=_evidence(folder, chapters, results, backbones),
+        evidence=_evidence(folder, chapters, results, lines),
         answers=_answers(folder / "tables"),
         whole=SYNTHESIS,
         facts=_facts(results),
         provenance=provenance,
     )
+    write("glossary", glossary=glossary)
+    families = manual.methods(lines, names)
+    sections = [(m.id, m.title.partition(":")[0]) for f in families.values() for m in f]
+    write("methods", families=families, sections=sections)
+    if leaders is not None:
+        write("board", rows=board.everything(leaders))
     _publish(folder / "site", files)
     return folder / "site" / "index.html"
+
+
+def _fingerprint(script: str) -> str:
+    """What the pages' policy names, so that no other script runs."""
+    digest = hashlib.sha256(script.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"
+
+
+def _drawn(results: pd.DataFrame | None, provenance: dict[str, Any]) -> Markup:
+    """What the README says of drawn pictures, where the study has any."""
+    names = {name for origin in provenance.values() for name in origin.get("data", {})}
+    if results is not None:
+        names |= set(results["dataset"])
+    if not names & set(embedded.INFO):
+        return Markup()
+    return chapter_page.prose(DRAWN.search((ROOT / "README.md").read_text("utf-8"))[1])
+
+
+def _backbones(provenance: dict[str, Any]) -> list[str]:
+    """The backbones that the synthesis was given, the main one first."""
+    given = next((f for n, f in provenance.items() if number_of(n) == SYNTHESIS), {})
+    given = given.get("parameters", {})
+    return [given[key] for key in ("backbone", "second_backbone") if given.get(key)]
 
 
 def _publish(site: Path, files: dict[str, str]) -> None:
@@ -210,12 +244,11 @@ def _evidence(
     folder: Path,
     chapters: Sequence[Chapter],
     results: pd.DataFrame | None,
-    backbones: Sequence[str],
+    lines: Sequence[dict[str, Any]],
 ) -> Evidence:
     figure = folder / "figures" / f"{SYNTHESIS}_frontier.png"
-    leaderboard = _read(folder / "tables" / f"{SYNTHESIS}_leaderboard.csv", BOARD)
     missing = ""
-    if leaderboard is None or not figure.is_file():
+    if not lines or not figure.is_file():
         missing = (
             f"Chapter {SYNTHESIS}, which sets all methods side by side, is missing "
             "here. Until then this page shows"
@@ -226,9 +259,15 @@ def _evidence(
         missing += f" {' and '.join(shown) or 'neither figure nor table'}."
     table, about = Markup(), ""
     if not missing:
-        table, about = _gains(leaderboard, backbones)
+        table = board.table(lines)
+        about = (
+            "Points of top-1 accuracy gained over one prompt on the same images; bold: "
+            "gains or loses by the study's protocol; °: exploratory, without a test. "
+            "A CLIP is named where it is not the main one; milliseconds are the "
+            "median of the data sets."
+        )
     elif results is not None and (results["n"] > 0).any():
-        table, about = _accuracies(results)
+        table, about = board.accuracies(results)
     if not figure.is_file():
         return Evidence(Markup(), Markup(), table, about, missing)
     number, _, name = figure.stem.partition("_")
@@ -244,62 +283,3 @@ def _evidence(
     source = f"data:{kind};base64,{base64.b64encode(figure.read_bytes()).decode()}"
     image = Markup('<img src="{}" alt="{}">').format(source, alt)
     return Evidence(image, caption, table, about, missing)
-
-
-def _accuracies(results: pd.DataFrame) -> tuple[Markup, str]:
-    """Accuracy of each method on each data set, of the CLIP that was run most."""
-    backbone = results["backbone"].value_counts().idxmax()
-    whole = results[results["n"] == results.groupby("dataset")["n"].transform("max")]
-    whole = whole[whole["backbone"].eq(backbone)].sort_values("seed", kind="stable")
-    wide = whole.pivot_table("top1", "method", "dataset", aggfunc="first")
-    text = wide.map(lambda x: "–" if pd.isna(x) else f"{100 * x:.1f}")
-    about = (
-        f"Top-1 accuracy in percent with {backbone}, of every method that saw all "
-        "images of a data set, from results.csv."
-    )
-    text = text.rename_axis(columns=None).reset_index()
-    return chapter_page.table(text.to_html(index=False)), about
-
-
-def _gains(board: pd.DataFrame, backbones: Sequence[str]) -> tuple[Markup, str]:
-    """What the methods of the figures gain over one prompt, by what they need."""
-    known = {published.key(name): name for name in board["backbone"]}
-    backbones = [known.get(published.key(name), name) for name in backbones]
-    rows = synthesis.shown(board.fillna({"name": ""}), backbones)
-    if rows.empty:
-        return Markup(), ""
-    first = synthesis.in_order(rows["backbone"], backbones)[0]
-    sets = list(dict.fromkeys(rows["dataset"]))
-    ranks = {panel: rank for rank, panel in enumerate(synthesis.PANELS)}
-    lines = []
-    for (panel, name, backbone), part in rows.groupby(["panel", "name", "backbone"]):
-        found = part.set_index("dataset").reindex(sets)
-        line = {
-            "rank": (ranks.get(panel, len(ranks)), panel, -part["gain"].mean()),
-            "needs": synthesis.PANELS.get(panel, panel),
-            "method": name if backbone == first else f"{name} ({backbone})",
-            "exploratory": not part["headline"].all(),
-            "gains": [_points(gain) for gain in found["gain"]],
-            "decided": list(found["gain_verdict"].isin(compare.DECIDED)),
-            "ms": _milliseconds(1000 * part["seconds_per_image"].median()),
-        }
-        lines.append(line)
-    lines.sort(key=lambda line: line["rank"])
-    template = TEMPLATES.get_template("site_gains.html")
-    about = (
-        "Points of top-1 accuracy gained over one prompt on the same images; bold: "
-        "gains or loses by the study's protocol; °: exploratory, without a test. "
-        f"With {first} unless another is named; milliseconds are the median of the "
-        f"data sets. Every variant is in tables/{SYNTHESIS}_leaderboard.csv."
-    )
-    return Markup(template.render(sets=sets, lines=lines)), about
-
-
-def _points(gain: float) -> str:
-    return "–" if pd.isna(gain) else f"{100 * gain:+.1f}"
-
-
-def _milliseconds(value: float) -> str:
-    if pd.isna(value):
-        return "–"
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
