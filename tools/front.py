@@ -37,7 +37,7 @@ def chapters(found: pd.Series, at: str) -> str:
     for notebook in files(NOTEBOOKS):
         said = read(notebook)
         executed = f"[{said.number}]({at}/{notebook.name})"
-        if not (ROOT / at / notebook.name).is_file():  # the run is older than the chapter
+        if not (ROOT / at / notebook.name).is_file():  # an older run
             executed = said.number
         question = f"[{said.question}](notebooks/{notebook.name})"
         answer = str(found.get(said.number, "")).replace("|", "\\|")
