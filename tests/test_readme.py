@@ -54,7 +54,7 @@ def test_chapters_after_the_synthesis_answer_as_well(tmp_path):
     for number in ("07", "08"):
         path = tmp_path / "tables" / f"{number}_findings.csv"
         findings.answer(number, f"Answer {number}").to_csv(path, index=False)
-    block = front.chapters(tmp_path, REFERENCE)
+    block = front.chapters(front.findings(tmp_path), REFERENCE)
     assert [f"| Answer {n}. |" in block for n in ("06", "07", "08")] == [0, 1, 1]
     assert site._answers(tmp_path / "tables")["08"] == "Answer 08."
 
