@@ -319,10 +319,10 @@ def test_mimetic_attention_looks_where_it_stands():
 
 
 def test_the_transformer_takes_over_its_teachers_texts_and_learns_on(toy_pool):
-    recipe = replace(train.RECIPES["picto-vit"], steps=25, images=24, warmup=5)
+    recipe = replace(train.RECIPES["picto-vit-2"], steps=25, images=24, warmup=5)
     pictures, tokens = pool.training_pool(recipe.images)
     members = members_of(recipe.images)
-    model = train.new_model("picto-vit", 0).train()
+    model = train.new_model("picto-vit-2", 0).train()
     teacher = train.new_model("picto-rn", 1).eval().requires_grad_(False)
     slow = transformer.take_over_texts(model, teacher)
     optimizer = train.new_optimizer(model, recipe, slow)
