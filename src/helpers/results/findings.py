@@ -348,8 +348,9 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
             has = f"with {leaf['have']} " if leaf["have"] != tree.NOTHING else ""
             has = "otherwise " if len(part) > 1 and not has else has
             ways.append(f"{has}{leaf['use']} gains {_expected(leaf)}")
-        over = listed(part["over"].unique())
-        told.append(f"On {kind(dataset)}, {listed(ways)} over {over}")
+            if leaf["over"] != part["over"].shift(-1).get(leaf.name):  # said once
+                ways[-1] += f" over {leaf['over']}"
+        told.append(f"On {kind(dataset)}, {listed(ways)}")
     if rest:
         told.append(f"On {rest} no tested method gains: keep zero-shot")
     places = zip(gains["datasets"], gains["backbone"], strict=True)
