@@ -60,9 +60,11 @@ def test_chapters_that_write_one_ledger_write_the_same_bytes(smoke_study, tmp_pa
             if file.endswith(".parquet"):
                 written.setdefault(file, []).append(number_of(executed.stem))
     twice = {file: chapters for file, chapters in written.items() if len(chapters) > 1}
-    assert {tuple(chapters) for chapters in twice.values()} == {("01", "04")}
-    assert main(["run", "smoke", "--only", "01", "--outputs", str(tmp_path)]) == 0
-    for file in twice:  # smoke_study holds what 04 wrote last
+    pairs = {("01", "04"), ("05", "05b")}
+    assert {tuple(chapters) for chapters in twice.values()} == pairs
+    first = [chapter for chapter, _ in sorted(pairs)]
+    assert main(["run", "smoke", "--only", *first, "--outputs", str(tmp_path)]) == 0
+    for file in twice:  # smoke_study holds what the second of a pair wrote last
         assert (tmp_path / "smoke" / file).read_bytes() == (
             smoke_study / file
         ).read_bytes(), file

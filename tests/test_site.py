@@ -547,7 +547,7 @@ def test_methods_come_from_their_files(study: Path) -> None:
 
 
 def test_a_terms_first_use_leads_to_the_glossary(study: Path) -> None:
-    text = "The views' entropy, a `pool`, and ENTROPY.\n\n## A pool\n\nViewsing."
+    text = "picto-vit: the views' entropy, a `pool`, ENTROPY.\n\n## A pool\n\nViewsing."
     title = v4.new_markdown_cell("# 03 Views\n\n> More *views*.")
     save(study / "03_views.ipynb", title, v4.new_markdown_cell(text))
     found = pages(study)

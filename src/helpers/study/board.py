@@ -68,6 +68,7 @@ def gains(board: pd.DataFrame, backbones: Sequence[str]) -> list[dict[str, Any]]
         line = {
             "rank": (order, panel, -part["gain"].mean()),
             "needs": synthesis.PANELS.get(panel, panel),
+            "main": first,  # the CLIP that `method` does not name
             "method": name if backbone == first else f"{name} ({backbone})",
             "module": module,
             "exploratory": not part["headline"].all(),

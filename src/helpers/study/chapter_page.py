@@ -323,4 +323,5 @@ def _link_terms(page: BeautifulSoup, terms: Mapping[str, str]) -> None:
 
 def _any_of(spellings: Collection[str]) -> str:
     longest = sorted(map(re.escape, spellings), key=len, reverse=True)
-    return rf"\b({'|'.join(longest)})s?\b"  # a plural, too
+    # A plural, too, but no part of a compound such as a model's name.
+    return rf"(?<![\w-])({'|'.join(longest)})s?(?![\w-])"

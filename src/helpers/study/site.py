@@ -263,7 +263,7 @@ def _evidence(
         about = (
             "Points of top-1 accuracy gained over one prompt on the same images; bold: "
             "gains or loses by the study's protocol; °: exploratory, without a test. "
-            "A CLIP is named where it is not the main one; milliseconds are the "
+            f"With {lines[0]['main']} unless another is named; milliseconds are the "
             "median of the data sets."
         )
     elif results is not None and (results["n"] > 0).any():
