@@ -57,6 +57,8 @@ def test_chapters_after_the_synthesis_answer_as_well(tmp_path):
     block = front.chapters(front.findings(tmp_path), REFERENCE)
     assert [f"| Answer {n}. |" in block for n in ("06", "07", "08")] == [0, 1, 1]
     assert site._answers(tmp_path / "tables")["08"] == "Answer 08."
+    assert f"({REFERENCE}/" in block
+    assert "(nowhere/" not in front.chapters(front.findings(tmp_path), "nowhere")
 
 
 def test_a_run_without_synthesis_has_no_table(tmp_path):
