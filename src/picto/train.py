@@ -191,8 +191,8 @@ def draw_batch(
     step: int,
     recipe: Recipe,
 ) -> tuple[Tensor, Tensor]:
-    """Batch `step`: a picture of each class, augmented [B, 3, 64, 64], and one of each
-    picture's captions, token ids [B, L].
+    """Batch `step`: pictures as `class_rows` chooses them, augmented [B, 3, 64, 64],
+    and one of each picture's captions, token ids [B, L].
 
     `members` holds the rows of each class in the pool. They come in a new random order
     each time that all have been seen.

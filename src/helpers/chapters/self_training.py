@@ -25,7 +25,7 @@ from helpers.models.prompts import PromptTower
 from helpers.progress import track
 from helpers.results import predictions
 from helpers.results.protocol import gained, macro
-from helpers.results.synthesis import Key
+from helpers.results.synthesis import key_of
 from helpers.store.checkpoints import Checkpoint
 from helpers.store.folders import folder
 from helpers.store.views import draw
@@ -253,9 +253,7 @@ def mean_gain(
     """`protocol.macro` of a method's gain over another: the mean over data sets."""
     scores = {}
     for ledger in ledgers:
-        names = ("dataset", "backbone", "method", "seed")
-        key = Key(*(ledger.attrs[name] for name in names))
         hit = ledger["prediction"] == ledger["label"]
-        scores[key] = ledger.assign(hit=hit).set_index("image_id")
+        scores[key_of(ledger)] = ledger.assign(hit=hit).set_index("image_id")
     backbones = list(dict.fromkeys(key.backbone for key in scores))
     return macro(list(gained(scores, backbones, method, [over]).values()))

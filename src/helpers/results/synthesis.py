@@ -54,20 +54,24 @@ def load(folder: str | Path) -> Scores:
     """
     found = {}
     for ledger in predictions.read_all(folder):
-        about = ledger.attrs
         images = metrics.scores(predictions.logits(ledger), ledger["label"])
         images = images[["prediction", "hit", "confidence", "nll"]]
         images.insert(0, "label", ledger["label"])
         images.index = pd.Index(ledger["image_id"], dtype=object, name="image_id")
-        images.attrs = {"seconds_per_image": about["seconds_per_image"]}
-        key = Key(*(about[k] for k in ("dataset", "backbone", "method", "seed")))
-        found[key] = images
+        images.attrs = {"seconds_per_image": ledger.attrs["seconds_per_image"]}
+        found[key_of(ledger)] = images
     if not found:
         raise FileNotFoundError(
             f"no ledgers in {Path(folder).name}/predictions: run chapter 01 of this "
             f"study first, study run {Path(folder).name} --only 01"
         )
     return found
+
+
+def key_of(ledger: pd.DataFrame) -> Key:
+    """Which run a ledger is of."""
+    names = ("dataset", "backbone", "method", "seed")
+    return Key(*(ledger.attrs[name] for name in names))
 
 
 def missing(scores: Scores) -> list[str]:
