@@ -584,6 +584,25 @@ def test_a_kernel_that_does_not_start_is_told_as_that(
     assert not (small / "outputs/small/.running").exists()
 
 
+def test_a_kernel_whose_port_is_taken_is_started_again(small, monkeypatch):
+    """The first start finds no free port, which another program took a moment ago."""
+    seen = small / "started"
+    once = f"""
+import runpy, sys
+from pathlib import Path
+if not Path({str(seen)!r}).exists():
+    Path({str(seen)!r}).touch()
+    sys.exit("Address already in use")
+sys.argv = ["kernel", *sys.argv[1:]]
+runpy.run_module("helpers.study.kernel", run_name="__main__")
+"""
+    argv = [sys.executable, "-c", once, "-f", "{connection_file}"]
+    spec = runner.KernelSpec(argv=argv, language="python")
+    monkeypatch.setattr(runner._OwnKernel, "kernel_spec", spec)
+    assert main(["run", "small"]) == 0
+    assert seen.exists()
+
+
 def test_kernels_have_ten_minutes_to_start():
     assert runner.STARTING >= 600
 

@@ -31,6 +31,7 @@ from helpers.study.lock import locked
 from helpers.study.parameters import Job
 
 ENGINE = "study"
+STARTS = 2  # so often is a kernel started that dies at once
 STARTING = 600  # seconds that a kernel may take: a network's disk may be slow
 
 
@@ -314,18 +315,24 @@ class _Engine(NBClientEngine):
             line.n += 1
             line.set_postfix_str("")
 
-        client = _Client(
-            nb_man,
-            kernel_name=kernel_name,
-            kernel_manager_class=_OwnKernel,
-            startup_timeout=STARTING,
-            iopub_timeout=60,  # the default, 4 s, is short on a busy machine
-            on_cell_execute=next_cell,
-        )
-        client.line = line
-        client.km = client.create_kernel_manager()
-        client.km.connection_file = str(private / "kernel.json")
-        client.execute(**start)
+        # Any program may take a kernel's port between its choice and its use.
+        for attempt in range(STARTS):
+            client = _Client(
+                nb_man,
+                kernel_name=kernel_name,
+                kernel_manager_class=_OwnKernel,
+                startup_timeout=STARTING,
+                iopub_timeout=60,  # the default, 4 s, is short on a busy machine
+                on_cell_execute=next_cell,
+            )
+            client.line = line
+            client.km = client.create_kernel_manager()
+            client.km.connection_file = str(private / f"kernel{attempt}.json")
+            try:
+                return client.execute(**start)
+            except KernelMissing as error:
+                if attempt + 1 == STARTS or "died" not in str(error):
+                    raise
 
 
 papermill_engines.register(ENGINE, _Engine)
