@@ -31,11 +31,11 @@ lab: .venv/.ready ## open JupyterLab on the notebooks
 	$(BIN)/jupyter lab notebooks $(if $(filter 0,$(shell id -u)),--allow-root) \
 		--ServerApp.tornado_settings='{"websocket_max_message_size": 100000000}'
 
-reference: .venv/.ready ## make outputs/reference/picto and what is drawn from it anew
-	rm -rf .cache/reference
-	$(BIN)/study run picto --outputs .cache/reference
-	$(BIN)/python tools/estimators.py .cache/reference/picto
-	rm -rf .cache/reference/picto/predictions outputs/reference
+# A run that was stopped goes on where it was.
+reference: .venv/.ready ## run the study that is committed, and write what is drawn from it
+	$(BIN)/study run picto_full --outputs .cache/reference
+	$(BIN)/python tools/estimators.py .cache/reference/picto_full
+	rm -rf .cache/reference/picto_full/predictions outputs/reference
 	mkdir -p outputs
 	mv .cache/reference outputs/reference
 	$(BIN)/python tools/lean.py outputs/reference

@@ -56,7 +56,7 @@ def test_hooks_and_workflow_do_what_make_test_does():
         assert set(hooks[name]["additional_dependencies"]) <= set(pins)
     chapters = re.compile(hooks["nbstripout"]["files"])
     assert chapters.search("notebooks/01_zero_shot.ipynb")
-    assert not chapters.search("outputs/reference/picto/01_zero_shot.ipynb")
+    assert not chapters.search("outputs/reference/picto_full/01_zero_shot.ipynb")
     job = yaml_of(".github/workflows/test.yml")["jobs"]["test"]
     systems = {row["os"].split("-")[0] for row in job["strategy"]["matrix"]["include"]}
     assert systems == {"ubuntu", "macos"}

@@ -21,7 +21,7 @@ README, GUIDE, CONTRIBUTING = (
     (ROOT / f"{name}.md").read_text("utf-8")
     for name in ("README", "GUIDE", "CONTRIBUTING")
 )
-REFERENCE = "outputs/reference/picto"
+REFERENCE = "outputs/reference/picto_full"
 VARIABLES = ("`STUDY_OUTPUTS`", "`STUDY_CACHE`")
 
 

@@ -8,8 +8,8 @@ import pytest
 from helpers import paths
 from helpers.study import fingerprints, parameters
 
-FOLDER = paths.ROOT / "outputs" / "reference" / "picto"
-JOBS = parameters.plan("picto", paths.PARAMS, paths.NOTEBOOKS)
+FOLDER = paths.ROOT / "outputs" / "reference" / "picto_full"
+JOBS = parameters.plan("picto_full", paths.PARAMS, paths.NOTEBOOKS)
 CURE = "`make reference` runs it anew"
 
 

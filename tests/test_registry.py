@@ -175,7 +175,7 @@ def test_figures_call_a_prediction_file_by_its_methods_name(ledger, title):
 
 
 def test_every_prediction_file_of_the_reference_run_has_a_title_of_its_own():
-    written = pd.read_csv(ROOT / "outputs/reference/picto/results.csv")
+    written = pd.read_csv(ROOT / "outputs/reference/picto_full/results.csv")
     for _, group in written.groupby(["dataset", "backbone", "seed"]):
         ledgers = sorted(set(group["method"]))
         controls = registry.ledgers(registry.ONE) + registry.ledgers(registry.CONTROL)

@@ -29,7 +29,7 @@ SCRIPT = (chapter_page.ASSETS / "site.js").read_text("utf-8")
 STYLE = (chapter_page.ASSETS / "site.css").read_text("utf-8")
 PAGES = ["01_zero_shot.html", "02b_more.html"]
 PAGES += ["glossary.html", "index.html", "methods.html"]
-REFERENCE = ROOT / "outputs" / "reference" / "picto"
+REFERENCE = ROOT / "outputs" / "reference" / "picto_full"
 HOSTILE = """<style>@import url(//x.org); #T_a {background: url(//x.org)}</style>
 <table onclick="alert(1)"><tr><td style="position: fixed">kite</td></tr></table>
 <iframe src="https://x.org"></iframe><img src="https://x.org" onerror="alert(1)">

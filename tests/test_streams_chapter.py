@@ -1,6 +1,7 @@
 """Chapter 06: what it leaves, on a folder of any size, and what it refuses."""
 
 import json
+import re
 
 import nbformat
 import pandas as pd
@@ -42,7 +43,7 @@ def test_the_synthesis_has_its_panel_of_streams(smoke_study):
     assert online.loc[online["method"].isin(LEDGERS), "gain"].notna().all()
     found = pd.read_csv(smoke_study / "tables" / "07_findings.csv", dtype=str)
     answer = found.set_index("chapter")["answer"]["06"]
-    assert answer.startswith("TDA on a shuffled stream, compared with one prompt, ")
+    assert re.match(r"TDA on a shuffled stream (gains|loses|shows no det)", answer)
     decided = pd.read_csv(smoke_study / "tables" / "07_decisions.csv")
     assert (decided["have"] == "a stream of test images").sum() == 6
 

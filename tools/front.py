@@ -70,7 +70,7 @@ def renewed(readme: str, name: str, block: str) -> str:
     return f"{before}{begin}\n{block}\n{end}{after}"
 
 
-def main(folder: str = "outputs/reference/picto") -> None:
+def main(folder: str = "outputs/reference/picto_full") -> None:
     """Renew the README's blocks; `folder`, a run's, is under the repository's root."""
     path = ROOT / "README.md"
     found = findings(ROOT / folder)

@@ -32,6 +32,8 @@ for _need in registry.NEEDS.values():
     HAVE.setdefault(_need.given, []).append(_need.panel)
 """What a user may have, and the panels of methods that it allows."""
 
+AGAINST = {"gains": "over", "loses": "against"}
+
 
 def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
     """Which method to use: a row per data set, backbone and what the user has.
@@ -191,7 +193,7 @@ def claims(
 
 def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
     """Rows of `claims` about one claim, and their `protocol.macro`, in words."""
-    first, told, text = claim.iloc[0], [], ""
+    first, told = claim.iloc[0], []
     for verdict in compare.DECIDED:
         some = claim[claim["verdict"].eq(verdict)]
         some = some.sort_values("difference", key=abs, ascending=False)
@@ -200,21 +202,19 @@ def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
         ]
         rest = [f"on {len(names) - 2} other data sets"] if len(names) > 3 else names[2:]
         if names:
-            told.append(f"{verdict} {listed([*names[:2], *rest])}")
+            over = f" {AGAINST[verdict]} {first['over']}" * (not told)
+            told.append(f"{verdict} {listed([*names[:2], *rest])}{over}")
     same = claim[~claim["verdict"].isin(compare.DECIDED)]
     if len(same):
-        shows = (
-            f"{', and it ' * bool(told)}shows {compare.undetected(same['detectable'])}"
-        )
-        text = f"{shows} on {listed(same['dataset'])}"
-    about = f"{first['subject']}, compared with {first['over']}"
-    text = f"{about}, {' and '.join(told)}{text}"
-    notes = [first["backbone"]]
+        over = f" from {first['over']} on {listed(same['dataset'])}"
+        shows = f"shows {compare.undetected(same['detectable'])}"
+        told.append(shows + (" elsewhere" if told else over))
+    text, images = f"{first['subject']} {', and '.join(told)}", f"{first['n']:,.0f}"
     if len(claim) > 1:
-        text += f". The mean over {average['datasets']} data sets of {average['n']:,} "
-        text += f"images or more is {points(average, ' points')}"
-    else:
-        notes.append(f"{first['n']:,.0f} images")
+        text += f". Mean over {average['datasets']} data sets: "
+        text += points(average, " points")
+        images = f"{average['n']:,} or more"
+    notes = [first["backbone"], f"{images} images"]
     if average["checkpoints"] > 1:
         notes.append(f"{average['checkpoints']} checkpoints")
     notes += ["exploratory"] if first["exploratory"] else []
