@@ -23,6 +23,7 @@ from helpers.results.synthesis import (
     calibration,
     difference,
     main_recipe,
+    seeds,
     shared,
     widest,
 )
@@ -138,8 +139,7 @@ def by_dataset(
     """
     rows = []
     for dataset in dict.fromkeys(key.dataset for key in scores):
-        keys = [key for key in scores if key[:3] == (dataset, backbone, method)]
-        for key in sorted(keys, key=lambda key: key.seed)[:1]:
+        for key in seeds(scores, dataset, backbone, method)[:1]:
             other = baseline(scores, key, others)
             if other is not None:
                 rows.append({"dataset": dataset, **difference(scores[key], other)})

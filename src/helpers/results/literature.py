@@ -39,6 +39,7 @@ from helpers.results.synthesis import (
     baseline,
     main_recipe,
     rank_correlation,
+    seeds,
     shared,
 )
 
@@ -283,9 +284,8 @@ def _ledger(
     speaker = registry.entries()[method].speaker or method
     stems = [f"{method}_80"] * (over == ENSEMBLE) + [speaker, method]
     for name in (n for stem in stems for n in (stem, f"{stem}-{recipe}")):
-        keys = [key for key in scores if key[:3] == (dataset, backbone, name)]
-        if keys:
-            return min(keys, key=lambda key: key.seed)
+        if keys := seeds(scores, dataset, backbone, name):
+            return keys[0]
     return None
 
 

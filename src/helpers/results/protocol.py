@@ -23,7 +23,7 @@ import pandas as pd
 
 from helpers.methods.registry import ENSEMBLE, ONE, ledgers
 from helpers.results import compare, metrics
-from helpers.results.synthesis import Scores, baseline, shared
+from helpers.results.synthesis import Scores, baseline, seeds, shared
 
 OUTCOMES = {"gain": ONE, "over": ENSEMBLE}
 """Columns of the leader board, and what an outcome is held against."""
@@ -57,17 +57,17 @@ def gained(
     for dataset in dict.fromkeys(key.dataset for key in scores):
         cells = {}
         for place, checkpoint in enumerate(checkpoints):
-            for key in [k for k in scores if k[:3] == (dataset, checkpoint, method)]:
+            for key in seeds(scores, dataset, checkpoint, method):
                 other = baseline(scores, key, others)
                 if other is not None:
                     one, plain = shared(scores[key], other)
                     gain = one["hit"].astype(float) - plain["hit"]
                     cells[place, key.seed] = gain
-        seeds = sorted({seed for _, seed in cells})
-        every = [(k, s) for k in range(len(checkpoints)) for s in seeds]
+        numbers = sorted({seed for _, seed in cells})
+        every = [(k, s) for k in range(len(checkpoints)) for s in numbers]
         if cells:
             table = pd.DataFrame(cells).T.reindex(pd.MultiIndex.from_tuples(every))
-            shape = len(checkpoints), len(seeds), table.shape[1]
+            shape = len(checkpoints), len(numbers), table.shape[1]
             found[dataset] = table.to_numpy().reshape(shape)
     return found
 

@@ -107,6 +107,16 @@ def display_name(method: str, recipe: str) -> str:
     return entry.name if entry.speaker == shown else ""
 
 
+def seeds(scores: Scores, dataset: str, backbone: str, method: str) -> list[Key]:
+    """The ledgers of a method on a data set, by their seed."""
+    found = [  # most keys differ in the method
+        key
+        for key in scores
+        if key.method == method and (key.dataset, key.backbone) == (dataset, backbone)
+    ]
+    return sorted(found)
+
+
 def baseline(scores: Scores, key: Key, names: Sequence[str]) -> pd.DataFrame | None:
     """Of the baselines of these names, the one that shares most images with a ledger.
 
@@ -115,7 +125,7 @@ def baseline(scores: Scores, key: Key, names: Sequence[str]) -> pd.DataFrame | N
     """
     best, most = None, 0
     for name in names:
-        fitting = [k for k in scores if k[:3] == (*key[:2], name)]
+        fitting = seeds(scores, key.dataset, key.backbone, name)
         if not fitting:
             continue
         chosen = min(fitting, key=lambda k: (k.seed != key.seed, k.seed))
@@ -130,7 +140,8 @@ def widest(scores: Scores, about: Key, names: Sequence[str]) -> Key | None:
 
     Of equals, the first; None if there is none.
     """
-    found = [k for name in names for k in scores if k[:3] == (*about[:2], name)]
+    at = about.dataset, about.backbone
+    found = [key for name in names for key in seeds(scores, *at, name)]
     return max(found, key=lambda k: len(scores[k]), default=None)
 
 
@@ -241,7 +252,7 @@ def _row(scores: Scores, key: Key, recipe: str) -> dict[str, dict] | None:
     if images.empty:
         return None
     entry, name = registry.find(key.method), display_name(key.method, recipe)
-    lowest = key.seed == min(k.seed for k in scores if k[:3] == key[:3])
+    lowest = key == seeds(scores, *key[:3])[0]
     row: dict[str, object] = {"dataset": key.dataset, "backbone": key.backbone}
     row |= {"panel": entry.panel, "family": entry.family, "method": key.method}
     row |= {"name": name, "headline": bool(name) and entry.headline and lowest}
