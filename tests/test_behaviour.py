@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from helpers import data
+from helpers import data, paths
 from helpers.models import behaviour, clip
 from helpers.results import published
 from helpers.study import behaviour as cards
@@ -126,6 +126,28 @@ def test_card_is_whole_and_its_numbers_agree(vit, vit_card):
     assert value[vit_card["unit"] == "share"].between(0, 1).all()
     layers = value.filter(regex="attention to .*, layer")
     assert len(layers) == 2 * len(vit.model.transformer.resblocks)
+
+
+@pytest.mark.parametrize("name", ["picto-rn", "picto-vit"])
+def test_the_committed_card_is_that_of_the_weights(name, monkeypatch):
+    """All but TPT's step and the changes that take longest, on the run's images."""
+    few = "centre crop, area 0.5"
+    monkeypatch.setattr(cards, "CHANGES", {few: cards.CHANGES[few]})
+    monkeypatch.setattr(cards, "_step", lambda *_: None)
+    committed = paths.ROOT / "outputs/reference/picto_full/tables/00_behaviour.csv"
+    told = pd.read_csv(committed, dtype=str).set_index("measure")
+    images = int(told.loc["accuracy, whole picture", "n"].split()[0])
+    backbone = clip.load(name, "picto", "cpu")
+    found = cards.card(backbone, data.load("picto-dev"), images=images)
+    found = found[~found["measure"].str.contains(", layer ")]
+    shown = {row["measure"]: cards._shown(row) for _, row in found.iterrows()}
+    assert len(shown) > 25
+    for measure, value in shown.items():
+        number, _, unit = value.replace("%", " %").partition(" ")
+        then, _, its_unit = told.loc[measure, name].replace("%", " %").partition(" ")
+        assert unit == its_unit
+        if number != "left":  # another machine may round an image or two elsewhere
+            assert float(number) == pytest.approx(float(then), rel=0.02, abs=0.01)
 
 
 def test_measures_take_their_part_of_the_development_set():
