@@ -119,12 +119,17 @@ def test_waterfall_starts_where_the_step_before_ended():
             "difference": [np.nan, 0.1, -0.2, np.nan, -0.1, 0.0],
             "ci_low": [np.nan, 0.0, -0.3, np.nan, -0.2, -0.1],
             "ci_high": [np.nan, 0.2, -0.1, np.nan, 0.0, 0.1],
+            "verdict": ["", "gains", "no", "", "loses", "no"],
         }
     )
     fig, data = chapter_03.waterfall(frame)
     assert data.equals(frame)
     bars = [patch.get_bbox() for patch in fig.axes[0].patches]
     assert [(round(b.x0), round(b.x1)) for b in bars] == [(0, 50), (50, 60), (60, 40)]
+    inside = [patch.get_facecolor() for patch in fig.axes[0].patches[1:]]
+    white = (1.0, 1.0, 1.0, 1.0)
+    assert inside[0] != white  # it gains
+    assert inside[1] == white  # the test decides nothing
     plt.close(fig)
     with pytest.raises(ValueError, match="top1"):
         chapter_03.waterfall(frame.drop(columns="top1"))
