@@ -397,10 +397,11 @@ def difference_panels(
         ax.axis("off")
     for ax, title in zip(axes.flat, titles, strict=False):
         ax.axvline(0, color=INK, lw=1)
-        ax.set_title(textwrap.fill(registry.title(str(title)), 26))
+        ax.set_title(textwrap.fill(registry.title(str(title)), 78 // across))
         for number, level in enumerate(levels):
             part = frame[(frame[panel] == title) & (frame[hue] == level)]
-            y = part[row].map(rows.index) + 0.36 * (number - (len(levels) - 1) / 2)
+            y = np.array([rows.index(name) for name in part[row]])
+            y = y + 0.36 * (number - (len(levels) - 1) / 2)
             shade = colours[level]
             ax.hlines(y, 100 * part["ci_low"], 100 * part["ci_high"], shade, lw=1.6)
             inside = [shade if v in DECIDED else "white" for v in part["verdict"]]
