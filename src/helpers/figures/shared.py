@@ -385,19 +385,21 @@ def difference_panels(
     down = math.ceil(len(titles) / across)
     names = [textwrap.fill(registry.title(str(name)), 20) for name in rows]
     high = 0.6 + len(rows) * max(0.26, 0.15 * len(levels))
+    wide = max(WIDTH, 1.3 + 2.2 * across)
+    letters = int(11.5 * (wide - 1.3) / across)  # that fit above a panel
     fig, axes = plt.subplots(
         down,
         across,
         squeeze=False,
         sharex=True,
         sharey=True,
-        figsize=(max(WIDTH, 1.3 + 2.2 * across), 0.9 + down * high),
+        figsize=(wide, 0.9 + down * high),
     )
     for ax in axes.flat[len(titles) :]:
         ax.axis("off")
     for ax, title in zip(axes.flat, titles, strict=False):
         ax.axvline(0, color=INK, lw=1)
-        ax.set_title(textwrap.fill(registry.title(str(title)), 78 // across))
+        ax.set_title(textwrap.fill(registry.title(str(title)), letters))
         for number, level in enumerate(levels):
             part = frame[(frame[panel] == title) & (frame[hue] == level)]
             y = np.array([rows.index(name) for name in part[row]])
