@@ -43,6 +43,8 @@ def test_a_full_size_clip_on_a_folder_of_photographs(tmp_path):
     assert set(written["backbone"]) == {"ViT-B-16-quickgelu"}
     assert {"mean_80", "autoclip_80", "autoclip_waffle"} <= set(written["method"])
     assert not {"dclip", "cupl", "autoclip_pooled"} & set(written["method"])
+    (page,) = (tmp_path / "out" / "my_images").glob("04_*.ipynb")
+    assert page.read_text().count("stands here once") == 1  # in the code alone
     tables = tmp_path / "out" / "my_images" / "tables"
     gains = pd.read_csv(tables / "04_gains.csv")
     assert (gains["n"] == 6).all()

@@ -32,6 +32,9 @@ def test_a_full_size_clip_on_a_folder_of_photographs(tmp_path):
     folder = tmp_path / "my_images"
     written = {path.stem for path in folder.glob("predictions/*/*/*.parquet")}
     assert {"zero_shot_sample", "caption", "caption_style"} <= written
+    page = (folder / "03_caption_prompts.ipynb").read_text()
+    assert page.count("stands here once") == 1  # in the code: the answer is there
+    assert "**What to do.**" in page
     kept = pd.read_csv(folder / "tables" / "03_captions_photos.csv")
     assert list(kept) == ["image_id", "caption", "keyword", "template"]
     assert len(kept) == 6
@@ -66,6 +69,8 @@ def test_what_needs_a_missing_model_is_left_out_and_the_rest_runs(tmp_path, caps
     told = capsys.readouterr().out
     assert "hf download nlpconnect/vit-gpt2-image-captioning` (about 1 GB)" in told
     assert not list((tmp_path / "none").glob("my_images/predictions/*/*/*.parquet"))
+    (page,) = (tmp_path / "none").glob("my_images/03_*.ipynb")
+    assert page.read_text().count("this chapter has no answer") == 3  # code, twice shown
 
 
 @pytest.mark.parametrize(
