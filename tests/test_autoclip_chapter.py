@@ -43,6 +43,8 @@ def test_a_full_size_clip_on_a_folder_of_photographs(tmp_path):
     assert set(written["backbone"]) == {"ViT-B-16-quickgelu"}
     assert {"mean_80", "autoclip_80", "autoclip_waffle"} <= set(written["method"])
     assert not {"dclip", "cupl", "autoclip_pooled"} & set(written["method"])
+    (page,) = (tmp_path / "out" / "my_images").glob("04_*.ipynb")
+    assert page.read_text().count("stands here once") == 1  # in the code alone
     tables = tmp_path / "out" / "my_images" / "tables"
     gains = pd.read_csv(tables / "04_gains.csv")
     assert (gains["n"] == 6).all()
@@ -136,6 +138,22 @@ def test_template_weights_rank_and_say_what_is_left_out(tmp_path):
     plt.close(fig)
     with pytest.raises(ValueError, match="no templates"):
         chapter_04.template_weights(image, {})
+
+
+def test_one_step_for_all_shows_how_far_images_are_from_the_entropy_asked_for():
+    fig, drawn = chapter_04.one_step_for_all(
+        {"a": np.linspace(0, 1, 101), "b": [0.5]}, 0.85
+    )
+    (ax,) = fig.axes
+    assert drawn["quantile_0.05"].tolist() == pytest.approx([0.05, 0.5])
+    assert ax.lines[0].get_xdata()[0] == 85
+    thin, thick = (c.get_segments()[0][:, 0] for c in ax.collections)
+    assert thin.tolist() == pytest.approx([5, 95])
+    assert thick.tolist() == pytest.approx([25, 75])
+    assert ax.lines[1].get_xdata().tolist() == pytest.approx([50, 50])
+    plt.close(fig)
+    with pytest.raises(ValueError, match="no data sets"):
+        chapter_04.one_step_for_all({}, 0.85)
 
 
 def test_weight_map_counts_in_uniform_weights_and_frames_the_heaviest():

@@ -32,6 +32,9 @@ def test_a_full_size_clip_on_a_folder_of_photographs(tmp_path):
     folder = tmp_path / "my_images"
     written = {path.stem for path in folder.glob("predictions/*/*/*.parquet")}
     assert {"zero_shot_sample", "caption", "caption_style"} <= written
+    page = (folder / "03_caption_prompts.ipynb").read_text()
+    assert page.count("stands here once") == 1  # in the code: the answer is there
+    assert "**What to do.**" in page
     kept = pd.read_csv(folder / "tables" / "03_captions_photos.csv")
     assert list(kept) == ["image_id", "caption", "keyword", "template"]
     assert len(kept) == 6
@@ -66,6 +69,9 @@ def test_what_needs_a_missing_model_is_left_out_and_the_rest_runs(tmp_path, caps
     told = capsys.readouterr().out
     assert "hf download nlpconnect/vit-gpt2-image-captioning` (about 1 GB)" in told
     assert not list((tmp_path / "none").glob("my_images/predictions/*/*/*.parquet"))
+    (page,) = (tmp_path / "none").glob("my_images/03_*.ipynb")
+    told = page.read_text().count("this chapter has no answer")
+    assert told == 3  # in the code, above and below
 
 
 @pytest.mark.parametrize(
@@ -119,12 +125,17 @@ def test_waterfall_starts_where_the_step_before_ended():
             "difference": [np.nan, 0.1, -0.2, np.nan, -0.1, 0.0],
             "ci_low": [np.nan, 0.0, -0.3, np.nan, -0.2, -0.1],
             "ci_high": [np.nan, 0.2, -0.1, np.nan, 0.0, 0.1],
+            "verdict": ["", "gains", "no", "", "loses", "no"],
         }
     )
     fig, data = chapter_03.waterfall(frame)
     assert data.equals(frame)
     bars = [patch.get_bbox() for patch in fig.axes[0].patches]
     assert [(round(b.x0), round(b.x1)) for b in bars] == [(0, 50), (50, 60), (60, 40)]
+    inside = [patch.get_facecolor() for patch in fig.axes[0].patches[1:]]
+    white = (1.0, 1.0, 1.0, 1.0)
+    assert inside[0] != white  # it gains
+    assert inside[1] == white  # the test decides nothing
     plt.close(fig)
     with pytest.raises(ValueError, match="top1"):
         chapter_03.waterfall(frame.drop(columns="top1"))

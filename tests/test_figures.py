@@ -131,6 +131,12 @@ DRAWINGS = {
     "map": lambda: figures.difference_map(
         comparison(["imagenet-a", "b"], LONG), ["dataset", "backbone"]
     ),
+    "panels": lambda: figures.difference_panels(
+        comparison(["imagenet-a", "b"], LONG), "method"
+    ),
+    "panels of one": lambda: figures.difference_panels(
+        comparison(["a"], ["tpt"]), "dataset", row="method"
+    ),
     "map of one": lambda: figures.difference_map(comparison(["a"], ["tpt"])),
     "calibration": lambda: chapter_02.accuracy_and_calibration(
         results(["a"], LONG).assign(ece=[0.1, 0.2, 0.3, 0.05])
@@ -487,6 +493,25 @@ def test_difference_map_puts_every_row_in_its_cell():
         assert text.get_text() == f"{100 * row.difference:+.1f}"
         assert (text.get_fontweight() == "bold") == (row.verdict in compare.DECIDED)
     assert [t.get_text() for t in ax.get_xticklabels()] == ["a", "b"]
+
+
+def test_difference_panels_fill_what_the_test_decides():
+    first = comparison(["a", "b"], ["vote", "tpt"])
+    frame = pd.concat([first, first.assign(backbone="ViT", difference=0.25)])
+    frame["verdict"] = ["gains", "no", "loses", "no"] + ["no"] * 4
+    fig, data = figures.difference_panels(frame, "method")
+    assert len(data) == 8
+    white = [1.0] * 4
+    for method, ax in zip(["vote", "tpt"], fig.axes, strict=True):
+        assert [text.get_text() for text in fig.axes[0].get_yticklabels()] == ["a", "b"]
+        points = [c for c in ax.collections if len(c.get_offsets())]
+        one, other = (c for c in points if len(c.get_facecolors()))
+        part = first.query("method == @method")
+        assert np.allclose(one.get_offsets()[:, 0], 100 * part["difference"])
+        assert np.allclose(other.get_offsets()[:, 0], 25)
+        filled = [list(c) != white for c in one.get_facecolors()]
+        assert filled == [method == "vote"] * 2
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["RN50", "ViT"]
 
 
 def test_seconds_are_drawn_in_milliseconds_end_to_end():

@@ -22,6 +22,7 @@ from helpers.figures.style import (
     require,
     styled,
 )
+from helpers.results.compare import DECIDED
 
 
 @styled
@@ -70,11 +71,15 @@ def cards(
 def waterfall(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """What each step from one method to another costs or buys, a panel per data set.
 
+    A bar is filled where the verdict is "gains" or "loses".
+
     Args:
-        frame: a row per step, in order: dataset, step, accuracy after it, and its
-            difference, ci_low, ci_high; the first step of a data set has none (NaN).
+        frame: rows of `compare.corrected`, one per step, in order, with the accuracy
+            after it: dataset, step, top1, difference, ci_low, ci_high, verdict. The
+            first step of a data set has only the accuracy.
     """
-    require(frame, ["dataset", "step", "top1", "difference", "ci_low", "ci_high"])
+    columns = ["dataset", "step", "top1", "difference", "ci_low", "ci_high", "verdict"]
+    require(frame, columns)
     panels = list(frame.groupby("dataset", sort=False))
     columns = min(3, len(panels))
     rows, steps = math.ceil(len(panels) / columns), frame["step"].nunique()
@@ -89,12 +94,15 @@ def waterfall(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         ax.axis("off")
     for ax, (name, part) in zip(axes.flat, panels, strict=False):
         values = 100 * part[["top1", "difference", "ci_low", "ci_high"]].to_numpy()
-        for y, (after, step, low, high) in enumerate(values):
+        steps_of = zip(values, part["verdict"], strict=True)
+        for y, ((after, step, low, high), verdict) in enumerate(steps_of):
             if np.isnan(step):
                 ax.barh(y, after, height=0.62, color=FAINT)
             else:
                 before, shade = after - step, BLUE if step >= 0 else VERMILION
-                ax.barh(y, step, left=before, height=0.62, color=shade)
+                inside = shade if verdict in DECIDED else "white"
+                look = {"height": 0.62, "color": inside, "edgecolor": shade}
+                ax.barh(y, step, left=before, **look)
                 ax.plot([before + low, before + high], [y, y], color=INK, lw=1.2)
                 ax.plot([before, before], [y - 1, y], color=INK, lw=0.7, ls=":")
             text = f"{after:.1f} %" if np.isnan(step) else f"{step:+.1f}"

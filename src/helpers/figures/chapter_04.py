@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from numpy.typing import ArrayLike
 
 from helpers.figures.style import (
     INK,
@@ -55,6 +56,37 @@ def template_weights(
         right.set_ylabel(f"heaviest {len(shown)} of {len(ranked)}")
     data = ranked.rename_axis("template").rename("weight").reset_index()
     return fig, data
+
+
+@styled
+def one_step_for_all(
+    entropies: Mapping[str, ArrayLike], beta: float, title: str = ""
+) -> tuple[Figure, pd.DataFrame]:
+    """How concentrated the weights of images are, a row per data set.
+
+    The dot is the median image; the thick line has half of the images, the thin line
+    nine in ten.
+
+    Args:
+        entropies: data set -> entropy of each image's weights, as a share of log K.
+        beta: the share asked for, the dashed line.
+    """
+    if not entropies:
+        raise ValueError("nothing to draw: no data sets")
+    shares = [0.05, 0.25, 0.5, 0.75, 0.95]
+    frame = pd.DataFrame({k: np.quantile(v, shares) for k, v in entropies.items()}).T
+    ends = (100 * frame).to_numpy().T
+    y = np.arange(len(frame))
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.32 * len(frame)))
+    ax.axvline(100 * beta, color=INK, lw=1, ls="--")
+    ax.hlines(y, ends[0], ends[4], color=colour("autoclip"), lw=1.5)
+    ax.hlines(y, ends[1], ends[3], color=colour("autoclip"), lw=5)
+    ax.plot(ends[2], y, "o", color="white", mec=INK, ms=7, zorder=3)
+    label_rows(ax, frame.index)
+    ax.set(title=title, xlim=(0, 102))
+    ax.set_xlabel("entropy of an image's weights (% of log K)")
+    columns = [f"quantile_{share:g}" for share in shares]
+    return fig, frame.set_axis(columns, axis=1).rename_axis("dataset").reset_index()
 
 
 @styled

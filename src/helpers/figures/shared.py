@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from PIL import ImageOps
 
@@ -360,4 +361,65 @@ def difference_map(
     ax.grid(True, which="minor", color="white")
     baseline = registry.title(frame["baseline"].iloc[0])
     ax.set_xlabel(f"points against {baseline}\nbold: gains or loses\n(exploratory)")
+    return fig, frame.reset_index(drop=True)
+
+
+@styled
+def difference_panels(
+    frame: pd.DataFrame, panel: str, row: str = "dataset", hue: str = "backbone"
+) -> tuple[Figure, pd.DataFrame]:
+    """Accuracy gained or lost against a baseline, with 95 % intervals, in panels.
+
+    All panels have the same rows and the same axis. A marker is filled where the
+    verdict is "gains" or "loses".
+
+    Args:
+        frame: rows of `compare.corrected`, in the order in which to draw.
+        panel, row, hue: the columns whose values have a panel, a row and a colour each.
+    """
+    columns = ["baseline", "difference", "ci_low", "ci_high", "verdict"]
+    require(frame, [panel, row, hue, *columns])
+    titles, rows, levels = (list(frame[name].unique()) for name in (panel, row, hue))
+    colours = level_colours(hue, levels)
+    across = min(3, len(titles))
+    down = math.ceil(len(titles) / across)
+    names = [textwrap.fill(registry.title(str(name)), 20) for name in rows]
+    high = 0.6 + len(rows) * max(0.26, 0.15 * len(levels))
+    wide = max(WIDTH, 1.3 + 2.2 * across)
+    letters = int(11.5 * (wide - 1.3) / across)  # that fit above a panel
+    fig, axes = plt.subplots(
+        down,
+        across,
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        figsize=(wide, 0.9 + down * high),
+    )
+    for ax in axes.flat[len(titles) :]:
+        ax.axis("off")
+    for ax, title in zip(axes.flat, titles, strict=False):
+        ax.axvline(0, color=INK, lw=1)
+        ax.set_title(textwrap.fill(registry.title(str(title)), letters))
+        for number, level in enumerate(levels):
+            part = frame[(frame[panel] == title) & (frame[hue] == level)]
+            y = np.array([rows.index(name) for name in part[row]])
+            y = y + 0.36 * (number - (len(levels) - 1) / 2)
+            shade = colours[level]
+            ax.hlines(y, 100 * part["ci_low"], 100 * part["ci_high"], shade, lw=1.6)
+            inside = [shade if v in DECIDED else "white" for v in part["verdict"]]
+            look = {"edgecolors": shade, "s": 34, "linewidths": 1.5, "zorder": 3}
+            sign = MARKERS[number % len(MARKERS)]
+            ax.scatter(100 * part["difference"], y, marker=sign, c=inside, **look)
+        label_rows(ax, names)
+        ax.tick_params(labelbottom=True)
+    if len(levels) > 1:
+        keys = [
+            Line2D([], [], marker=MARKERS[n % len(MARKERS)], color=colours[level])
+            for n, level in enumerate(levels)
+        ]
+        fig.legend(keys, levels, loc="outside upper right", ncols=len(levels))
+    baseline = registry.title(frame["baseline"].iloc[0])
+    fig.supxlabel(
+        f"points against {baseline}; filled: gains or loses (exploratory)", fontsize=11
+    )
     return fig, frame.reset_index(drop=True)

@@ -237,7 +237,7 @@ WORDS = {
     "both": "half of the views drawn",
     "crops": "",
     "encoder": "encoder tuned",
-    "gated": "where one prompt is unsure",
+    "gated": "where they fit the image",
     "linear": "linearised",
     "noisy": "noisy texts",
     "online": "on a stream",

@@ -196,14 +196,9 @@ def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
     first, told = claim.iloc[0], []
     for verdict in compare.DECIDED:
         some = claim[claim["verdict"].eq(verdict)]
-        some = some.sort_values("difference", key=abs, ascending=False)
-        names = [
-            f"{amount(row)} on {kind(row['dataset'])}" for _, row in some.iterrows()
-        ]
-        rest = [f"on {len(names) - 2} other data sets"] if len(names) > 3 else names[2:]
-        if names:
+        if len(some):
             over = f" {AGAINST[verdict]} {first['over']}" * (not told)
-            told.append(f"{verdict} {listed([*names[:2], *rest])}{over}")
+            told.append(f"{verdict} {amounts(some)}{over}")
     same = claim[~claim["verdict"].isin(compare.DECIDED)]
     if len(same):
         over = f" from {first['over']} on {listed(same['dataset'])}"
@@ -219,6 +214,14 @@ def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
         notes.append(f"{average['checkpoints']} checkpoints")
     notes += ["exploratory"] if first["exploratory"] else []
     return f"{text} ({', '.join(notes)})"
+
+
+def amounts(rows: pd.DataFrame) -> str:
+    """ "8.1 points [6.0, 10.2] on picto-o and on 3 other data sets", the most first."""
+    rows = rows.sort_values("difference", key=abs, ascending=False)
+    names = [f"{amount(row)} on {kind(row['dataset'])}" for _, row in rows.iterrows()]
+    rest = [f"on {len(names) - 2} other data sets"] if len(names) > 3 else names[2:]
+    return listed([*names[:2], *rest])
 
 
 def amount(row: Mapping[str, float] | pd.Series) -> str:
