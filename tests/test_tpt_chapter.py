@@ -150,10 +150,6 @@ def test_the_chapter_on_the_layout_of_imagenet_a(backbone, weights, tmp_path):
     expected = {f"{m}-preaugment" for m in [*METHODS, *TUNED]}
     assert set(results["method"]) == expected | {"zero_shot"}
     assert set(results["n"]) == {2}
-    if weights == "random":
-        found = pd.read_csv(folder / "tables" / "02_published.csv")
-        assert {"TPT", "TPT+CoOp", "C-TPT"} <= set(found["method"])
-        assert found["ours"].isna().all()  # the weights are not OpenAI's
 
 
 @pytest.mark.parametrize(
