@@ -138,12 +138,11 @@ DRAWINGS = {
         comparison(["a"], ["tpt"]), "dataset", row="method"
     ),
     "map of one": lambda: figures.difference_map(comparison(["a"], ["tpt"])),
-    "calibration": lambda: chapter_02.accuracy_and_calibration(
-        results(["a"], LONG).assign(ece=[0.1, 0.2, 0.3, 0.05])
-    ),
+    "changes": lambda: changes(LONG),
+    "changes of one": lambda: changes(["tpt"]),
+    "sweeps": lambda: sweeps(["vote", "tpt"]),
     "seconds": lambda: chapter_02.seconds_by_stage(costs(LONG)),
     "seconds of one": lambda: chapter_02.seconds_by_stage(costs(["tpt"])),
-    "gain by seconds": lambda: chapter_02.gain_by_seconds(priced(LONG)),
     "gain by price": lambda: gain_by_price(LONG),
     "gain by price of one": lambda: gain_by_price(["tpt"]),
     "gain kept": lambda: gain_kept(LONG),
@@ -182,10 +181,24 @@ def gain_kept(methods):
     return chapter_06c.gain_kept(frame, 0.95)
 
 
-def priced(methods):
-    seconds = 0.003 * 5.0 ** np.arange(len(methods))
-    bounds = {"difference": 0.02, "ci_low": -0.01, "ci_high": 0.05}
-    return pd.DataFrame({"method": methods, "seconds": seconds, **bounds})
+def changes(methods, **more):
+    labels = [f"{method}: 24 crops + 24 drawn" for method in methods]
+    columns = {"method": methods, "label": labels, "beside": "474 ms"}
+    columns |= {"difference": 0.02, "ci_low": -0.01, "ci_high": 0.05}
+    frame = pd.DataFrame(columns | more)
+    return chapter_02.changes(frame, "points against one\nprompt", "an image takes")
+
+
+def sweeps(methods):
+    tried = {"views per image": [10, 20, 40, 64], "share of views kept": [0.1, 1.0]}
+    rows = [
+        (setting, value, method, value / 1000)
+        for setting, values in tried.items()
+        for value in values
+        for method in methods
+    ]
+    frame = pd.DataFrame(rows, columns=["setting", "value", "method", "difference"])
+    return chapter_02.sweeps(frame.assign(ci_low=-0.02, ci_high=0.1))
 
 
 def view_rows(recipes, count):
@@ -213,8 +226,13 @@ def before_and_after(classes, methods):
 
 def costs(methods):
     stages = [("looking", 0.03), ("adapting", 0.005)]
-    rows = [(method, *stage) for method in methods for stage in stages]
-    return pd.DataFrame(rows, columns=["method", "stage", "seconds"])
+    rows = [
+        (method, name, stage, times * seconds)
+        for method in methods
+        for name, times in (("a", 1), ("b", 3))
+        for stage, seconds in stages
+    ]
+    return pd.DataFrame(rows, columns=["method", "dataset", "stage", "seconds"])
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
@@ -517,18 +535,28 @@ def test_difference_panels_fill_what_the_test_decides():
 def test_seconds_are_drawn_in_milliseconds_end_to_end():
     fig, _ = chapter_02.seconds_by_stage(costs(["vote", "tpt"]))
     (ax,) = fig.axes
-    assert [bar.get_width() for bar in ax.patches] == pytest.approx([30, 30, 5, 5])
-    assert [bar.get_x() for bar in ax.patches] == pytest.approx([0, 0, 30, 30])
-    assert [t.get_text() for t in ax.texts] == ["35.0", "35.0"]
+    assert [bar.get_width() for bar in ax.patches] == pytest.approx([60, 60, 10, 10])
+    assert [bar.get_x() for bar in ax.patches] == pytest.approx([0, 0, 60, 60])
+    assert [t.get_text() for t in ax.texts] == ["70.0", "70.0"]
+    for line in ax.lines:  # from data set to data set
+        assert line.get_xdata() == pytest.approx([35, 105])
 
 
-def test_gains_are_drawn_over_milliseconds_on_a_logarithmic_axis():
-    fig, data = chapter_02.gain_by_seconds(priced(["vote", "difftpt"]))
+def test_changes_are_drawn_with_intervals_and_filled_where_decided():
+    fig, data = changes(["vote", "tpt"], verdict=["gains", "no detectable difference"])
     (ax,) = fig.axes
-    points = [
-        line.get_xydata()[0] for line in ax.lines if line.get_label() != "_child0"
-    ]
-    assert [3.0, 2.0] in [list(map(float, p)) for p in points]
-    assert [15.0, 2.0] in [list(map(float, p)) for p in points]
-    assert ax.get_xscale() == "log"
-    assert data["seconds"].tolist() == [0.003, 0.015]
+    _, *lines = ax.lines  # the first is at no change
+    assert [list(line.get_xdata()) for line in lines[::2]] == [[-1.0, 5.0]] * 2
+    assert [line.get_xdata()[0] for line in lines[1::2]] == [2.0, 2.0]
+    inside = [line.get_markerfacecolor() for line in lines[1::2]]
+    assert inside == [style.colour("vote"), "white"]
+    assert [t.get_text() for t in ax.texts] == ["474 ms", "474 ms", "an image takes"]
+    assert data["difference"].tolist() == [0.02, 0.02]
+
+
+def test_sweeps_have_a_panel_for_each_setting():
+    fig, _ = sweeps(["vote", "tpt"])
+    names = [ax.get_xlabel() for ax in fig.axes]
+    assert names == ["views per image", "share of views kept"]
+    ticks = [[t.get_text() for t in ax.get_xticklabels()] for ax in fig.axes]
+    assert ticks == [["10", "20", "40", "64"], ["0.1", "1"]]

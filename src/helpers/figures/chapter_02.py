@@ -1,4 +1,4 @@
-"""What chapters 02 and 02b draw: views, one step of tuning, gains and their price."""
+"""What chapters 02 and 02b draw: views, one step of tuning, changes and prices."""
 
 import textwrap
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ from helpers.figures.style import (
     beside,
     colour,
     label_rows,
-    logarithmic,
     require,
     short,
     styled,
 )
 from helpers.methods import registry
 from helpers.results import metrics
+from helpers.results.compare import DECIDED
 
 
 @styled
@@ -135,71 +135,87 @@ def before_and_after(
 
 
 @styled
-def accuracy_and_calibration(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Accuracy across, calibration error up: right and low is better.
+def changes(frame: pd.DataFrame, xlabel: str, head: str) -> tuple[Figure, pd.DataFrame]:
+    """A change with its interval in every row, and a number of another kind beside it.
 
     Args:
-        frame: a row per method: method, top1, its interval ci_low and ci_high, ece.
+        frame: a row per line: method (its colour), label, difference, ci_low, ci_high
+            (fractions) and beside (text); where it has a verdict, markers are filled if
+            that is "gains" or "loses".
+        head: above the numbers beside.
     """
-    require(frame, ["method", "top1", "ci_low", "ci_high", "ece"])
-    fig, ax = plt.subplots(figsize=(WIDTH, 4.2))
-    _method_markers(ax, frame, 100 * frame["top1"], 100 * frame["ece"], "xerr")
-    ax.set(xlabel="top-1 accuracy (%)", ylabel="expected calibration error (%)")
-    ax.set_ylim(bottom=0)
+    require(frame, ["method", "label", "difference", "ci_low", "ci_high", "beside"])
+    decided = frame.get("verdict", pd.Series(DECIDED[0], frame.index)).isin(DECIDED)
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.28 * len(frame)))
+    ax.axvline(0, color=INK, lw=1)
+    for y, (row, full) in enumerate(zip(frame.itertuples(), decided, strict=True)):
+        shade = colour(row.method)
+        ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
+        look = {"color": shade, "markersize": 7, "markeredgewidth": 1.6}
+        inside = shade if full else "white"
+        ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **look)
+        beside(ax, y, row.beside)
+    beside(ax, -1, head)
+    label_rows(ax, list(frame["label"]), above=0.6)
+    ax.set_xlabel(xlabel)
     return fig, frame.reset_index(drop=True)
 
 
-def _method_markers(
-    ax: plt.Axes, frame: pd.DataFrame, x: pd.Series, y: pd.Series, side: str
-) -> None:
-    """A marker per method, its 95 % interval as `xerr` or `yerr`, and a legend."""
-    ends = 100 * frame[["ci_low", "ci_high"]].to_numpy()
-    for number, method in enumerate(frame["method"]):
-        at = x.iloc[number], y.iloc[number]
-        reach = np.abs(ends[number] - at[side == "yerr"])[:, None]
-        look = {"markersize": 8, "elinewidth": 1, side: reach}
-        look["label"] = registry.title(method)
-        sign = MARKERS[number % len(MARKERS)]
-        ax.errorbar(*at, fmt=sign, color=colour(method), **look)
-    ax.figure.legend(loc="outside right upper")
-
-
 @styled
-def gain_by_seconds(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Accuracy gained against what an image costs, on a logarithmic axis.
+def sweeps(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """Points gained at every setting tried, a panel for each setting that is swept.
 
     Args:
-        frame: a row per method: method, seconds (per image), difference, ci_low,
-            ci_high (fractions).
+        frame: setting (its name), value, method, difference, ci_low, ci_high
+            (fractions).
     """
-    require(frame, ["method", "seconds", "difference", "ci_low", "ci_high"])
-    fig, ax = plt.subplots(figsize=(WIDTH, 4.4))
-    ax.axhline(0, color=INK, lw=1)
-    x, y = 1000 * frame["seconds"], 100 * frame["difference"]
-    _method_markers(ax, frame, x, y, "yerr")
-    ax.set(xlabel="milliseconds per image", ylabel="points gained", xscale="log")
-    logarithmic(ax.xaxis)
+    require(frame, ["setting", "value", "method", "difference", "ci_low", "ci_high"])
+    panels, methods = list(frame.groupby("setting", sort=False)), frame["method"]
+    fig, axes = plt.subplots(
+        1, len(panels), squeeze=False, sharey=True, figsize=(WIDTH, 3.3)
+    )
+    for ax, (setting, part) in zip(axes.flat, panels, strict=True):
+        values = sorted(part["value"].unique())
+        ax.axhline(0, color=INK, lw=1)
+        for number, method in enumerate(methods.unique()):
+            line = part[part["method"] == method].sort_values("value")
+            middle = 100 * line["difference"]
+            ends = [middle - 100 * line["ci_low"], 100 * line["ci_high"] - middle]
+            x = np.arange(len(line)) + 0.2 * (number - (methods.nunique() - 1) / 2)
+            look = {"color": colour(method), "label": registry.title(method)}
+            ax.errorbar(x, middle, ends, fmt=MARKERS[number], elinewidth=1.6, **look)
+        ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
+        ax.set_xlabel(setting)
+        ax.grid(False, axis="x")
+    axes[0, 0].set_ylabel("points against zero-shot")
+    keys = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*keys, loc="outside lower center", ncols=methods.nunique())
     return fig, frame.reset_index(drop=True)
 
 
 @styled
 def seconds_by_stage(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Seconds per image, a bar per method, its stages end to end.
+    """Milliseconds per image, a bar per method, its stages end to end.
+
+    Bars are means over data sets; a line reaches from the cheapest data set to the
+    dearest.
 
     Args:
-        frame: method, stage and seconds, in the order in which to draw.
+        frame: method, dataset, stage and seconds, in the order in which to draw.
     """
-    require(frame, ["method", "stage", "seconds"])
+    require(frame, ["method", "dataset", "stage", "seconds"])
     methods, stages = frame["method"].unique(), frame["stage"].unique()
-    table = frame.pivot_table("seconds", "method", "stage", "sum", fill_value=0.0)
-    table = 1000 * table.loc[methods, stages]
+    table = frame.pivot_table("seconds", ["method", "dataset"], "stage")
+    mean = 1000 * table.groupby("method").mean().loc[methods, stages]
+    totals = 1000 * table.sum(axis=1)
     fig, ax = plt.subplots(figsize=(WIDTH, 1.3 + 0.3 * len(methods)))
     shades = sns.color_palette("colorblind", len(stages))
     left = np.zeros(len(methods))
     for stage, shade in zip(stages, shades, strict=True):
-        ax.barh(range(len(methods)), table[stage], 0.7, left, color=shade, label=stage)
-        left += table[stage].to_numpy()
-    for y, total in enumerate(left):
+        ax.barh(range(len(methods)), mean[stage], 0.7, left, color=shade, label=stage)
+        left += mean[stage].to_numpy()
+    for y, (method, total) in enumerate(zip(methods, left, strict=True)):
+        ax.plot([totals[method].min(), totals[method].max()], [y, y], color=INK, lw=1.5)
         beside(ax, y, f"{total:,.1f}")
     label_rows(ax, list(map(registry.title, methods)), above=0.6)
     ax.set_xlabel("milliseconds per image")

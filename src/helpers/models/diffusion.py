@@ -151,7 +151,7 @@ def load(
     clip.check_precision(precision, where)
     settings = {"strength": strength, "num_inference_steps": steps}
     if name == EMBEDDED:
-        pipeline, made = _embedded(), embedded.card(EMBEDDED)["sha256"]
+        pipeline, made = embedded_pipeline(), embedded.card(EMBEDDED)["sha256"]
         pipeline.to(where)
         if precision != "float32":  # diffusers warns at any other change of type
             pipeline.unet.to(getattr(torch, precision))
@@ -174,8 +174,8 @@ def load(
     return Variator(name, draw, size, batch, key)
 
 
-def _embedded() -> sdedit.SDEditPipeline:
-    """The embedded pipeline."""
+def embedded_pipeline() -> sdedit.SDEditPipeline:
+    """The diffusion model that ships with the package, for 64 x 64 pictures."""
     recipe = embedded.card(EMBEDDED)["recipe"]
     pipeline = sdedit.new_pipeline(recipe["widths"], recipe["block"])
     weights = load_file(embedded.asset(EMBEDDED))

@@ -249,6 +249,17 @@ def points(row: Mapping[str, float] | pd.Series, about: str = "") -> str:
     return f"{middle:+.1f}{about} [{low:+.1f}, {high:+.1f}]"
 
 
+def tested(row: Mapping[str, float | str] | pd.Series) -> str:
+    """What a row of `compare.corrected` finds, after its subject.
+
+    "gains 8.1 points [6.0, 10.2]", or "shows no detectable difference (at least 2.1
+    points would have been seen): +0.5 points [-0.7, +1.7]".
+    """
+    if row["verdict"] in compare.DECIDED:
+        return f"{row['verdict']} {amount(row)}"
+    return f"shows {row['verdict']}: {points(row, ' points')}"
+
+
 def findings(
     scores: Scores,
     board: pd.DataFrame,
