@@ -131,6 +131,7 @@ def logits(
     family="learned prompts",
     published=("TPT+CoCoOp",),
 )
+@method("tpt_cocoop_matched", title="TPT from CoCoOp, step matched")
 def train(
     image_features: Tensor,
     labels: Tensor,
