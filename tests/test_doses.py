@@ -332,13 +332,6 @@ def test_figures_draw_what_the_tables_say():
     filled = [line.get_markerfacecolor() != "white" for line in dots]
     assert filled == [True, False, True]
 
-    words = [
-        {"wording": w, "method": m, "top1": 0.5, "ci_low": 0.4, "ci_high": 0.6}
-        for m in ("zero-shot", "vote")
-        for w in ("a {}.", "the {}.")
-    ]
-    fig, _ = chapter_06b.wordings(pd.DataFrame(words))
-    assert [line.get_label() for line in fig.axes[0].lines] == ["zero-shot", "vote"]
     with pytest.raises(ValueError, match="the table lacks"):
         chapter_06b.causes(frame.drop(columns="cause"))
 

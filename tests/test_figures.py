@@ -532,6 +532,24 @@ def test_difference_panels_fill_what_the_test_decides():
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["RN50", "ViT"]
 
 
+def test_curves_get_a_panel_for_each_line_three_in_a_row():
+    rows = [(m, n, n / 100) for m in ["tpt", "vote", *names(3)] for n in (0, 1, 4)]
+    frame = pd.DataFrame(rows, columns=["method", "prompts", "gain"])
+    asked = {"xlabel": "prompts", "ylabel": "gain (points)", "log": True}
+    fig, _ = figures.curves(frame, "prompts", "gain", "method", panel="method", **asked)
+    assert [ax.get_title(loc="left") for ax in fig.axes][:2] == ["TPT", "vote of views"]
+    tops = [round(ax.get_position().y0, 3) for ax in fig.axes]
+    assert [len(set(tops[:3])), len(set(tops[3:])), len(set(tops))] == [1, 1, 2]
+    assert not fig.legends  # the titles say it
+    for ax, method in zip(fig.axes, frame["method"].unique(), strict=True):
+        (line,) = (line for line in ax.lines if len(line.get_xdata()))
+        assert line.get_color() == style.colour(method)
+        low, high = ax.get_xlim()
+        assert low < 0 < 4 <= high  # 0 has a place on the logarithmic axis
+    one, _ = figures.curves(frame, "prompts", "gain", "method", **asked)
+    assert len(one.axes) == len(one.legends) == 1
+
+
 def test_seconds_are_drawn_in_milliseconds_end_to_end():
     fig, _ = chapter_02.seconds_by_stage(costs(["vote", "tpt"]))
     (ax,) = fig.axes

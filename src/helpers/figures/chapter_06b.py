@@ -1,43 +1,11 @@
-"""What chapter 06b draws: wordings one by one, and what moves a gain."""
+"""What chapter 06b draws: what moves a gain."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from helpers.figures.style import (
-    INK,
-    MARKERS,
-    WIDTH,
-    colour,
-    label_rows,
-    require,
-    short,
-    styled,
-)
+from helpers.figures.style import INK, WIDTH, label_rows, require, styled
 from helpers.results.compare import DECIDED
-
-
-@styled
-def wordings(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Accuracy of each method with each wording, with 95 % intervals.
-
-    Args:
-        frame: wording, method, top1, ci_low, ci_high, in the order in which to draw.
-    """
-    require(frame, ["wording", "method", "top1", "ci_low", "ci_high"])
-    rows = {text: y for y, text in enumerate(frame["wording"].unique())}
-    methods = frame["method"].unique()
-    fig, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.26 * len(rows)))
-    for number, method in enumerate(methods):
-        part = frame[frame["method"] == method]
-        y = part["wording"].map(rows) + 0.3 * (number / max(1, len(methods) - 1) - 0.5)
-        shade = colour(method)
-        ax.hlines(y, 100 * part["ci_low"], 100 * part["ci_high"], color=shade, lw=1.6)
-        ax.plot(100 * part["top1"], y, MARKERS[number], color=shade, label=method)
-    label_rows(ax, [short(text, 40) for text in rows], fontsize=9)
-    ax.set_xlabel("top-1 accuracy (%)")
-    fig.legend(loc="outside lower center", ncols=len(methods))
-    return fig, frame.reset_index(drop=True)
 
 
 @styled

@@ -22,7 +22,8 @@ from helpers.methods import registry
 def gain_by_price(frame: pd.DataFrame, full: int) -> tuple[Figure, pd.DataFrame]:
     """Points gained against views per image, a panel per method and a line per rule.
 
-    Dashed: a quarter of the full price, and no gain.
+    Dashed: a quarter of the full price, and no gain. Four bands could not be told
+    apart: the last two rules have one.
 
     Args:
         frame: method, rule, views (an image's mean), difference, ci_low, ci_high
@@ -47,7 +48,10 @@ def gain_by_price(frame: pd.DataFrame, full: int) -> tuple[Figure, pd.DataFrame]
         for rule, shade, sign in zip(rules, shades, MARKERS, strict=False):
             line = part[part["rule"] == rule].sort_values("views")
             low, high = 100 * line["ci_low"], 100 * line["ci_high"]
-            ax.fill_between(line["views"], low, high, color=shade, alpha=0.1, lw=0)
+            if rule in rules[-2:]:
+                ax.fill_between(line["views"], low, high, color=shade, alpha=0.1, lw=0)
+            if len(line) == 1:  # no band to be seen
+                ax.vlines(line["views"], low, high, color=shade)
             y = 100 * line["difference"]
             ax.plot(line["views"], y, f"{sign}-", color=shade, ms=4.5, label=rule)
         ax.axhline(0, color=INK, lw=1, ls="--", zorder=1)

@@ -28,6 +28,7 @@ from helpers.figures.style import (
     label_cells,
     label_rows,
     level_colours,
+    logarithmic,
     require,
     styled,
     two_lines,
@@ -278,22 +279,27 @@ def curves(
 
     Args:
         frame: a row per point; `y` and its interval are fractions, drawn in percent.
-        panel: a column whose every value gets axes of its own, or "" for one.
-        log: logarithmic x axis.
+        panel: a column whose every value gets axes of its own, three in a row, or ""
+            for one. It may be `hue`.
+        log: logarithmic x axis; linear up to the second point if the first is 0.
         across, at: dashed lines to compare with, a value of y and a value of x.
     """
     require(frame, [x, y, hue, *filter(None, [panel])])
     panels = list(frame.groupby(panel, sort=False)) if panel else [("", frame)]
     levels = frame[hue].unique()
     colours = level_colours(hue, levels)
+    rows = math.ceil(len(panels) / 3)
+    columns = math.ceil(len(panels) / rows)
     fig, axes = plt.subplots(
-        1,
-        len(panels),
+        rows,
+        columns,
         squeeze=False,
         sharey=True,
-        figsize=(max(WIDTH, 1.0 + 2.3 * len(panels)), 3.6),
+        figsize=(max(WIDTH, 1.0 + 2.3 * columns), 1.2 + 2.4 * rows),
     )
-    for ax, (title, part) in zip(axes.flat, panels, strict=True):
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    for ax, (title, part) in zip(axes.flat, panels, strict=False):
         for number, level in enumerate(levels):
             line = part[part[hue] == level].sort_values(x)
             sign = MARKERS[number % len(MARKERS)] if len(line) <= 15 else ""
@@ -307,15 +313,22 @@ def curves(
             ax.axhline(100 * across, color=INK, lw=1, ls="--", zorder=1)
         if at is not None:
             ax.axvline(at, color=INK, lw=1, ls="--", zorder=1)
-        ax.set(title=f"{panel} {title}".strip(), xlabel=xlabel)
-        if log:
+        name = str(title) if panel in (hue, "method") else f"{panel} {title}"
+        ax.set(title=registry.title(name.strip()), xlabel=xlabel)
+        points = sorted(set(frame[x]))
+        if log and points[0] <= 0:
+            ax.set_xscale("symlog", linthresh=points[1])
+            ax.set_xlim(left=points[0] - 0.2 * points[1])
+        elif log:
             ax.set_xscale("log")
-            points = sorted(set(frame[x]))
-            if len(points) <= 15:
-                ax.set_xticks(points, [f"{point:g}" for point in points])
-                ax.minorticks_off()
-    axes[0, 0].set_ylabel(ylabel)
-    if len(levels) > 1:
+        if log and len(points) <= 15:
+            ax.set_xticks(points, [f"{point:g}" for point in points])
+            ax.minorticks_off()
+        elif log:
+            logarithmic(ax.xaxis)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
+    if len(levels) > 1 and panel != hue:
         keys = axes[0, 0].get_legend_handles_labels()
         fig.legend(*keys, loc="outside lower center", ncols=min(4, len(levels)))
     return fig, frame.reset_index(drop=True)
