@@ -26,7 +26,7 @@ from nbformat import v4
 from helpers import notebooks, paths
 from helpers.chapters import notebook
 from helpers.models import embedded, optional
-from helpers.study import check, main, parameters, room
+from helpers.study import check, main, parameters
 from helpers.study.checks import RULES
 from picto import make
 
@@ -515,7 +515,6 @@ def test_no_parameter_is_read_that_no_notebook_declares():
     }
     assert not unknown
     assert known == RULES.keys()
-    assert known >= room.TUNING | room.TRAINING
 
 
 # Running notebooks

@@ -47,12 +47,6 @@ def wanted(parameters: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def memory_needed(key: str, name: str) -> float:
-    """Bytes that a model takes; measured of what ships, of ViT-GPT2 and of sd-turbo."""
-    ships = name.startswith("picto-")
-    return {"captioner": 2e8 if ships else 3e9, "diffusion": 3e8 if ships else 5e9}[key]
-
-
 def page(key: str, name: str) -> str:
     """Return the model's page on the hub."""
     owner = "" if key != "embeddings" or "/" in name else "sentence-transformers/"

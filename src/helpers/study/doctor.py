@@ -72,9 +72,9 @@ def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Repor
     if any(name in embedded.OFFERED for name in datasets):
         check_world(report)
     if jobs and len(datasets) == 1 + len(parameters.get("shifts", ())):
-        from helpers.study import times
+        from helpers.study import cost
 
-        times.check_time(report, jobs, datasets, local)
+        cost.check_cost(report, jobs, datasets, local)
     for name, dataset in datasets.items():
         check_published(report, name, dataset, folder, parameters)
     return report
