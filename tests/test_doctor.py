@@ -1,6 +1,5 @@
 """The doctor: what it finds wrong before a study runs, and what it says of it."""
 
-import re
 import subprocess
 
 import lookalikes
@@ -158,27 +157,6 @@ def test_classes_called_otherwise_than_their_folders_are_told(tmp_path):
     names = {"T-shirt": "T-shirt", "big_dog": "big dog", "cat": "cat"}
     lookalikes.classes_csv(root, names)
     assert "called otherwise" not in diagnose("folder", root).text()
-
-
-def test_pillow_s_warnings_are_told_of_the_files_and_not_raw(
-    tmp_path, monkeypatch, capfd
-):
-    root = lookalikes.photos(tmp_path / "x", {"cat": 2, "dog": 1})
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    lookalikes.picture(root / "cat" / "large.png", size=(40, 30))
-    lookalikes.picture(root / "cat" / "larger.png", size=(60, 50))
-    lookalikes.damaged_exif(root / "dog" / "notes.jpg")
-    for _ in range(2):
-        report = diagnose("folder", root)
-        notes = found(report, "folder", "!")
-        assert re.search(
-            r"read, but with damaged notes .*: dog/notes\.jpg$", notes, re.M
-        )
-        assert re.search(r"read, but over .* large, .*: cat/large\.png$", notes, re.M)
-        assert "cat/larger.png: over" in notes
-        for raw in ("Corrupt EXIF", "DOS attack", "Warning"):
-            assert raw not in report.text()
-    assert capfd.readouterr().err == ""
 
 
 def test_contact_sheet_shows_each_picture_above_its_name(tmp_path):

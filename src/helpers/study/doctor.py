@@ -26,7 +26,7 @@ from helpers.data import embedded, imagenet
 from helpers.data import folder as class_folders
 from helpers.data.dataset import UNKNOWN, Dataset
 from helpers.data.folder import BESIDE, CLASSES_CSV, WNID, CodedNames
-from helpers.data.integrity import readable, remarks
+from helpers.data.integrity import readable
 from helpers.files import replacing
 from helpers.models import optional
 from helpers.models.weights import weight_bytes
@@ -120,8 +120,6 @@ def check_dataset(
         _skipped(whole, sample),
     ):
         report.add(name, mark, text)
-    for flaw, files in by_reason(remarks(sample)).items():
-        report.add(name, NOTE, f"read, but {flaw}: {_some(files, LISTED)}")
     if len(sample) < len(whole):
         report.add(name, GOOD, f"this study uses {len(sample):,} of the images")
     return sample
