@@ -7,6 +7,7 @@ and kernel manager are our own, derived from those of papermill and Jupyter.
 
 import json
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -38,10 +39,6 @@ class NotebookFailed(Exception):
     """A cell raised, or the kernel died; the message names notebook, cell and cause."""
 
 
-class KernelMissing(Exception):
-    """The kernel did not start; the message names the notebook, the cause, the cure."""
-
-
 def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
     """Run a study's notebooks in order; returns the folder of their results.
 
@@ -55,9 +52,9 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
 
     Raises ValueError before any work where chapters that were finished with other
     parameters would be replaced, and not `again`, ValueError or FileNotFoundError where
-    a data set is not in place; RuntimeError where another run is at work in the folder;
-    `files.DiskFull`; KernelMissing; NotebookFailed at the end, with all that did not
-    run and why.
+    a data set is not in place; RuntimeError where another run is at work in the folder
+    or a kernel does not start; `files.DiskFull`; NotebookFailed at the end, with all
+    that did not run and why.
     """
     folder = outputs / jobs[0].parameters["study"]
     with locked(folder) as note_kernel:
@@ -147,7 +144,9 @@ def _run(
     with (
         _progress(name, _code_cells(job.notebook)) as line,
         enough_room(partial),
-        environment.private_folder() as private,
+        tempfile.TemporaryDirectory(
+            prefix="study-", ignore_cleanup_errors=True
+        ) as private,
         watch.watched() as seen,
     ):
         facts = {}
@@ -169,10 +168,10 @@ def _run(
                 progress_bar=False,
                 line=line,
                 note_kernel=note_kernel,
-                private=private,
+                private=Path(private),
                 start={
                     "cwd": str(job.notebook.parent),
-                    "env": environment.kernel_variables(outputs, private),
+                    "env": environment.kernel_variables(outputs, Path(private)),
                 },
             )
             files = fingerprints.written_since(folder, number_of(name), before)
@@ -181,8 +180,8 @@ def _run(
             if getattr(error, "ename", "") == DiskFull.__name__:
                 raise DiskFull(failure(error.evalue)) from error
             raise NotebookFailed(failure(seen.cause or _cause(error))) from error
-        except KernelMissing as error:
-            raise KernelMissing(
+        except RuntimeError as error:  # nbclient has no kinds of its own
+            raise RuntimeError(
                 f"{job.notebook.name}: its kernel did not start ({error}): see what it "
                 "says above, wait until the machine is less busy, or set up the "
                 "environment anew (make clean, make study)"
@@ -266,12 +265,6 @@ class _Client(PapermillNotebookClient):
     """Papermill's client that reports to a progress line and marks what broke off."""
 
     line: tqdm
-
-    def start_new_kernel_client(self, **options: Any) -> Any:
-        try:
-            return super().start_new_kernel_client(**options)
-        except RuntimeError as error:  # nbclient has no kinds of its own
-            raise KernelMissing(str(error)) from error
 
     def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
         try:
