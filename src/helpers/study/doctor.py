@@ -6,11 +6,9 @@ Nothing is downloaded. For each data set a contact sheet, pictures with their cl
 names, goes to outputs/STUDY/doctor/: the quickest check of labels is to look.
 """
 
-import csv
 import math
 import os
 import re
-import shlex
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,12 +20,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from helpers import data, notebooks
-from helpers.data import embedded, imagenet
+from helpers.data import embedded
 from helpers.data import folder as class_folders
 from helpers.data.dataset import UNKNOWN, Dataset
-from helpers.data.folder import BESIDE, CLASSES_CSV, WNID, CodedNames
+from helpers.data.folder import BESIDE, WNID
 from helpers.data.integrity import readable
-from helpers.files import replacing
 from helpers.models import optional
 from helpers.models.weights import weight_bytes
 from helpers.paths import OUTPUTS, from_root
@@ -59,7 +56,6 @@ def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Repor
             parameters.get("data_root", ""),
             parameters.get("images", 0),
             parameters.get("seed", 0),
-            folder / "doctor" / CLASSES_CSV,
             parameters.get("class_names", "") if name in class_folders.INFO else "",
         )
         if dataset is not None:
@@ -86,13 +82,11 @@ def check_dataset(
     data_root: str,
     images: int,
     seed: int,
-    table: Path,
     class_names: str | Sequence = "",
 ) -> Dataset | None:
     """Check files, counts, names and pictures; returns the sample that a run would use.
 
-    Returns None if there is nothing to run on. Where folders are named by codes, a
-    table of class names without them is written to `table`.
+    Returns None if there is nothing to run on.
     """
     info = data.describe(name)
     try:
@@ -102,23 +96,13 @@ def check_dataset(
         sample = readable(whole.sample(images, seed))
     except (ValueError, OSError) as error:
         helps = info.layout.startswith("<data_root>") and info.layout not in str(error)
-        if isinstance(error, CodedNames):
-            report.add(name, BAD, str(error))
-            _write_names(report, name, error, table)
-        else:
-            layout = f"\nexpected layout: {info.layout}" if helps else ""
-            report.add(name, BAD, f"{error}{layout}")
+        layout = f"\nexpected layout: {info.layout}" if helps else ""
+        report.add(name, BAD, f"{error}{layout}")
         return None
     for warning in caught:
         report.add(name, NOTE, str(warning.message))
-    respelt = _respelt(whole) if name in class_folders.INFO else ()
-    official = data.describe(name).images
-    for mark, text in chain(
-        _counts(whole, official),
-        _names(whole),
-        respelt,
-        _skipped(whole, sample),
-    ):
+    counts = _counts(whole, data.describe(name).images)
+    for mark, text in chain(counts, _names(whole), _skipped(whole, sample)):
         report.add(name, mark, text)
     if len(sample) < len(whole):
         report.add(name, GOOD, f"this study uses {len(sample):,} of the images")
@@ -171,39 +155,6 @@ def _names(dataset: Dataset) -> Findings:
     if codes:
         text = f"class names that are numbers or codes ({_some(codes, 3)}) say little"
         yield NOTE, f"{text} to CLIP: give names in classes.csv (columns folder,name)"
-
-
-def _respelt(dataset: Dataset) -> Findings:
-    """Classes whose names differ from their folders', where no table gives names."""
-    root = dataset.files[0].parents[dataset.ids[0].count("/")]
-    if (root / CLASSES_CSV).exists():
-        return
-    called = {f: class_folders.respelt(f) for f in class_folders.class_folders(root)}
-    called = {f: name for f, name in called.items() if name in dataset.class_names}
-    changed = [folder for folder, text in called.items() if folder != text]
-    hyphens = [folder for folder in changed if "-" in folder]  # part of a name, maybe
-    for mark, folders in ((NOTE, hyphens), (GOOD, set(changed) - set(hyphens))):
-        if folders:
-            some = _some([f"{f} is {called[f]!r}" for f in sorted(folders)], 5)
-            text = f"classes called otherwise than their folders: {some}"
-            cure = f"; other names go into {root / CLASSES_CSV} (columns folder,name)"
-            yield mark, text + cure
-
-
-def _write_names(report: Report, name: str, error: CodedNames, table: Path) -> None:
-    """Write class names without codes, for the user to check and put in place."""
-    known = dict(zip(imagenet.wnids(), imagenet.class_names("imagenet"), strict=True))
-    rows = [(f, text or known.get(f, "")) for f, text in error.names.items()]
-    with (
-        replacing(table) as temporary,
-        temporary.open("w", newline="", encoding="utf-8-sig") as file,
-    ):
-        csv.writer(file).writerows([("folder", "name"), *rows])
-    shown = [f"{folder} = {text!r}" for folder, text in rows[:5]]
-    todo = "look through it" if all(dict(rows).values()) else "fill in what is missing"
-    text = f"a table of names without codes is ready, {todo} and put it there:"
-    copy = shlex.join(["cp", str(table), str(error.root / CLASSES_CSV)])
-    report.add(name, NOTE, "\n".join([text, copy, *shown]))
 
 
 def _skipped(whole: Dataset, sample: Dataset) -> Findings:
