@@ -1,6 +1,5 @@
 """The doctor: what it finds wrong before a study runs, and what it says of it."""
 
-
 import lookalikes
 import numpy as np
 import pytest

@@ -222,10 +222,8 @@ def _scenes(value: str, parameters: Mapping[str, Any]) -> str:
 
 def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.models import clip
-    from helpers.models import weights as files
 
-    fault = _one_of(value, clip.names())
-    return fault and fault + files.as_weights(value)
+    return _one_of(value, clip.names())
 
 
 def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:

@@ -237,11 +237,7 @@ def _find_weights(report: Report, topic: str, backbone: str, weights: str) -> bo
         return True
     config = open_clip.get_pretrained_cfg(name, weights)
     if config:
-        there = _check_download(report, topic, config, weight_bytes(name))
-        near = files.nearby(name, weights)
-        if near and not there:
-            report.add(topic, NOTE, near)
-        return there
+        return _check_download(report, topic, config, weight_bytes(name))
     if not files.is_on_disk(weights):
         raise ValueError(files.accepted(clip.weight_choices(name), weights))
     found = files.check(weights, name)
@@ -249,8 +245,8 @@ def _find_weights(report: Report, topic: str, backbone: str, weights: str) -> bo
         size = _gigabytes(weight_bytes(name))
         report.add(topic, NOTE, f"not on this machine: the run downloads about {size}")
         return False
-    size = sum(part.stat().st_size for part in found.files)
-    report.add(topic, GOOD, f"{found.kind}: {found.path}, {size / 1e6:,.0f} MB")
+    size = found.path.stat().st_size / 1e6
+    report.add(topic, GOOD, f"{found.kind}: {found.path}, {size:,.0f} MB")
     used = files.variant(name, found.quick_gelu)
     if used != name:
         report.add(topic, NOTE, f"these weights are those of {used}, which is used")
