@@ -110,15 +110,15 @@ def printed(executed: Path) -> str:
         ("cocoop_file", "a b/ü.pt", "{here}/a b/ü.pt"),
         ("weights", "mine.pt", "{here}/mine.pt"),
         ("weights", "~/mine.safetensors", "{home}/mine.safetensors"),
-        ("weights", "there", "{here}/there"),
+        ("weights", "./there", "{here}/there"),
         ("weights", "openai", "openai"),
         ("weights", "picto", "picto"),
         ("weights", "random", "random"),
         ("weights", "laion2b_s32b_b82k", "laion2b_s32b_b82k"),
         ("texts", "mine.json", "{here}/mine.json"),
-        ("texts", "there", "{here}/there"),
+        ("texts", "./there", "{here}/there"),
         ("texts", "picto", "picto"),
-        ("captioner", "there", "{here}/there"),
+        ("captioner", "./there", "{here}/there"),
         ("captioner", "owner/model", "owner/model"),
         ("captioner", "owner/there", "{here}/owner/there"),
         ("captioner", "picto-captioner", "picto-captioner"),
@@ -126,7 +126,7 @@ def printed(executed: Path) -> str:
         ("diffusion", "./model", "{here}/model"),
         ("diffusion", "stabilityai/sd-turbo", "stabilityai/sd-turbo"),
         ("embeddings", "all-MiniLM-L6-v2", "all-MiniLM-L6-v2"),
-        ("embeddings", "there", "{here}/there"),
+        ("embeddings", "./there", "{here}/there"),
         ("embeddings", "clip", "clip"),
         ("backbone", "local-dir:there", "local-dir:{here}/there"),
         ("backbone", "hf-hub:owner/there", "hf-hub:owner/there"),
@@ -136,7 +136,7 @@ def printed(executed: Path) -> str:
 )
 def test_a_path_counts_from_where_it_was_given(tmp_path, key, value, expected):
     names = ("openai", "picto", "random", "clip", "picto-captioner")
-    for name in ("there", "owner/there", *names):  # known names win over such folders
+    for name in ("there", "owner/there", *names):  # a bare word is a name
         (tmp_path / name).mkdir(parents=True)
     home = os.path.expanduser("~")
     found = parameters.resolve_all({key: value}, tmp_path)[key]
@@ -158,7 +158,7 @@ def test_every_key_that_the_notebooks_take_paths_for_is_known():
                 }
     told |= {"coop_file", "cocoop_file"}
     told.remove("include")  # counts from the file that says so, see parameters.layers
-    assert told == {*parameters.PATHS, *parameters.NAMES} - {"model"}
+    assert told == {*parameters.PATHS, *parameters.NAMED} - {"model"}
 
 
 def test_paths_in_a_parameter_file_count_from_its_repository(small, monkeypatch):

@@ -257,7 +257,7 @@ def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
     """Report whether this machine has the models besides CLIP that chapters need."""
     from huggingface_hub import constants
 
-    needed_for = dict.fromkeys(optional.PARTS, "what needs it")
+    needed_for = dict.fromkeys(optional.MODELS, "what needs it")
     for chapter in notebooks.chapters():
         needed_for |= chapter.optional
     for key, name in optional.wanted(parameters).items():

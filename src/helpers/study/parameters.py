@@ -40,7 +40,9 @@ COMMAND_LINE = "the command line"
 INCLUDE, DATASET, LABELS = "include", "$dataset", "labels"
 OWN = "folder"  # the data set of a user's own pictures
 PATHS = ("data_root", "coop_file", "cocoop_file")  # parameters that are paths
-ENDINGS = (".json", ".safetensors", ".pt", ".pth", ".bin")
+# Parameters that are names or paths; "model" is one of tools/generate.py.
+NAMED = ("weights", "texts", "captioner", "diffusion", "embeddings", "model")
+ENDINGS = (".json", ".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 LOCAL = "local-dir:"  # open_clip's mark of a folder
 
 
@@ -313,7 +315,7 @@ def resolve(key: str, value: str, base: Path) -> str:
     if key == "class_names":
         is_path = value.lower().endswith((".txt", ".csv"))
     else:
-        is_path = key in PATHS or (key in NAMES and _is_path(key, value, base))
+        is_path = key in PATHS or (key in NAMED and _is_path(value, base))
     return str(located(value, base)) if is_path else value
 
 
@@ -326,39 +328,13 @@ def _base_of(file: Path) -> Path:
     return next(repositories, file.parent)
 
 
-def _is_path(key: str, value: str, base: Path) -> bool:
-    """Whether a text can only be a path, or is one and no name of `NAMES`.
-
-    Names of the hub are `owner/model`.
-    """
-    if value in (".", "..") or value.startswith(("/", "./", "../", "~")):
+def _is_path(value: str, base: Path) -> bool:
+    """Whether a text is a path and no name, of a tag or of a page `owner/model`."""
+    if value.startswith((".", "/", "~")) or value.endswith((*ENDINGS, "/")):
         return True
-    if value.endswith((*ENDINGS, "/")) or value.count("/") > 1:
-        return True
-    return os.path.exists(located(value, base)) and value not in NAMES[key]()
-
-
-def _tags() -> Collection[str]:
-    import open_clip
-
-    return {"picto", "random", *(tag for _, tag in open_clip.list_pretrained())}
-
-
-def _texts() -> Collection[str]:
-    from helpers.prompts import descriptions
-
-    return descriptions.embedded()
-
-
-# Names that win over a file of the same name. Listed only where there is such a file.
-NAMES: dict[str, Callable[[], Collection[str]]] = {
-    "weights": _tags,
-    "texts": _texts,
-    "captioner": lambda: ["picto-captioner"],
-    "diffusion": lambda: ["picto-diffusion"],
-    "embeddings": lambda: ["clip"],
-    "model": lambda: [],  # of tools/generate.py
-}
+    return value.count("/") > 1 or (
+        "/" in value and os.path.exists(located(value, base))
+    )
 
 
 def _given(notebook: Path) -> dict[str, tuple[type, Any]]:
