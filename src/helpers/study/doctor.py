@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from helpers import data, notebooks
 from helpers.data import embedded
@@ -27,7 +27,7 @@ from helpers.data.folder import BESIDE, WNID
 from helpers.data.integrity import readable
 from helpers.models import optional
 from helpers.models.weights import weight_bytes
-from helpers.paths import OUTPUTS, from_root
+from helpers.paths import OUTPUTS
 from helpers.study.report import BAD, GOOD, LEFT_OUT, NOTE, Report, by_reason
 
 if TYPE_CHECKING:
@@ -190,13 +190,11 @@ def contact_sheet(dataset: Dataset, path: Path) -> Path:
     for cell, position in enumerate(order):
         x, y = cell % columns * tile, cell // columns * (tile + line)
         picture = chosen.image(position)
-        scale = (tile - 4) / max(picture.size)
-        method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
-        size = [max(1, round(side * scale)) for side in picture.size]
-        picture = picture.resize(size, method)
-        sheet.paste(
-            picture, (x + (tile - picture.width) // 2, y + tile - 2 - picture.height)
-        )
+        is_small = max(picture.size) < tile
+        method = Image.Resampling.NEAREST if is_small else Image.Resampling.BICUBIC
+        side = (tile - 4, tile - 4)
+        framed = ImageOps.pad(picture, side, method, "white", centering=(0.5, 1))
+        sheet.paste(framed, (x + 2, y + 2))
         label = chosen.labels[position]
         name = "?" if label == UNKNOWN else chosen.class_names[label]
         while font.getlength(name) > tile - 6:
@@ -255,25 +253,18 @@ def _find_weights(report: Report, topic: str, backbone: str, weights: str) -> bo
 
 def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
     """Report whether this machine has the models besides CLIP that chapters need."""
-    from huggingface_hub import constants
-
     needed_for = dict.fromkeys(optional.MODELS, "what needs it")
     for chapter in notebooks.chapters():
         needed_for |= chapter.optional
     for key, name in optional.wanted(parameters).items():
-        is_folder, lacking = from_root(name).is_dir(), optional.lacking(key, name)
+        lacking = optional.lacking(key, name)
         if not lacking:
-            here = "a folder of this machine" if is_folder else "downloaded"
-            report.add(f"{key} {name}", GOOD, here)
+            report.add(f"{key} {name}", GOOD, "on this machine")
             continue
-        cure = "" if is_folder else f"; `{optional.command(key, name)}` fetches it"
-        if is_folder or constants.HF_HUB_OFFLINE:
-            text = f"{lacking}: the study will leave out {needed_for[key]}{cure}"
-        else:
-            text = (
-                f"{lacking}{cure}, or the chapter itself where there is a network; "
-                f"without one the study will leave out {needed_for[key]}"
-            )
+        text = (
+            f"{lacking}: without it the study leaves out {needed_for[key]}; the run or "
+            f"`{optional.command(key, name)}` fetches it where there is a network"
+        )
         report.add(f"{key} {name}", LEFT_OUT, text)
 
 
@@ -282,8 +273,6 @@ def check_world(report: Report) -> None:
 
     Pillow's rasteriser decides the last pixels, and its versions differ.
     """
-    import PIL
-
     from helpers.models.embedded import card, names
 
     here = embedded.world_hash()
@@ -292,14 +281,11 @@ def check_world(report: Report) -> None:
         if then["world"] == here:
             report.add("picto", GOOD, f"drawn as {name} saw it in training ({here})")
             continue
-        report.add(
-            "picto",
-            NOTE,
-            f"drawn differently than when {name} was trained: probe sheet {here}, then "
-            f"{then['world']}; Pillow {PIL.__version__}, then {then['pillow']}. "
-            "Accuracies may differ a little from the card's; "
-            f"`pip install pillow=={then['pillow']}` restores the pictures",
+        text = (
+            f"drawn differently than when {name} was trained: accuracies may differ a "
         )
+        text += f"little; `pip install pillow=={then['pillow']}` restores the pictures"
+        report.add("picto", NOTE, text)
 
 
 def _check_download(
@@ -377,9 +363,9 @@ def judge(
     standard error is allowed on top of 0.5 points.
     """
     said = f"{top1:.2%} on {n:,} images"
+    if top1 < 1.5 / classes and not published:
+        return NOTE, f"{said} is chance (1 in {classes}): look at the labels"
     if not published:
-        if top1 < 1.5 / classes:
-            return NOTE, f"{said} is chance (1 in {classes}): look at the labels"
         return GOOD, f"{said}; nothing published to compare with"
     source, nearest = min(published.items(), key=lambda item: abs(item[1] - top1))
     if top1 < nearest / 10:
