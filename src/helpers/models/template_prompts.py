@@ -37,7 +37,6 @@ from helpers.words import with_article
 
 BATCH = 4096  # prompts at once on a CPU
 GPU_BATCH = 16 * BATCH
-BEFORE = 10  # tokens of a caption before the class
 PLACEHOLDER = re.compile(r"\{a?\}")
 LONGEST = 3  # names that are tried: within a text their numbers of tokens may change
 

@@ -93,10 +93,7 @@ def _number_hint(text: str) -> str:
 
 def _shown(value: Any) -> str:
     """The value as Python writes it, its beginning where that is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no whole number of thousands of digits
-        return "a number of thousands of digits"
+    text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
