@@ -108,7 +108,7 @@ def work(p: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Counter[str]:
     seen = taken("view_images" if "view_images" in p else "episodic_images", focus)
     if "view_sets" in p:
         seen = sum(taken("view_images", counts.get(s, focus)) for s in p["view_sets"])
-    seen *= len(p.get("augmentations", "1"))
+    seen *= len(p.get("augmentations", ["one recipe"]))
     if "other_images" in p:
         others = (taken("other_images", n) for n in counts.values())
         seen += sum(others) - taken("other_images", focus)

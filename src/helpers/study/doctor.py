@@ -28,7 +28,7 @@ from helpers.data.integrity import readable
 from helpers.models import optional
 from helpers.models.weights import weight_bytes
 from helpers.paths import OUTPUTS
-from helpers.study.report import BAD, GOOD, LEFT_OUT, NOTE, Report, by_reason
+from helpers.study.report import BAD, GOOD, LEFT_OUT, NOTE, Report
 
 if TYPE_CHECKING:
     from helpers.study.parameters import Job
@@ -158,7 +158,8 @@ def _names(dataset: Dataset) -> Findings:
 
 
 def _skipped(whole: Dataset, sample: Dataset) -> Findings:
-    for reason, files in by_reason(whole.skipped).items():
+    for reason in dict.fromkeys(why for _, why in whole.skipped):
+        files = [file for file, why in whole.skipped if why == reason]
         mark = GOOD if reason == BESIDE else NOTE
         yield mark, f"left out, {reason}: {_some(files, LISTED)}"
     damaged = sample.skipped[len(whole.skipped) :]

@@ -29,7 +29,6 @@ from helpers import notebooks
 from helpers.notebooks import number_of
 from helpers.paths import ROOT, from_here, located, shown
 from helpers.study.checks import NOUNS, check, closest
-from helpers.study.report import by_reason
 
 if TYPE_CHECKING:
     from helpers.data.dataset import Dataset
@@ -210,12 +209,11 @@ def plan(
     problems = [line for job in suited for line in _too_long(job, *own)]
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
-    left_out = [
-        f"{', '.join(stems)} {'is' if len(stems) == 1 else 'are'} left out: {reason}"
-        for reason, stems in by_reason(
-            (job.notebook.stem, reason) for job, reason in judged if reason
-        ).items()
-    ]
+    left_out = []
+    for why in dict.fromkeys(reason for _, reason in judged if reason):
+        stems = [job.notebook.stem for job, reason in judged if reason == why]
+        verb = "is" if len(stems) == 1 else "are"
+        left_out.append(f"{', '.join(stems)} {verb} left out: {why}")
     if not suited:
         raise ValueError("\n".join(left_out))
     for line in left_out:
