@@ -79,9 +79,10 @@ def check_cost(
     first = f"about {duration(whole)}, timed on a few pictures, {model.device}{random}:"
     report.add("time", GOOD, "\n".join([first, *lines]))
     disk = 2 * model.embed_dim * everything["views"]
+    cache = next(folder for folder in (CACHE, *CACHE.parents) if folder.exists())
     for what, needed, free in (
         ("memory", memory(parameters, datasets, model), available_memory()),
-        ("disk", disk, shutil.disk_usage(CACHE.parent).free),
+        ("disk", disk, shutil.disk_usage(cache).free),
     ):
         text = f"at most about {gigabytes(needed)}, {gigabytes(free)} free"
         if needed <= free:
