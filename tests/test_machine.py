@@ -421,7 +421,7 @@ def test_a_kernel_that_does_not_start_is_told_as_that(
     spec = runner.KernelSpec(argv=[sys.executable, "-c", does, "{connection_file}"])
     monkeypatch.setattr(runner._OwnKernel, "kernel_spec", spec)
     monkeypatch.setattr(runner, "STARTING", 1)
-    assert main(["run", "small"]) == 2
+    assert main(["run", "small"]) == 3
     error = capsys.readouterr().err
     assert "01_small.ipynb: its kernel did not start" in error
     assert cause in error

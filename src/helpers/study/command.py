@@ -14,8 +14,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done. 1: a chapter failed, the others may have run; the doctor found something
     missing; or a picture could not be read, the others are classified. 2: wrong input,
-    a folder that cannot be written, or a kernel that did not start. 130: interrupted,
-    129 or 143: stopped by SIGHUP or SIGTERM. 141: nobody reads the output.
+    or a folder that cannot be written. 3: a kernel did not start. 130: interrupted, 129
+    or 143: stopped by SIGHUP or SIGTERM. 141: nobody reads the output.
     """
     if sys.platform == "win32":
         environment.print_error(
@@ -192,9 +192,9 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with parallel.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)
-    except runner.NotebookFailed as failure:
+    except (runner.NotebookFailed, runner.KernelMissing) as failure:
         environment.print_error(str(failure))
-        return 1
+        return 1 if isinstance(failure, runner.NotebookFailed) else 3
     print(f"Notebooks, figures, tables and results.csv: {paths.shown(folder)}")
     return 0
 

@@ -41,12 +41,16 @@ from helpers.study import environment, fingerprints, watch
 from helpers.study.parameters import Job
 
 ENGINE = "study"
-ENDING = 5.0  # seconds that the kernel of a killed run has to end by itself
 STARTING = 600  # seconds that a kernel may take: a network's disk may be slow
+ENDING = 5.0  # seconds that the kernel of a killed run has to end by itself
 
 
 class NotebookFailed(Exception):
     """A cell raised, or the kernel died; the message names notebook, cell and cause."""
+
+
+class KernelMissing(Exception):
+    """The kernel did not start; the message names the notebook, the cause, the cure."""
 
 
 def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
@@ -62,9 +66,9 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
 
     Raises ValueError before any work where chapters that were finished with other
     parameters would be replaced, and not `again`, ValueError or FileNotFoundError where
-    a data set is not in place; RuntimeError where another run is at work in the folder
-    or a kernel does not start; `files.DiskFull`; NotebookFailed at the end, with all
-    that did not run and why.
+    a data set is not in place; RuntimeError where another run is at work in the folder;
+    `files.DiskFull`; KernelMissing; NotebookFailed at the end, with all that did not
+    run and why.
     """
     folder = outputs / jobs[0].parameters["study"]
     with locked(folder) as note_kernel:
@@ -249,8 +253,8 @@ def _run(
             if getattr(error, "ename", "") == DiskFull.__name__:
                 raise DiskFull(failure(error.evalue)) from error
             raise NotebookFailed(failure(seen.cause or _cause(error))) from error
-        except RuntimeError as error:  # nbclient has no kinds of its own
-            raise RuntimeError(
+        except KernelMissing as error:
+            raise KernelMissing(
                 f"{job.notebook.name}: its kernel did not start ({error}): see what it "
                 "says above, wait until the machine is less busy, or set up the "
                 "environment anew (make clean, make study)"
@@ -334,6 +338,12 @@ class _Client(PapermillNotebookClient):
     """Papermill's client that reports to a progress line and marks what broke off."""
 
     line: tqdm
+
+    def start_new_kernel_client(self, **options: Any) -> Any:
+        try:
+            return super().start_new_kernel_client(**options)
+        except RuntimeError as error:  # nbclient has no kinds of its own
+            raise KernelMissing(str(error)) from error
 
     def execute_cell(self, cell: Any, cell_index: int, **options: Any) -> Any:
         try:
