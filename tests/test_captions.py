@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from helpers import data, store
+from helpers import data, keys, store
 from helpers.data.dataset import Dataset, Pixels
 from helpers.keys import key
 from helpers.methods import caption_prompts
@@ -23,7 +23,6 @@ from helpers.models import clip, embedded, template_prompts
 from helpers.models.template_prompts import PLACEHOLDER, ContextWindow, fill
 from helpers.prompts import captions
 from helpers.store import features as stored
-from helpers.store import folders
 from picto import CLASS_NAMES, make, speech, splits
 from picto import captioner as training
 
@@ -52,7 +51,7 @@ def toy() -> captioners.Captioner:
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     return tmp_path
 
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from digests import FILE, digests, machine, unsure
 
-from helpers import data, parallel, store
+from helpers import data, keys, parallel, store
 from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.methods import tpt, vote
 from helpers.models import clip
 from helpers.notebooks import number_of
-from helpers.store import features, folders
+from helpers.store import features
 from helpers.store import views as view_store
 from helpers.study import main
 
@@ -85,7 +85,7 @@ def dataset():
 
 def evaluated(folder, monkeypatch, model, dataset) -> dict[str, bytes]:
     """The ledgers of some methods, from an empty cache."""
-    monkeypatch.setattr(folders, "CACHE", folder / "cache")
+    monkeypatch.setattr(keys, "CACHE", folder / "cache")
     run = Run("02_x", "toy", folder / "toy", 0, torch.device("cpu"))
     text = adaptation.prepare(model, dataset.class_names)
     methods = {
@@ -113,11 +113,11 @@ def test_ledgers_do_not_depend_on_threads_that_read_and_draw_or_on_chunks(
 def test_batches_and_torchs_threads_move_features_by_rounding_only(
     model, dataset, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(folders, "CACHE", tmp_path / "one")
+    monkeypatch.setattr(keys, "CACHE", tmp_path / "one")
     plain = store.image_features(model, dataset)
     threads = torch.get_num_threads()
     for number, batch in ((1, 64), (2, 64), (threads, 7)):
-        monkeypatch.setattr(folders, "CACHE", tmp_path / f"{number}-{batch}")
+        monkeypatch.setattr(keys, "CACHE", tmp_path / f"{number}-{batch}")
         monkeypatch.setattr(features, "BATCH", batch)
         torch.set_num_threads(number)
         try:

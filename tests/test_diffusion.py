@@ -375,7 +375,7 @@ class Counting:
 
 @pytest.fixture
 def few(monkeypatch, tmp_path):
-    monkeypatch.setattr("helpers.store.folders.CACHE", tmp_path)
+    monkeypatch.setattr("helpers.keys.CACHE", tmp_path)
     return clip.load("picto-rn", "picto", "cpu"), data.load("picto", images=12)
 
 

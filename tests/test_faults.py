@@ -16,10 +16,9 @@ import pytest
 from nbformat import v4
 from PIL import Image
 
-from helpers import paths
+from helpers import keys, paths
 from helpers.chapters import adaptation, notebook
-from helpers.store import folders
-from helpers.study import fingerprints, lock, main, parameters, runner
+from helpers.study import fingerprints, main, parameters, runner
 
 CELLS = (
     'study: str = "small"  # folder\nimages: int = 70  # pictures\n'
@@ -134,7 +133,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def unkilled(folder: Path, monkeypatch) -> dict[str, bytes]:
     """The ledgers of the chapter's cells, run in this process in one go."""
-    monkeypatch.setattr(folders, "CACHE", folder / "unkilled")
+    monkeypatch.setattr(keys, "CACHE", folder / "unkilled")
     monkeypatch.setattr(notebook, "OUTPUTS", folder / "unkilled")
     scope: dict = {}
     for cell in CELLS:
@@ -185,12 +184,12 @@ def test_killed_runs_go_on_to_the_same_ledgers(here, monkeypatch):
 def test_the_second_run_of_a_folder_ends_at_once(here, capsys):
     write_chapter(here, "01_small", CELLS[:1])
     folder = here / "outputs" / "small"
-    with lock.locked(folder):
+    with runner.locked(folder):
         assert main(["run", "small"]) == 2
         error = capsys.readouterr().err
         assert f"process {os.getpid()} on " in error
         assert "--outputs" in error
-        with lock.locked(here / "outputs" / "other"):
+        with runner.locked(here / "outputs" / "other"):
             pass
     assert main(["run", "small"]) == 0
     assert sorted(p.name for p in folder.glob(".*")) == []
@@ -202,8 +201,8 @@ def test_a_lock_ends_with_its_process_and_its_kernel(tmp_path, monkeypatch):
     code = f"""
         import sys, time
         from pathlib import Path
-        from helpers.study import lock
-        with lock.locked(Path({str(tmp_path)!r})) as tell:
+        from helpers.study import runner
+        with runner.locked(Path({str(tmp_path)!r})) as tell:
             tell({kernel.pid})
             print("locked", flush=True)
             time.sleep(99)
@@ -212,11 +211,11 @@ def test_a_lock_ends_with_its_process_and_its_kernel(tmp_path, monkeypatch):
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout.readline() == "locked\n"
         with pytest.raises(RuntimeError, match=f"process {owner.pid} on"):
-            lock.locked(tmp_path).__enter__()
+            runner.locked(tmp_path).__enter__()
         assert kernel.poll() is None
         owner.kill()
-    monkeypatch.setattr(lock, "PATIENCE", 1.0)
-    with lock.locked(tmp_path):
+    monkeypatch.setattr(runner, "ENDING", 1.0)
+    with runner.locked(tmp_path):
         assert kernel.poll() is not None
 
 
@@ -224,11 +223,11 @@ def test_of_many_at_once_one_has_the_lock(tmp_path):
     code = f"""
         import sys, time
         from pathlib import Path
-        from helpers.study import lock
+        from helpers.study import runner
         folder = Path({str(tmp_path)!r})
         for _ in range(200):
             try:
-                with lock.locked(folder):
+                with runner.locked(folder):
                     (folder / "inside").touch(exist_ok=False)
                     (folder / "inside").unlink()
             except RuntimeError:

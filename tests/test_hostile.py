@@ -23,12 +23,12 @@ import torch
 from nbformat import v4
 from PIL import Image
 
-from helpers import data, paths, store
+from helpers import data, keys, paths, store
 from helpers.data import integrity
 from helpers.data.dataset import UnreadableImage, open_image
 from helpers.models import clip
 from helpers.results import predictions
-from helpers.store import contexts, folders
+from helpers.store import contexts
 from helpers.study import main, parameters, runner
 
 
@@ -191,10 +191,6 @@ def test_folders_named_like_ways_out_stay_where_they_are(tmp_path, name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", r"write out what \*a"),
-        ("study: &s x\ntexts: *s", r"write out what \*s"),
-        ("a: &a [*a]", r"write out what \*a"),
-        ("base: &b {study: x}\n<<: *b", r"write out what \*b"),
         ("study: !!python/object/apply:os.system [touch canary]", "not determine"),
         ("study: !!python/name:os.system", "could not determine"),
         ("study: x\nstudy: y", "study is given twice"),
@@ -204,7 +200,6 @@ def test_folders_named_like_ways_out_stay_where_they_are(tmp_path, name):
         ("study: !!timestamp x", "not YAML"),
         ("images: 2001-13-45", "not YAML"),
         ("images: " + "9" * 5000, "not YAML"),
-        ("images: 0x" + "f" * 5000, "thousands of digits"),
         ("? [study]\n: x", "not YAML|accepted: lines"),
         ("1: x", "accepted: lines"),
         ("- study", "accepted: lines"),
@@ -461,7 +456,7 @@ class Parrot:
 
 
 def test_captions_that_are_none_are_made_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(keys, "CACHE", tmp_path / "cache")
     root = lookalikes.photos(tmp_path / "pets", {"cat": 1, "dog": 1})
     dataset = data.read("folder", str(root))
     first = store.captions(Parrot(), dataset)

@@ -242,7 +242,6 @@ def test_prompts_are_as_many_as_in_the_paper(name, expected):
     assert size.visual_prompts(-1) == expected
     assert size.visual_prompts(7) == (7 if expected else 0)
     assert size.visual_prompts(0) == 0
-    assert size.graph_bytes(-1) == size.graph_bytes(expected)
     small = replace(size_of("ViT-B-32-quickgelu"), patches=9)
     assert small.visual_prompts(-1) == 10  # one beside each token
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lookalikes import imagenet_layout, picture
 
-from helpers import data, store
+from helpers import data, keys, store
 from helpers.chapters import self_training
 from helpers.chapters.notebook import Run
 from helpers.data.pool import pool
@@ -20,7 +20,6 @@ from helpers.methods.lafter import lafter
 from helpers.methods.training import NO_LABEL, Trained
 from helpers.models import clip
 from helpers.models.visual import ImageTower
-from helpers.store import folders
 from helpers.study import check, main
 from helpers.views.strong import strong
 
@@ -204,7 +203,7 @@ def test_few_are_a_part_of_more():
 
 
 def test_runs_resume_from_checkpoints_of_their_own(vit, tmp_path, monkeypatch):
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     cut = self_training.halves(vit, data.load("picto-s", images=64), pool_images=6)
     weight = torch.randn(64, vit.embed_dim, generator=torch.manual_seed(0))
     used = {"prompts": 2, "epochs": 2, "batch": 3}
@@ -234,7 +233,7 @@ def test_runs_resume_from_checkpoints_of_their_own(vit, tmp_path, monkeypatch):
 def test_upl_is_trained_once_for_each_seed_on_views_without_the_image(
     vit, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     cut = self_training.halves(vit, data.load("picto-s", images=64), pool_images=9)
     logits = 9 * torch.randn(9, 64, generator=torch.manual_seed(0))
     logits[:, : len(cut.seen.class_names) - 2] = -99.0  # two classes are named, or so

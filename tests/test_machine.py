@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import io
 import json
 import logging
@@ -37,7 +36,6 @@ from helpers.study import (
     doctor,
     environment,
     fingerprints,
-    lock,
     main,
     parameters,
     runner,
@@ -45,7 +43,6 @@ from helpers.study import (
 from helpers.study.kernel import PlainKernelApp
 
 COMMAND = "import sys; from helpers.study import main; sys.exit(main(sys.argv[1:]))"
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 BOTH = ("STUDY_OUTPUTS", "STUDY_CACHE")
 
 
@@ -113,15 +110,15 @@ def printed(executed: Path) -> str:
         ("cocoop_file", "a b/ü.pt", "{here}/a b/ü.pt"),
         ("weights", "mine.pt", "{here}/mine.pt"),
         ("weights", "~/mine.safetensors", "{home}/mine.safetensors"),
-        ("weights", "there", "{here}/there"),
+        ("weights", "./there", "{here}/there"),
         ("weights", "openai", "openai"),
         ("weights", "picto", "picto"),
         ("weights", "random", "random"),
         ("weights", "laion2b_s32b_b82k", "laion2b_s32b_b82k"),
         ("texts", "mine.json", "{here}/mine.json"),
-        ("texts", "there", "{here}/there"),
+        ("texts", "./there", "{here}/there"),
         ("texts", "picto", "picto"),
-        ("captioner", "there", "{here}/there"),
+        ("captioner", "./there", "{here}/there"),
         ("captioner", "owner/model", "owner/model"),
         ("captioner", "owner/there", "{here}/owner/there"),
         ("captioner", "picto-captioner", "picto-captioner"),
@@ -129,7 +126,7 @@ def printed(executed: Path) -> str:
         ("diffusion", "./model", "{here}/model"),
         ("diffusion", "stabilityai/sd-turbo", "stabilityai/sd-turbo"),
         ("embeddings", "all-MiniLM-L6-v2", "all-MiniLM-L6-v2"),
-        ("embeddings", "there", "{here}/there"),
+        ("embeddings", "./there", "{here}/there"),
         ("embeddings", "clip", "clip"),
         ("backbone", "local-dir:there", "local-dir:{here}/there"),
         ("backbone", "hf-hub:owner/there", "hf-hub:owner/there"),
@@ -139,7 +136,7 @@ def printed(executed: Path) -> str:
 )
 def test_a_path_counts_from_where_it_was_given(tmp_path, key, value, expected):
     names = ("openai", "picto", "random", "clip", "picto-captioner")
-    for name in ("there", "owner/there", *names):  # known names win over such folders
+    for name in ("there", "owner/there", *names):  # a bare word is a name
         (tmp_path / name).mkdir(parents=True)
     home = os.path.expanduser("~")
     found = parameters.resolve_all({key: value}, tmp_path)[key]
@@ -161,7 +158,7 @@ def test_every_key_that_the_notebooks_take_paths_for_is_known():
                 }
     told |= {"coop_file", "cocoop_file"}
     told.remove("include")  # counts from the file that says so, see parameters.layers
-    assert told == {*parameters.PATHS, *parameters.NAMES} - {"model"}
+    assert told == {*parameters.PATHS, *parameters.NAMED} - {"model"}
 
 
 def test_paths_in_a_parameter_file_count_from_its_repository(small, monkeypatch):
@@ -234,46 +231,27 @@ def test_relative_texts_are_the_repositorys_wherever_the_kernel_stands(
 
 
 @pytest.mark.parametrize("name", ["OUTPUTS", "CACHE"])
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        (None, "{default}"),
-        ("", "{default}"),
-        ("a b", "{here}/a b"),
-        ("~/x", "{home}/x"),
-        ("/x", "/x"),
-        ("./ü/..", "{here}/ü/.."),
-    ],
-)
-def test_variables_count_from_here(tmp_path, monkeypatch, name, value, expected):
-    monkeypatch.chdir(tmp_path)
-    variable = f"STUDY_{name}"
-    variables = {} if value is None else {variable: value}
-    found = paths.chosen(variable, Path("/default"), variables)
-    home = os.path.expanduser("~")
-    assert str(found) == expected.format(default="/default", here=tmp_path, home=home)
-    code = f"from helpers import paths; print(paths.{name})"
-    if value in ("", "a b"):
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env=os.environ | {variable: value},
-            capture_output=True,
-            text=True,
-        )
-        default = {"OUTPUTS": "outputs", "CACHE": ".cache"}[name]
-        told = tmp_path / value if value else paths.ROOT / default
-        assert done.stdout == f"{told}\n", done.stderr
+@pytest.mark.parametrize("value", ["", "a b", "~/x"])
+def test_variables_count_from_here(tmp_path, name, value):
+    done = subprocess.run(
+        [sys.executable, "-c", f"from helpers import paths; print(paths.{name})"],
+        cwd=tmp_path,
+        env=os.environ | {f"STUDY_{name}": value},
+        capture_output=True,
+        text=True,
+    )
+    default = paths.ROOT / {"OUTPUTS": "outputs", "CACHE": ".cache"}[name]
+    told = tmp_path / os.path.expanduser(value) if value else default
+    assert done.stdout == f"{told}\n", done.stderr
 
 
 def test_the_kernel_gets_absolute_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HOME", "models")
     monkeypatch.setenv("PYTHONPATH", f"mine{os.pathsep}/others")
     monkeypatch.setenv("STUDY_CACHE", "cache")
     found = environment.kernel_variables(Path("out"), Path("/private"))
     assert found["STUDY_OUTPUTS"] == str(tmp_path / "out")
     assert found["STUDY_CACHE"] == str(paths.CACHE)
-    assert found["HF_HOME"] == str(tmp_path / "models")
     source = str(paths.ROOT / "src")
     expected = [source, str(tmp_path / "mine"), "/others"]
     assert found["PYTHONPATH"].split(os.pathsep) == expected
@@ -394,8 +372,7 @@ def test_the_doctor_speaks_in_any_encoding(small, monkeypatch, encoding):
     stream.flush()
     lines = stream.buffer.getvalue().decode(encoding).splitlines()
     marks = [line[2] for line in lines if line.startswith("  ")][:3]
-    assert marks == (["✓", "!", "✗"] if encoding == "utf-8" else ["+", "!", "x"])
-    assert lines[-1].endswith(f"marked {marks[2]}")
+    assert marks == (["✓", "!", "✗"] if encoding == "utf-8" else ["?", "!", "?"])
 
 
 def test_no_reader_of_the_output_is_no_error():
@@ -412,20 +389,7 @@ def test_no_reader_of_the_output_is_no_error():
     assert done.returncode == 141
 
 
-def test_closed_streams_and_a_bare_environment_are_no_error(tmp_path):
-    def close() -> None:
-        for number in (0, 1, 2):
-            os.close(number)
-
-    bare = {"COLUMNS": "0", "LINES": "x", "LC_ALL": "C", "PATH": ""}
-    for arguments in (["list"], ["run", "nothing"]):
-        done = subprocess.run(
-            [sys.executable, "-c", COMMAND, *arguments], preexec_fn=close, env=bare
-        )
-        assert done.returncode == (0 if arguments == ["list"] else 2)
-
-
-# Home, user, folders for temporary files
+# Home and user
 
 
 def test_a_user_whom_the_system_does_not_know_gets_a_home(monkeypatch):
@@ -442,125 +406,6 @@ def test_a_user_whom_the_system_does_not_know_gets_a_home(monkeypatch):
         assert os.environ["HOME"] == str(paths.CACHE / "home")
         assert Path.home() == paths.CACHE / "home"
     assert os.environ["USER"] == f"user{os.getuid()}"
-
-
-def test_no_folder_for_temporary_files_leaves_the_cache(tmp_path, monkeypatch):
-    def none() -> str:
-        raise FileNotFoundError("No usable temporary directory found")
-
-    monkeypatch.setattr(tempfile, "tempdir", None)
-    monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
-    monkeypatch.setattr(paths, "CACHE", tmp_path)
-    with environment.private_folder() as folder:
-        assert folder.parent == tmp_path
-        assert folder.stat().st_mode & 0o77 == 0
-        assert environment.kernel_variables(tmp_path, folder)["TMPDIR"] == str(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_matplotlib_gets_a_folder_where_the_home_is_read_only(tmp_path, monkeypatch):
-    for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert "MPLCONFIGDIR" not in environment.kernel_variables(tmp_path, tmp_path)
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
-    found = environment.kernel_variables(tmp_path, tmp_path)["MPLCONFIGDIR"]
-    assert found == str(paths.CACHE / "matplotlib")
-
-
-# Locks
-
-
-@pytest.fixture(params=NO_LOCKS, ids=errno.errorcode.get)
-def lockless(request, monkeypatch):
-    def refuse(*_):
-        raise OSError(request.param, os.strerror(request.param))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-
-
-def test_a_file_system_without_locks_keeps_runs_apart(tmp_path, lockless, capsys):
-    with lock.locked(tmp_path):
-        told = json.loads((tmp_path / ".running").read_text())
-        assert told["pid"] == os.getpid()
-        assert capsys.readouterr().err.count("without locks") == 1
-        with (
-            pytest.raises(RuntimeError, match=f"process {os.getpid()} on .* remove"),
-            lock.locked(tmp_path),
-        ):
-            pass
-    assert not list(tmp_path.iterdir())
-
-
-HOLDER = """
-import errno, fcntl, sys, time
-from pathlib import Path
-from helpers.study import lock
-def refuse(*_):
-    raise OSError(errno.ENOLCK, "no locks")
-fcntl.flock = refuse
-with lock.locked(Path(sys.argv[1])):
-    print("locked", flush=True)
-    time.sleep(99)
-"""
-
-
-def test_what_a_dead_process_left_is_taken_over(tmp_path, lockless):
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout.readline() == "locked\n"
-        with pytest.raises(RuntimeError, match=f"process {owner.pid} on"):
-            lock.locked(tmp_path).__enter__()
-        owner.kill()
-    with lock.locked(tmp_path):
-        told = json.loads((tmp_path / ".running").read_text())
-        assert told["pid"] == os.getpid()
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("left", ["1\nanother\n", "", "[]"])
-def test_a_lock_of_whom_nothing_is_known_is_left_to_the_user(tmp_path, lockless, left):
-    (tmp_path / ".lock").write_text(left)
-    with pytest.raises(RuntimeError, match=f"remove {tmp_path / '.lock'}"):
-        lock.locked(tmp_path).__enter__()
-
-
-def test_of_many_at_once_one_has_a_folder_without_locks(tmp_path):
-    """From a dead process's lock on."""
-    left = [sys.executable, "-c", HOLDER, str(tmp_path)]
-    with subprocess.Popen(left, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout.readline() == "locked\n"
-        owner.kill()
-    code = f"""
-        import errno, fcntl, sys
-        from pathlib import Path
-        from helpers.study import lock
-        def refuse(*_):
-            raise OSError(errno.ENOLCK, "no locks")
-        fcntl.flock = refuse
-        folder = Path({str(tmp_path)!r})
-        had = 0
-        while had < 20:
-            try:
-                with lock.locked(folder):
-                    (folder / "inside").touch(exist_ok=False)
-                    (folder / "inside").unlink()
-                    had += 1
-            except RuntimeError:
-                pass
-    """
-    program = [sys.executable, "-c", textwrap.dedent(code)]
-    many = [subprocess.Popen(program, stderr=subprocess.DEVNULL) for _ in range(3)]
-    assert [one.wait(60) for one in many] == [0, 0, 0]
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_clock_that_is_set_does_not_change_who_a_process_is(monkeypatch):
-    if not Path("/proc/self/stat").is_file():
-        pytest.skip("the system tells only times of the clock")
-    before = lock._identity(os.getpid())
-    monkeypatch.setattr(psutil.Process, "create_time", lambda self: 0.0)
-    assert lock._identity(os.getpid()) == before
 
 
 # Kernels
@@ -654,7 +499,7 @@ def test_a_users_settings_change_nothing(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "hier druben/aus gabe/small" in done.stdout
+    assert "hier dr?ben/aus gabe/small" in done.stdout
     executed = here / "aus gabe/small/01_small.ipynb"
     assert printed(executed).splitlines() == [
         str(here / "käche"),

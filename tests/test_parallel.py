@@ -17,14 +17,14 @@ import torch
 
 import helpers
 import picto
-from helpers import data, parallel, store
+from helpers import data, keys, parallel, store
 from helpers.chapters import adaptation, self_training
 from helpers.chapters.notebook import Run
 from helpers.methods.lafter import lafter
 from helpers.methods.tpt import tpt
 from helpers.models import clip
 from helpers.models.visual import ImageTower
-from helpers.store import checkpoints, features, folders
+from helpers.store import checkpoints, features
 from helpers.store import views as view_store
 from helpers.study import main
 
@@ -302,7 +302,7 @@ def bytes_of(folder: Path, run: Run) -> dict[str, bytes]:
 
 def piece(model, folder: Path, monkeypatch) -> dict[str, bytes]:
     """Features, views and TPT of a few images, everything made anew in `folder`."""
-    monkeypatch.setattr(folders, "CACHE", folder)
+    monkeypatch.setattr(keys, "CACHE", folder)
     dataset = data.load("picto-s", images=24).subset(range(6))
     run = Run("02_piece", "piece", folder / "out", 0, torch.device("cpu"))
     text = adaptation.prepare(model, dataset.class_names)

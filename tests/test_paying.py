@@ -5,11 +5,11 @@ import pytest
 import torch
 from test_store import pictures
 
+from helpers import keys
 from helpers.chapters import adaptation, paying
 from helpers.chapters.paying import Rule
 from helpers.methods import sequential
 from helpers.models import clip
-from helpers.store import folders
 
 COUNTS = sequential.stages(12, 5)  # 1, 5, 10, 12
 FULL = Rule(sequential.NEVER, sequential.NEVER)
@@ -28,7 +28,7 @@ def text(model):
 @pytest.fixture
 def encoded(tmp_path, monkeypatch):
     """How many pictures at a time were encoded, from an empty store."""
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     sizes, original = [], clip.Backbone.encode_images
 
     def encode(self, images):

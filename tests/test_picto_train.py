@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from helpers import keys
 from helpers.models import clip, embedded
-from helpers.store import folders
 from picto import (
     augment,
     cards,
@@ -32,7 +32,7 @@ TOY = train.Recipe(steps=6, images=64, warmup=2)
 @pytest.fixture
 def toy_pool(tmp_path, monkeypatch):
     """An empty cache, and a picto-dev of a dozen pictures."""
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     pictures = splits.images("picto-dev", range(12))
     facts = pd.DataFrame({"label": range(12), "part": ["photo", "odd"] * 6})
     monkeypatch.setattr(pool, "dev_pool", lambda: (pictures, facts))

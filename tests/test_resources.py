@@ -1,178 +1,106 @@
-"""Memory and disk: what is told before a run, what is refused, what is stopped."""
+"""Time, memory and disk: what is told before a run, and what is stopped."""
 
-import importlib.util
 import json
 import sys
 import time
-import types
 
 import nbformat
 import psutil
 import pytest
 from nbformat import v4
 
-from helpers import paths
-from helpers.methods import training
-from helpers.models import clip, optional, sizes, visual
-from helpers.models.prompts import PromptTower
-from helpers.study import doctor, main, parameters, room, runner, watch
-from picto import CLASS_NAMES
+from helpers import data, paths
+from helpers.models import clip
+from helpers.study import cost, doctor, parameters, runner, watch
 
 GB = 10**9
 
 
-def load_benchmark(name: str) -> types.ModuleType:
-    path = paths.ROOT / "tests" / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+class Pictures:
+    """So many pictures of 200 classes, none of which is looked at."""
+
+    class_names = tuple(f"class {i}" for i in range(200))
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
 
 
-benchmark = load_benchmark("memory")
+def work_of(number: str, images: int = 7500, **changes: object) -> dict[str, float]:
+    """What is counted of a chapter of the study of ImageNet-A."""
+    given = "imagenet_a_rn50", paths.PARAMS, paths.NOTEBOOKS, (number,)
+    (job,) = parameters.plan(*given)
+    p = {**job.parameters, **changes}
+    return cost.work(p, {"imagenet-a": Pictures(images)})
 
 
-def jobs_of(study: str, *only: str) -> list[parameters.Job]:
-    return parameters.plan(study, paths.PARAMS, paths.NOTEBOOKS, only)
-
-
-def with_free(monkeypatch, memory: float = 64 * GB, disk: float = 500 * GB) -> None:
-    monkeypatch.setattr(room, "available_memory", lambda: memory)
-    usage = types.SimpleNamespace(free=disk)
-    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: usage)
-
-
-def test_the_embedded_study_needs_a_small_machine(monkeypatch, tmp_path):
-    with_free(monkeypatch, memory=2.5 * GB, disk=2 * GB)
-    for study in ("smoke", "picto"):
-        needs = [room.estimate(job) for job in jobs_of(study)]
-        # Measured: 1.2, 1.1, 1.1, 1.2, 1.1 and 1.3 GB (chapters 00 to 05).
-        assert all(1.1 * GB < need.peak < 2.2 * GB for need in needs), needs
-        assert "memory: at most about" in room.check(jobs_of(study), tmp_path)
-
-
-def test_what_the_store_holds_needs_no_more_disk(monkeypatch, tmp_path):
-    jobs = jobs_of("smoke", "01", "02")
-    kept = sum(sum(room.estimate(job).cache.values()) for job in jobs)
-    with_free(monkeypatch, disk=room.SURE * kept - 1e6)
-    monkeypatch.setattr(room, "CACHE", tmp_path)
-    with pytest.raises(ValueError, match="STUDY_CACHE"):
-        room.check(jobs, tmp_path)
-    rows = tmp_path / "store" / "views" / "key" / "rows"
-    rows.parent.mkdir(parents=True)
-    rows.write_bytes(bytes(2_000_000))
-    room.check(jobs, tmp_path)
-
-
-def test_large_studies_are_told_part_by_part():
-    needs = {
-        need.chapter[:2]: need
-        for need in map(room.estimate, jobs_of("imagenet_sketch_vit_b16"))
-    }
-    five = needs["05"].memory
-    # 25,445 pictures of 3 x 224 x 224 bytes each in the pool and in the test set.
-    assert five["pictures"] >= 2 * 25_444 * 3 * 224**2
-    assert five["weights"] == pytest.approx(598.5e6, rel=0.01)
-    # Zero-shot: four ledgers of 50,889 x 1000 numbers.
-    assert needs["01"].ledgers == pytest.approx(6 * 4 * 50_889 * 1000, rel=0.01)
-    assert needs["02"].cache["views"] > 200 * 64 * 512 * 2
-    assert needs["05"].peak > needs["04"].peak
+def test_what_chapters_do_is_counted():
+    assert work_of("01") == {"views": 7500, "texts": 200 * (80 + 6)}
+    found = work_of("02")
+    assert found["views"] == 1000 * 64 * 3
+    assert found["steps"] == 200 * (5 * 3 * 1000 + 100 * 2 * 3)
+    assert work_of("03")["captions"] == 200 * 2 * 7500
+    assert work_of("05")["trained"] == 50 * 3750 * (4 + 2 + 1)
+    assert work_of("06") == {"views": 1000 * 64}
+    assert work_of("06c") == {"views": 1000 * 64, "steps": 200 * 8 * 1000}
+    assert work_of("08") == {"views": 1000 * 64, "steps": 200 * 1000}
+    assert not work_of("07")
+    assert not cost.work({"mine": 1}, {"a": Pictures(5)})
 
 
 @pytest.mark.parametrize(
-    ("name", "weights"), [("picto-rn", "picto"), ("picto-vit", "picto")]
+    ("number", "changed", "part"),
+    [
+        ("01", {"images": 500}, "views"),
+        ("02", {"view_count": 10}, "views"),
+        ("02", {"augmentations": ["preaugment"]}, "steps"),
+        ("02b", {"max_minutes": 2.0}, "drawn"),
+        ("03", {"caption_images": 100}, "captions"),
+        ("05", {"epochs": 2}, "trained"),
+        ("05b", {"pool_images": 100}, "trained"),
+        ("06b", {"dose_images": 100}, "steps"),
+    ],
 )
-def test_estimates_are_those_of_the_models_themselves(name, weights):
-    model, backbone = sizes.size_of(name), clip.load(name, weights, device="cpu")
-    assert model.bytes == sum(4 * p.numel() for p in backbone.model.parameters())
-    tower = PromptTower(backbone, CLASS_NAMES)
-    told = model.prompt_bytes(CLASS_NAMES)
-    assert 0.7 < told / tower.peak_bytes(gradient=True) < 1.6
-    student = visual.ImageTower(backbone, norms=True)
-    images = resources_images(backbone)
-    kept = training.graph_bytes(student, lambda: student(images)) / len(images)
-    assert 0.8 < model.graph_bytes(0) / kept < 1.6
+def test_smaller_parameters_take_less(number, changed, part):
+    images = changed.pop("images", 7500)
+    assert work_of(number, images, **changed)[part] < work_of(number)[part]
 
 
-def resources_images(backbone: clip.Backbone):
-    import torch
-
-    return torch.zeros(2, 3, backbone.image_size, backbone.image_size).byte()
-
-
-@pytest.mark.parametrize(
-    ("name", "measured"),  # by training.graph_bytes, MB per picture; weights, MB
-    [("RN50-quickgelu", (99.2, 408.0)), ("ViT-B-16-quickgelu", (69.2, 598.5))],
-)
-def test_graphs_of_real_models_are_near_what_was_measured(name, measured):
-    model = sizes.size_of(name)
-    assert model.graph_bytes(0) / 1e6 == pytest.approx(measured[0], rel=0.15)
-    assert model.bytes / 1e6 == pytest.approx(measured[1], rel=0.01)
-    assert sizes.size_of("ViT-L-14-quickgelu").graph_bytes(0) > 2 * model.graph_bytes(0)
-
-
-@pytest.mark.parametrize(("chapter", "backbone", "peak"), benchmark.measured())
-def test_what_is_told_of_real_models_holds_within_a_quarter(chapter, backbone, peak):
-    given = benchmark.overrides(chapter, backbone)
-    texts = {k: v if type(v) is str else json.dumps(v) for k, v in given.items()}
-    (job,) = parameters.plan(
-        benchmark.STUDY, paths.PARAMS, paths.NOTEBOOKS, (chapter,), texts
-    )
-    told = room.estimate(job).peak
-    assert 0.75 * peak < told < 1.25 * peak
-    larger = parameters.Job(job.notebook, {}, {**job.parameters, "batch": 200})
-    assert room.estimate(larger).peak < 1.2 * told  # it goes through in parts
-
-
-def test_an_optional_model_says_what_it_takes():
-    assert set(optional.PARTS) == {"captioner", "diffusion", "embeddings"}
-    for key, page in (("captioner", "a/vit-gpt2"), ("diffusion", "a/sd-turbo")):
-        own = optional.memory_needed(key, f"picto-{key}")
-        assert 10**8 < own < 10**9 < optional.memory_needed(key, page)
-
-
-def test_what_fits_is_run_and_what_surely_does_not_is_refused(monkeypatch, tmp_path):
-    jobs = jobs_of("imagenet_a_rn50", "02")
-    peak = room.estimate(jobs[0]).peak
-    for free in (peak, 0.65 * peak):  # an estimate may err
-        with_free(monkeypatch, memory=free)
-        assert "02_tpt_augmentations" in room.check(jobs, tmp_path)
-    with_free(monkeypatch, memory=0.55 * peak)
-    with pytest.raises(ValueError, match=r"02_tpt_augmentations needs about .* GB"):
-        room.check(jobs, tmp_path)
-    with pytest.raises(ValueError, match=r"-p memory 1, or .*--only"):
-        room.check(jobs, tmp_path)
-    with_free(monkeypatch, disk=10**8)
-    with pytest.raises(ValueError, match="STUDY_CACHE"):
-        room.check(jobs, tmp_path)
-
-
-def test_smaller_parameters_need_less():
-    (job,) = jobs_of("imagenet_a_rn50", "05")
-    small = {**job.parameters, "batch": 4, "pool_images": 100, "seeds": 1}
-    less = room.estimate(parameters.Job(job.notebook, {}, small))
-    assert less.peak < 0.75 * room.estimate(job).peak
-
-
-def test_a_run_that_will_not_fit_ends_with_status_2_before_work(
-    monkeypatch, tmp_path, capsys
-):
-    with_free(monkeypatch, memory=GB / 2)
-    assert main(["run", "smoke", "--outputs", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert "03_caption_prompts needs about" in error
-    assert "0.5 GB are free" in error
-    assert not (tmp_path / "out").exists()
-
-
-def test_the_doctor_tells_it_too(monkeypatch, tmp_path):
-    for memory, good in ((8 * GB, True), (GB / 2, False)):
-        with_free(monkeypatch, memory=memory)
+def test_the_doctor_tells_time_memory_and_disk(monkeypatch):
+    jobs = parameters.plan("smoke", paths.PARAMS, paths.NOTEBOOKS)
+    datasets = {"picto": data.read("picto")}
+    for free, mark in ((8 * GB, doctor.GOOD), (GB / 2, doctor.NOTE)):
+        monkeypatch.setattr(cost, "available_memory", lambda free=free: free)
         report = doctor.Report()
-        room.check_room(report, jobs_of("smoke"), tmp_path)
-        assert report.ok is good
-        assert "01_zero_shot: about 1.2 GB (libraries 1.0 GB" in report.text()
-        assert f"{memory / GB:.1f} GB free" in report.text()
+        cost.check_cost(report, jobs, datasets, True)
+        assert report.ok
+        told = {topic: (sign, text) for topic, sign, text in report.lines}
+        assert told["memory"][0] == mark
+        assert f"{free / GB:.1f} GB free" in told["memory"][1]
+        assert "02_tpt_augmentations: about" in told["time"][1]
+        assert "free" in told["disk"][1]
+    seconds = cost.paces(clip.load("picto-rn", "picto", "cpu"), datasets["picto"])
+    assert seconds.keys() == cost.NAMES.keys()
+    assert all(0 < spent <= 1 for spent in seconds.values()), seconds
+
+
+def test_weights_that_do_not_load_stop_the_study(monkeypatch):
+    def refuse(*arguments, **options):
+        raise RuntimeError("not the state dict of this architecture")
+
+    monkeypatch.setattr(clip, "load", refuse)
+    jobs = parameters.plan("smoke", paths.PARAMS, paths.NOTEBOOKS)
+    report = doctor.Report()
+    cost.check_cost(report, jobs, {"picto": data.read("picto")}, True)
+    assert not report.ok
+    assert "not the state dict" in report.text()
+
+
+def test_durations_are_told_in_fitting_units():
+    told = {0.2: "1 s", 89: "89 s", 91: "1.5 min", 5400: "1.5 h", 432000: "5.0 days"}
+    assert {seconds: cost.duration(seconds) for seconds in told} == told
 
 
 # Limits of containers

@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from helpers import data, figures, files, parallel, store
+from helpers import data, figures, files, keys, parallel, store
 from helpers import views as recipes
 from helpers.chapters import adaptation
 from helpers.data.dataset import Dataset
@@ -30,7 +30,7 @@ from helpers.methods.ctpt import ctpt
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip
 from helpers.results import predictions
-from helpers.store import captioning, checkpoints, chunks, contexts, folders
+from helpers.store import captioning, checkpoints, chunks, contexts
 from helpers.store import features as plain
 from helpers.store import views as view_store
 from picto import pool
@@ -98,7 +98,7 @@ def pictures(n: int, name: str = "noise") -> Dataset:
 @pytest.fixture
 def counting(tmp_path, monkeypatch):
     """A random backbone whose encoded images are counted, and an empty store."""
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     monkeypatch.setattr(plain, "SHARD", 8)
     model = clip.load("picto-rn", "random", device="cpu")
     encoded = []
@@ -511,7 +511,7 @@ def test_a_chunk_depends_on_no_other_image_order_or_thread(counting, monkeypatch
     dataset = pictures(9)
     whole = looked(model, dataset, range(9))
     with monkeypatch.context() as patched:
-        patched.setattr(folders, "CACHE", folders.CACHE / "other")
+        patched.setattr(keys, "CACHE", keys.CACHE / "other")
         patched.setattr(parallel, "THREADS", 1)
         patched.setattr(view_store, "AHEAD", 0)
         first = looked(model, dataset, [7, 2])
@@ -665,7 +665,7 @@ def test_bits_do_not_depend_on_the_chunks(
 ):
     views, text = small
     text = adaptation.replace(text, batch=batch)
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     tuning = adaptation.by_tuning(method, **settings)
     with torch.no_grad():
         whole = tuning(views, text)
@@ -679,7 +679,7 @@ def test_bits_do_not_depend_on_the_chunks(
 
 def test_contexts_of_their_own_go_with_their_images(small, tmp_path, monkeypatch):
     views, text = small
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     monkeypatch.setattr(adaptation, "CHUNK", 32)
     shifts = torch.linspace(0, 0.1, 40)[:, None, None]
     own = adaptation.replace(text, context=text.context + shifts)
@@ -693,7 +693,7 @@ def test_contexts_of_their_own_go_with_their_images(small, tmp_path, monkeypatch
 def test_what_is_kept_is_found_by_all_that_made_it(small, tmp_path, monkeypatch):
     views, text = small
     views = views[:4]
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     blurry = adaptation.replace(text, context=text.context * 1.01)
     other_views = views.clone()
     other_views[3, 9] = other_views[2, 9]
@@ -714,7 +714,7 @@ def test_what_is_kept_is_found_by_all_that_made_it(small, tmp_path, monkeypatch)
 
 def test_what_has_no_key_is_not_kept(small, tmp_path, monkeypatch):
     views, text = small
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     written_here = adaptation.by_tuning(lambda views, *side, **more: views[:, 0, :2])
     with_loss = adaptation.by_tuning(tpt.tpt, loss=lambda z, t: z.sum(dim=(1, 2)))
     plain = adaptation.in_feature_space(vote.confident_vote)
@@ -770,7 +770,7 @@ def test_damaged_contexts_are_learned_again(tmp_path, monkeypatch):
         assert not contexts.sound(path)
         with pytest.raises(ValueError, match="damaged"):
             contexts.load(path, model)
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     calls, trained = [], types.SimpleNamespace(context=learned["context"])
     monkeypatch.setattr(
         adaptation.coop, "train", lambda *_, **__: calls.append(1) or trained
@@ -800,7 +800,7 @@ def test_every_damaged_caption_is_left_out(tmp_path):
 
 
 def test_damaged_pictures_are_drawn_again(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(folders, "CACHE", tmp_path)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
     monkeypatch.setattr(pool, "DRAWN", 4)
     drawn = pool.render("picto-dev", range(3, 9))
     _, other = sorted(tmp_path.rglob("*.safetensors"))

@@ -26,7 +26,7 @@ from nbformat import v4
 from helpers import notebooks, paths
 from helpers.chapters import notebook
 from helpers.models import embedded, optional
-from helpers.study import check, main, parameters, room
+from helpers.study import check, main, parameters
 from helpers.study.checks import RULES
 from picto import make
 
@@ -437,7 +437,7 @@ def test_a_chapter_says_in_its_metadata_what_its_title_says(path):
     assert title == f"# {chapter.number} {chapter.question}"
     assert path.stem.startswith(f"{chapter.number}_")
     assert 0 < chapter.minutes < 30
-    assert chapter.optional.keys() <= optional.PARTS.keys()
+    assert chapter.optional.keys() <= set(optional.MODELS)
     of_images = {"labels"} if 0 < float(chapter.number[:2]) < 8 else set()
     assert chapter.needs.keys() - parameters.declared(path).keys() == of_images
 
@@ -447,7 +447,7 @@ def test_every_optional_model_is_some_chapters():
         notebooks.number_of(path.stem) for path in CHAPTERS
     ]
     named = [key for chapter in notebooks.chapters() for key in chapter.optional]
-    assert sorted(named) == sorted(optional.PARTS)
+    assert sorted(named) == sorted(optional.MODELS)
 
 
 def test_smoke_study_runs_every_notebook(smoke_study, capsys):
@@ -515,7 +515,6 @@ def test_no_parameter_is_read_that_no_notebook_declares():
     }
     assert not unknown
     assert known == RULES.keys()
-    assert known >= room.TUNING | room.TRAINING
 
 
 # Running notebooks

@@ -14,7 +14,7 @@ from test_unlabelled import NAMES, STEMS, flat_folder, write
 from helpers import paths
 from helpers.data import integrity
 from helpers.prompts.names import alike, told_alike, too_long
-from helpers.study import check, doctor, fingerprints, main, parameters, room, site
+from helpers.study import check, doctor, fingerprints, main, parameters, site
 
 DECLARES = """study: str = "mine"  # the folder of results
 dataset: str = "folder"  # the folder of pictures
@@ -159,7 +159,6 @@ def test_lists_and_files_of_names_reach_the_chapter(study):
     options = [paths.PARAMS, paths.NOTEBOOKS]
     (job,) = parameters.plan("mine", *options)
     assert job.parameters["class_names"] == ["dog", ["cat", "kitten"]]
-    assert room.estimate(job).ledgers == 0
     names = write(paths.PARAMS / "names.txt", "dog\ncat\n")
     study.write_text(text.replace("[dog, [cat, kitten]]", "names.txt"))
     (job,) = parameters.plan("mine", *options)  # from the file's own folder, as data

@@ -133,14 +133,11 @@ def test_a_hugging_face_clip_of_true_size_gives_its_features(tmp_path):
 
 
 @pytest.mark.parametrize("act", ["quick_gelu", "gelu"])
-@pytest.mark.parametrize("form", ["folder", "file", "shards", "bin", "old names"])
+@pytest.mark.parametrize("form", ["folder", "file", "bin", "old names"])
 def test_hugging_face_clips_give_their_features(tmp_path, act, form):
     model = hugging_face(act)
-    model.save_pretrained(tmp_path, max_shard_size="1MB" if form == "shards" else "1GB")
+    model.save_pretrained(tmp_path)
     given = tmp_path / "model.safetensors" if form == "file" else tmp_path
-    if form == "shards":
-        assert (tmp_path / "model.safetensors.index.json").is_file()
-        assert not (tmp_path / "model.safetensors").is_file()
     if form == "bin":
         (tmp_path / "model.safetensors").unlink()
         torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
@@ -251,19 +248,6 @@ def test_published_digests_are_those_of_openai():
     ] == ("RN50")
 
 
-def test_the_file_in_openais_cache_is_pointed_to(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    (tmp_path / ".cache" / "clip").mkdir(parents=True)
-    file = tmp_path / ".cache" / "clip" / "ViT-L-14-336px.pt"
-    file.touch()
-    with pytest.raises(RuntimeError, match=f"give {file}"):
-        clip.load("ViT-L-14-336-quickgelu", "openai", "cpu")
-    report = doctor.Report()
-    doctor.check_weights(report, "ViT-L-14-336-quickgelu", "openai")
-    assert f"give {file}" in report.text()
-
-
 # open_clip
 
 
@@ -340,14 +324,9 @@ def test_pages_to_be_downloaded_are_told(cache, monkeypatch):
     assert report.ok
 
 
-def test_names_of_pages_in_other_places_are_understood(tmp_path):
+def test_a_page_without_its_mark_is_understood():
     fault = checks._weights("openai/clip-vit-base-patch32", {"backbone": "ViT-B-32"})
     assert "did you mean hf-hub:openai/clip-vit-base-patch32?" in fault
-    folder = f"local-dir:{open_clip_folder(tmp_path / 'mine', ours())}"
-    told = f"write weights {folder} and backbone tiny"
-    assert told in checks._backbone(folder, {})
-    with pytest.raises(ValueError, match=told):
-        clip.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -425,11 +404,6 @@ def _folder(*files: str, model=None):
 def _shard(folder: Path) -> Path:
     hugging_face().save_pretrained(folder, max_shard_size="1MB")
     return sorted(folder.glob("model-00001-of-*.safetensors"))[0]
-
-
-def _lost_shard(folder: Path) -> Path:
-    _shard(folder).unlink()
-    return folder
 
 
 def _cached_page(folder: Path) -> Path:
@@ -552,8 +526,7 @@ REFUSED = {
     "nothing": (_folder("readme.txt"), "holds no weights"),
     "pipeline": (_folder("model_index.json"), "diffusion pipeline, no CLIP"),
     "cached page": (_cached_page, "write hf-hub:me/mine$"),
-    "a shard": (_shard, r"one of \d+ shards: give the folder"),
-    "a lost shard": (_lost_shard, "shards that are not there: .*model-00001-of"),
+    "a shard": (_shard, "one of several shards: save the model in one file"),
     "other heads": (_changed("num_attention_heads", 4), r"\(4, 2\) attention heads"),
     "other heads of open_clip": (_other_heads, "vision_cfg has head_width 16"),
     "bare config": (_bare_config, "has no model_cfg"),

@@ -5,6 +5,6 @@ import warnings
 
 # tqdm asks for widgets when a library imports it in a notebook; a bar in text will do.
 warnings.filterwarnings("ignore", message="IProgress not found")
-# Pillow warns of a file without naming it: `helpers.data.integrity` tells which, once.
+# Pillow warns of a file without naming it.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())

@@ -22,7 +22,6 @@ itself is not tried again: it ends the run, as it would without workers.
 
 import hashlib
 import importlib.util
-import io
 import logging
 import math
 import os
@@ -53,6 +52,7 @@ QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leaves devices to the tasks
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # does not copy the folder we stand in
 }
+SILENT = {"log_to_driver": False, "logging_level": logging.ERROR}
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # listens on 127.0.0.1, everywhere
 
 Result = TypeVar("Result")
@@ -96,7 +96,7 @@ def spread(
     """Yield (span, work(span)) of every span as they are done, in any order.
 
     `work` and its results must be what cloudpickle can ship; `work` may close over
-    backbones and data sets. Where it holds tensors on a GPU, each task is given one.
+    backbones and data sets. Where this process uses a GPU, each task is given one.
     What `work` computes must depend on its span alone. Without workers, and where there
     is but one span, it runs here. The items of finished spans count as progress.
 
@@ -182,7 +182,10 @@ def _in_tasks(
     work: Work[Result], spans: Sequence[range], label: str
 ) -> Iterator[tuple[range, Result]]:
     ray = _connected()
-    content, on_gpu = _packed(work)
+    import torch
+
+    content = ray.cloudpickle.dumps(work)
+    on_gpu = torch.cuda.is_initialized()
     room = placement(ray.nodes(), _workers(), on_gpu)
     key = hashlib.sha256(content).hexdigest()
     shipped = [ray.put(content)]  # in a list, so that tasks get no copies
@@ -261,7 +264,7 @@ def _connected() -> Any:
 
 def _join(ray: Any, address: str) -> None:
     try:
-        ray.init(address=address, **_silent())
+        ray.init(address=address, **SILENT)
     except Exception as error:  # Ray raises nearly anything
         raise ConnectionError(
             f"cannot join the Ray cluster at {address} ({error}): this machine must be "
@@ -281,7 +284,7 @@ def _start(ray: Any, workers: int) -> None:
                 num_cpus=workers * share,
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
-                **_silent(),
+                **SILENT,
             )
             return
         except Exception as error:  # Ray raises nearly anything
@@ -291,10 +294,6 @@ def _start(ray: Any, workers: int) -> None:
                     f"Ray does not start here ({error}): see its logs in "
                     "/tmp/ray/session_latest/logs, or run without --workers"
                 ) from error
-
-
-def _silent() -> dict[str, Any]:
-    return {"log_to_driver": False, "logging_level": logging.ERROR}
 
 
 @contextmanager
@@ -338,25 +337,6 @@ def placement(
     sharing = max(1, math.ceil(workers / gpus))  # tasks on one GPU
     each = min(c // (workers or g) for c, g in sizes)
     return Placement(each, 1 / sharing, workers or gpus)
-
-
-def _packed(work: Work) -> tuple[bytes, bool]:
-    """The work as bytes, and whether it holds tensors on a GPU."""
-    import torch
-    from ray import cloudpickle
-
-    class Pickler(cloudpickle.Pickler):
-        on_gpu = False
-
-        def reducer_override(self, obj: Any) -> Any:
-            if isinstance(obj, torch.Tensor) and obj.is_cuda:
-                self.on_gpu = True
-            return super().reducer_override(obj)
-
-    with io.BytesIO() as file:
-        pickler = Pickler(file)
-        pickler.dump(work)
-        return file.getvalue(), pickler.on_gpu
 
 
 @cache

@@ -1,7 +1,6 @@
 """Folders of the repository, and of what runs write (STUDY_OUTPUTS, STUDY_CACHE)."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,11 +43,6 @@ def here() -> Path:
         ) from None
 
 
-def chosen(variable: str, default: Path, variables: Mapping[str, str]) -> Path:
-    """Return the folder that an environment variable names; "" counts as unset."""
-    return from_here(variables.get(variable) or default)
-
-
 def require_checkout() -> None:
     """Raise RuntimeError if the package was installed without its notebooks."""
     if not PARAMS.is_dir():
@@ -59,5 +53,6 @@ def require_checkout() -> None:
         )
 
 
-OUTPUTS = chosen("STUDY_OUTPUTS", ROOT / "outputs", os.environ)
-CACHE = chosen("STUDY_CACHE", ROOT / ".cache", os.environ)
+# A variable that is "" counts as unset.
+OUTPUTS = from_here(os.environ.get("STUDY_OUTPUTS") or ROOT / "outputs")
+CACHE = from_here(os.environ.get("STUDY_CACHE") or ROOT / ".cache")

@@ -21,12 +21,12 @@ from torch import Tensor
 from transformers import VisionEncoderDecoderModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from helpers.keys import folder
 from helpers.models import captioner as captioners
 from helpers.models import embedded
 from helpers.paths import CACHE
 from helpers.progress import track
 from helpers.store.chunks import in_chunks
-from helpers.store.folders import folder
 from picto import cards, pool, speech, splits, train
 
 NAME = captioners.EMBEDDED

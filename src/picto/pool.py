@@ -14,10 +14,10 @@ import torch
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 from torch import Tensor
 
+from helpers.keys import folder
 from helpers.models import embedded
 from helpers.progress import track
 from helpers.store.chunks import in_chunks
-from helpers.store.folders import folder
 from picto import captions, numerals, splits
 
 CAPTIONS_EACH = 4

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import torch
 
-from helpers import data, parallel, store
+from helpers import data, keys, parallel, store
 from helpers.models import clip
-from helpers.store import folders
 
 IMAGES, VIEWS, ROUNDS = 128, 64, 2
 
@@ -26,14 +25,14 @@ def main() -> None:
     dataset = data.load("picto-s", images=IMAGES)
     spent = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
-        folders.CACHE = Path(folder)
+        keys.CACHE = Path(folder)
         with parallel.chosen(workers=2):
             began = time.perf_counter()
             store.view_features(model, dataset, count=2, seed=-1)  # loads the workers
             print(f"Ray's start: {time.perf_counter() - began:.1f} s")
         for seed in range(ROUNDS):
             for workers in spent:
-                folders.CACHE = Path(folder, str(workers))
+                keys.CACHE = Path(folder, str(workers))
                 with parallel.chosen(workers=workers):
                     began = time.perf_counter()
                     store.view_features(model, dataset, count=VIEWS, seed=seed)

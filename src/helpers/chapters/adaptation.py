@@ -22,7 +22,7 @@ from helpers import store
 from helpers.chapters.notebook import Run
 from helpers.data.dataset import Dataset
 from helpers.files import digest
-from helpers.keys import key
+from helpers.keys import folder, key
 from helpers.methods import cocoop, coop, selection, tpt
 from helpers.methods.zero_shot import zero_shot
 from helpers.models.behaviour import common_share
@@ -32,7 +32,6 @@ from helpers.progress import track
 from helpers.results import compare
 from helpers.store import contexts
 from helpers.store.chunks import timed
-from helpers.store.folders import folder
 from helpers.store.views import draw
 
 CHUNK = 128  # tuned images, or nearly so many, that a killed run loses

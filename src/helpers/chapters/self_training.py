@@ -19,6 +19,7 @@ from helpers import parallel, store
 from helpers.chapters.notebook import Run
 from helpers.data.dataset import Dataset
 from helpers.data.pool import Pool, held_out, pool, protocol, twins
+from helpers.keys import folder
 from helpers.methods import coop, training, upl
 from helpers.models.clip import Backbone
 from helpers.models.prompts import PromptTower
@@ -27,7 +28,6 @@ from helpers.results import predictions
 from helpers.results.protocol import gained, macro
 from helpers.results.synthesis import key_of
 from helpers.store.checkpoints import Checkpoint
-from helpers.store.folders import folder
 from helpers.store.views import draw
 from helpers.views.strong import strong
 

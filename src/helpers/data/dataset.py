@@ -5,7 +5,6 @@ to RGB in the same way.
 """
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -191,13 +190,6 @@ class UnreadableImage(ValueError):
     """A picture that cannot be decoded."""
 
 
-class DamagedExif(UserWarning):
-    """A picture whose EXIF data, and so its orientation, cannot be read."""
-
-
-warnings.filterwarnings("ignore", category=DamagedExif)  # `integrity` reports them
-
-
 @dataclass(frozen=True)
 class Files:
     """`read` of a data set of picture files: position -> decoded PIL image.
@@ -260,8 +252,7 @@ def open_image(
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception as error:  # the pixels are sound: keep the stored orientation
-        warnings.warn(DamagedExif(str(error)), stacklevel=2)
+    except Exception:  # damaged EXIF; the pixels are sound
         return image
 
 

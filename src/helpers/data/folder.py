@@ -50,7 +50,7 @@ NAMES_FILES = ("class_names.txt", "class_names.csv")
 LABELS_CSV = "labels.csv"
 LONGEST = 50  # characters, at most 200 bytes; file systems allow names of 255
 WNID = re.compile(r"n\d{8}")
-CODED = re.compile(r"\W?(n\d{8}|\d+)[)\]]?[ ._-]+(.*[^\W\d_].*)")  # "001.Albatross"
+CODED = re.compile(r"\W?n?(\d+)[)\]]?[ ._-]+(.*[^\W\d_].*)")  # "001.Albatross"
 NO_CLASS = "a picture beside the class folders: it has no class"
 BESIDE = "no picture, beside the class folders"
 RENAME = " (rename the folder if it is one)"
@@ -231,14 +231,6 @@ def _refuse_nothing(
         )
 
 
-class CodedNames(ValueError):
-    """Folders named by codes; `names` maps each to its name without the code."""
-
-    def __init__(self, message: str, root: Path, names: Mapping[str, str]) -> None:
-        super().__init__(message)
-        self.root, self.names = root, dict(names)
-
-
 def nested(root: Path) -> Iterator[Path]:
     """Yield the folder, then each nested folder that is alone or has its parent's name.
 
@@ -281,21 +273,12 @@ def class_folders(root: Path) -> list[str]:
 def class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
     """Return a name for each folder, from `classes.csv` or else from the folder's name.
 
-    Raises ValueError if two folders share a name or the table does not match the
-    folders, and `CodedNames` for WordNet ids or codes before names: the user decides
-    whether prompts should contain them.
+    Raises ValueError if two folders share a name, the table does not match the folders,
+    or their names are WordNet ids.
     """
     table = root / CLASSES_CSV
-    if os.path.lexists(table):
-        names = _names_from_table(table, folders)
-    else:
-        for folder in folders:
-            if not _is_text(folder):
-                raise ValueError(
-                    f"folder name {folder!a} in {root} is not valid UTF-8: rename it"
-                )
-        _refuse_codes(root, folders)
-        names = {folder: respelt(folder) for folder in folders}
+    has_table = os.path.lexists(table)
+    names = _names_from_table(table, folders) if has_table else _spoken(root, folders)
     first: dict[str, str] = {}
     for folder in folders:
         if not names[folder]:
@@ -309,61 +292,47 @@ def class_names(root: Path, folders: Sequence[str]) -> tuple[str, ...]:
     return tuple(names[folder] for folder in folders)
 
 
-def respelt(folder: str) -> str:
-    """Return the folder's name with blanks for underscores and hyphens."""
-    return composed(re.sub("[_-]", " ", folder))
+def _spoken(root: Path, folders: Sequence[str]) -> dict[str, str]:
+    """Folder -> name, with blanks for underscores and hyphens.
 
-
-def _refuse_codes(root: Path, folders: Sequence[str]) -> None:
-    """Raise `CodedNames` if WordNet ids or running numbers precede the names."""
-    if all(WNID.fullmatch(folder) for folder in folders):
-        raise CodedNames(
-            f"the folders of {root} are named by WordNet ids ({folders[0]}, …), "
-            "which say nothing to CLIP: set dataset to imagenet, imagenet-a, "
-            f"imagenet-r or imagenet-sketch, or write names into {root / CLASSES_CSV} "
-            "(columns folder,name): `study doctor` writes a table of ImageNet's names",
-            root,
-            dict.fromkeys(folders, ""),
-        )
-    coded = {f: match for f in folders if (match := CODED.fullmatch(f))}
-    names = {f: respelt(coded[f][2] if f in coded else f) for f in folders}
-    wnids = any(match[1].startswith("n") for match in coded.values())
-    if wnids or _run_on([match[1] for match in coded.values()], names):
-        example = next(iter(coded))
-        raise CodedNames(
-            f"folders of {root} begin with codes ({example}, …), which say nothing to "
-            f"CLIP: say in {root / CLASSES_CSV} what to call each class (columns "
-            f"folder,name), {names[example]!r} or {respelt(example)!r}. `study doctor` "
-            "writes such a table without the codes, ready to be put there",
-            root,
-            names,
-        )
-
-
-def _run_on(numbers: Sequence[str], names: Mapping[str, str]) -> bool:
-    """Whether the numbers before most names count a list, from one on or zero-padded.
-
-    Numbers that only tell names apart do not: "10 euro" and "20 euro", "911 Turbo" and
-    "918 Spyder".
+    Warns if WordNet ids or running numbers, which say nothing to CLIP, are taken off.
+    Numbers that only tell names apart stay: "10 euro" and "20 euro".
     """
-    apart = len({folded(name) for name in names.values()}) == len(names)
-    own = len(set(map(int, numbers))) == len(numbers) > max(1, len(names) / 2)
-    if not (apart and own):
-        return False
-    padded = any(number.startswith("0") and len(number) > 1 for number in numbers)
-    return padded or max(map(int, numbers)) <= 2 * len(names)
+    for folder in folders:
+        if not _is_text(folder):
+            raise ValueError(
+                f"folder name {folder!a} in {root} is not valid UTF-8: rename it"
+            )
+    table = root / CLASSES_CSV
+    if all(WNID.fullmatch(folder) for folder in folders):
+        raise ValueError(
+            f"the folders of {root} are named by WordNet ids ({folders[0]}, …), which "
+            "say nothing to CLIP: set dataset to imagenet, imagenet-a, imagenet-r or "
+            f"imagenet-sketch, or write names into {table} (columns folder,name)"
+        )
+    names = {folder: composed(re.sub("[_-]", " ", folder)) for folder in folders}
+    coded = [match for folder in folders if (match := CODED.fullmatch(folder))]
+    numbers = sorted({int(match[1]) for match in coded})
+    bare = {match[0]: composed(re.sub("[_-]", " ", match[2])) for match in coded}
+    padded = any(match[1][0] == "0" or match[0][0] == "n" for match in coded)
+    running = padded or numbers == [*range(1, len(folders) + 1)]
+    if running and len({*map(folded, bare.values())}) == len(numbers) == len(folders):
+        warnings.warn(
+            f"codes are taken off the folders' names in {root}: {folders[0]} is "
+            f"{bare[folders[0]]!r}; other names go into {table} (columns folder,name)",
+            stacklevel=4,
+        )
+        return bare
+    return names
 
 
 def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
     """Folder -> name; rows match folders by what is visible, see `_looks`."""
-    of: dict[str, str] = {}
-    for folder in folders:
-        twin = of.setdefault(_looks(folder), folder)
-        if twin != folder:
-            raise ValueError(
-                f"folders {twin!a} and {folder!a} in {table.parent} look alike: "
-                "rename one, or merge them"
-            )
+    of = {_looks(folder): folder for folder in folders}
+    if len(of) < len(folders):
+        raise ValueError(
+            f"two folders of {table.parent} look alike: rename one, or merge them"
+        )
     names: dict[str, str] = {}
     for row in tables.rows(table, "folder", "name"):
         given, name = composed(row["folder"] or ""), composed(row["name"] or "")
@@ -371,7 +340,10 @@ def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
             continue
         own = of.get(_looks(given))
         if own is None:
-            raise ValueError(f"{table}: {_no_folder(given, name, folders)}")
+            raise ValueError(
+                f"{table}: name {name!r} is for folder {given!r}, which does not exist "
+                "or is no class: correct or remove its row"
+            )
         if own in names:
             raise ValueError(f"{table} lists folder {given!r} twice")
         names[own] = name
@@ -386,18 +358,6 @@ def _names_from_table(table: Path, folders: Sequence[str]) -> dict[str, str]:
 def _looks(folder: str) -> str:
     """The name in composed Unicode, without invisible characters and outer blanks."""
     return composed("".join(c for c in folder if unicodedata.category(c) != "Cf"))
-
-
-def _no_folder(given: str, name: str, folders: Sequence[str]) -> str:
-    """Explain a row whose folder is not among the class folders."""
-    if not given:
-        return f"name {name!r} has no folder: say which, or remove its row"
-    reason = ignored_folders.reason(given)
-    if reason:
-        return f"folder {given!r} is no class ({reason}): remove its row, or rename it"
-    alike = [folder for folder in folders if folded(folder) == folded(given)]
-    hint = f", or write {alike[0]!r}" if alike else ""
-    return f"folder {given!r} does not exist: remove its row{hint}"
 
 
 @dataclass(frozen=True)

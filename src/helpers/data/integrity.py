@@ -2,19 +2,14 @@
 
 A damaged file must neither end a run after an hour nor change which pictures a later
 method sees. So `readable` decodes all picture files in threads and leaves out the
-damaged ones. CACHE/verified/ keeps path, size, modification time and Pillow's warnings
-(`remarks`) of sound files, which are decoded again only when they change. Damaged files
-are tried again each time.
+damaged ones. CACHE/verified/ keeps path, size and modification time of sound files,
+which are decoded again only when they change. Damaged files are tried again each time.
 """
 
 import json
 import os
-import re
-import threading
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +25,6 @@ SHOWN_FROM = 1000  # files; fewer are checked before a bar would help
 # Aspect ratio. CLIP resizes the short side to 224 pixels, which makes 3 billion pixels
 # of a picture of 1 x 60,000.
 LONGEST = 200
-State = list  # size, modification time in ns, and a remark if any, as in the JSON file
-HARMLESS = re.compile("MPO|APNG")  # damage to an additional picture in the file
-NOTES = "with damaged notes (EXIF), so that one taken upright may lie on its side"
-LARGE = "over {:,.0f} million pixels large, slow to read (scale them down)"
 
 
 def readable(dataset: Dataset) -> Dataset:
@@ -55,21 +46,6 @@ def readable(dataset: Dataset) -> Dataset:
     return replace(dataset.subset(kept), skipped=skipped)
 
 
-def remarks(dataset: Dataset) -> list[tuple[str, str]]:
-    """Return (id, remark) of readable pictures with a flaw, in the order of ids.
-
-    `verify` must have decoded them.
-    """
-    if not dataset.files:
-        return []
-    sound = _load(_record(dataset))
-    return [
-        (name, sound[str(path)][2])
-        for name, path in zip(dataset.ids, dataset.files, strict=True)
-        if len(sound.get(str(path), ())) > 2
-    ]
-
-
 def verify(dataset: Dataset) -> list[tuple[str, str]]:
     """Return (id, reason) of every picture file that cannot be decoded, in order."""
     if not dataset.files:
@@ -78,71 +54,33 @@ def verify(dataset: Dataset) -> list[tuple[str, str]]:
     sound = _load(record)
     states = {str(path): _state(path) for path in dataset.files}
     unknown = [
-        path
-        for path, state in states.items()
-        if path not in sound or sound[path][:2] != state
+        path for path, now in states.items() if not now or sound.get(path) != now
     ]
-    damaged, noted = _decoded(unknown, f"decoding {dataset.name} once")
-    new = {
-        path: [*(states[path] or []), *noted.get(path, [])]
-        for path in unknown
-        if path not in damaged
-    }
+    faults = _faults(unknown, f"decoding {dataset.name} once")
+    new = {path: states[path] for path in unknown if not faults[path]}
     if new:
         with replacing(record) as temporary:
             temporary.write_text(json.dumps(sound | new), encoding="utf-8")
     return [
-        (name, damaged[str(path)])
+        (name, reason)
         for name, path in zip(dataset.ids, dataset.files, strict=True)
-        if str(path) in damaged
+        if (reason := faults.get(str(path)))
     ]
 
 
-def _decoded(
-    paths: Sequence[str], label: str
-) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """path -> reason of damaged files, and path -> [remark] of the other files."""
-    with _caught_warnings() as caught:
-
-        def decode(path: str) -> tuple[str, list[str]]:
-            caught.warnings = []
-            return fault(path), _remark(caught.warnings)
-
-        pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decoders free the GIL
-        try:
-            results = pool.map(decode, paths)
-            if len(paths) >= SHOWN_FROM:
-                results = track(results, len(paths), label)
-            found = dict(zip(paths, results, strict=True))
-        finally:
-            pool.shutdown(cancel_futures=True)  # an interrupted run stops at once
-    damaged = {path: fault for path, (fault, _) in found.items() if fault}
-    return damaged, {path: remark for path, (_, remark) in found.items() if remark}
+def _faults(paths: Sequence[str], label: str) -> dict[str, str]:
+    """path -> why it cannot be decoded, or ""."""
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))  # decoders free the GIL
+    try:
+        results = pool.map(fault, paths)
+        if len(paths) >= SHOWN_FROM:
+            results = track(results, len(paths), label)
+        return dict(zip(paths, results, strict=True))
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interrupted run stops at once
 
 
-@contextmanager
-def _caught_warnings() -> Iterator[threading.local]:
-    """Collect each thread's warnings in its `.warnings` instead of showing them."""
-    heard = threading.local()
-
-    def hear(message: Warning | str, *args: object, **options: object) -> None:
-        getattr(heard, "warnings", []).append(message)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("always")
-        warnings.showwarning = hear
-        yield heard
-
-
-def _remark(found: Sequence[Warning]) -> list[str]:
-    """A line about the flaw that one picture's warnings report, or nothing."""
-    found = [warning for warning in found if not HARMLESS.search(str(warning))]
-    if any(isinstance(warning, Image.DecompressionBombWarning) for warning in found):
-        return [LARGE.format((Image.MAX_IMAGE_PIXELS or 0) / 1e6)]
-    return [NOTES] if found else []
-
-
-def _state(path: Path) -> State | None:
+def _state(path: Path) -> list[int] | None:
     """Size and modification time; None if there is no such file."""
     try:
         return state(path)
@@ -178,7 +116,7 @@ def _record(dataset: Dataset) -> Path:
     return CACHE / "verified" / f"{key(dataset.name)}.json"
 
 
-def _load(record: Path) -> dict[str, State]:
+def _load(record: Path) -> dict[str, list[int]]:
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):  # none yet, or damaged

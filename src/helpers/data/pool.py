@@ -26,11 +26,6 @@ from helpers.keys import key
 KEPT_PIXELS = 2**28  # decoded pictures that stay in memory: 1.1 GB
 
 
-def kept_bytes(images: float, pixels: float) -> float:
-    """What a pool keeps of so many decoded pictures, which have so many pixels each."""
-    return 4 * min(images * pixels, KEPT_PIXELS)
-
-
 @dataclass(frozen=True, eq=False)
 class Pool:
     """Unlabelled images as a backbone sees them, and strong views of each.

@@ -41,13 +41,6 @@ logits float32 [N, C] of a set whose images are classified together."""
 
 
 ROOM = 2**29  # bytes of the memories of streams that run together
-COPIES = 4  # of a memory at the peak of an update
-
-
-def memory_needed(orders: int, classes: int, width: int) -> float:
-    """Peak bytes of the largest memory, DOTA's, which has a Gaussian for each class."""
-    each = 4 * classes * width**2
-    return COPIES * max(each, min(orders * each, ROOM))
 
 
 def state_bytes(state: NamedTuple) -> int:

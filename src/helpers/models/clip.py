@@ -203,7 +203,6 @@ def load(
         raise ValueError(
             f"unknown backbone {name!r}; did you mean {close}? "
             "`python -c 'import open_clip; print(open_clip.list_models())'` lists all"
-            + files.as_weights(name)
         )
     source = _source(name, weights)
     found = files.read(weights) if source == ON_DISK else None
@@ -264,7 +263,7 @@ def _built(name: str, source: str | None, found: files.Weights | None) -> tuple:
             **(found.preprocess if found else {}),
         )
     options = embedded.tokenizer_options(name)
-    at = f"{files.FOLDER}{found.files[0].parent}" if found and found.config else name
+    at = f"{files.FOLDER}{found.path.parent}" if found and found.config else name
     return model, preprocess, open_clip.get_tokenizer(at, **options)
 
 
@@ -377,5 +376,5 @@ def _load_failure(name: str, weights: str, error: Exception) -> str:
     return (
         f"cannot get the weights {weights!r} or the tokenizer of {name}: {first}. "
         "Without a network, download the weights elsewhere and give the file's path as "
-        f"`weights`, with {name} as `backbone`. {files.nearby(name, weights)}"
+        f"`weights`, with {name} as `backbone`"
     )

@@ -33,24 +33,12 @@ from helpers.models.prompts import (
     project_keys_values,
     project_queries,
 )
-from helpers.models.sizes import Size
 from helpers.words import with_article
 
 BATCH = 4096  # prompts at once on a CPU
 GPU_BATCH = 16 * BATCH
-BEFORE = 10  # tokens of a caption before the class
 PLACEHOLDER = re.compile(r"\{a?\}")
 LONGEST = 3  # names that are tried: within a text their numbers of tokens may change
-
-
-def memory_needed(sizes: Iterable[Size]) -> float:
-    """Bytes that prompts of captions take at the peak, of the largest of these CLIPs:
-    a caption's keys and values before the class, of all layers, and each prompt's own.
-    """
-    sizes = list(sizes)
-    shared = 2 * BEFORE * max(size.layers * size.width for size in sizes)
-    alone = 6 * 14 * max(size.width for size in sizes)
-    return 4 * BATCH * (shared + alone)
 
 
 def fill(template: str, class_name: str, characters: int | None = None) -> str:

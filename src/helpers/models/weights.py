@@ -4,7 +4,7 @@
   within a training checkpoint
 - OpenAI's downloads (~/.cache/clip): TorchScript archives, which contain code, so that
   only those with a published SHA-256 are opened
-- a Hugging Face CLIPModel: its folder or its file, whole or in shards
+- a Hugging Face CLIPModel: its folder or its file
 - open_clip's folders (`local-dir:FOLDER`) and pages of the hub (`hf-hub:OWNER/NAME`)
 
 For everything else an error says in one line what it is and what to do.
@@ -41,9 +41,7 @@ KNOWN = (  # names of weights files; the first that a folder has is read
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
     "model.safetensors",
-    "model.safetensors.index.json",
     "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
 )
 OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -86,17 +84,12 @@ class Weights:
     """
 
     kind: str
-    files: list[Path]
+    path: Path
     state: dict[str, Tensor]
     quick_gelu: bool | None = None
     heads: tuple[int, int] | None = None
     config: Mapping[str, Any] = field(default_factory=dict)  # open_clip's, of the model
     preprocess: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def path(self) -> Path:
-        """The weights file, or the folder of its shards."""
-        return self.files[0] if len(self.files) == 1 else self.files[0].parent
 
 
 def is_on_disk(weights: str) -> bool:
@@ -119,21 +112,17 @@ def read(weights: str, plan: bool = False) -> Weights:
     file = _file_in(path) if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"no weights file at {file}")
-    tensors: dict[str, Tensor] = {}
-    parts = _parts(file)
-    for part in parts:
-        kind, content = _content(part)
-        tensors |= _tensors(part, content, plan)
-    state = _clip_tensors(file, tensors)
+    kind, content = _content(file)
+    state = _clip_tensors(file, _tensors(file, content, plan))
     if kind == OPENAI:
-        return Weights(kind, parts, state, quick_gelu=True)
+        return Weights(kind, file, state, quick_gelu=True)
     if any(key.startswith("text_model.") for key in state):
         config = _transformers_config(file, state)
         state = _from_transformers(state)
-        return Weights("Hugging Face CLIPModel", parts, state, **config)
+        return Weights("Hugging Face CLIPModel", file, state, **config)
     if file.with_name(OPEN_CLIP).is_file():
-        return Weights("open_clip's folder", parts, state, **_open_clip_config(file))
-    return Weights(kind, parts, state)
+        return Weights("open_clip's folder", file, state, **_open_clip_config(file))
+    return Weights(kind, file, state)
 
 
 def fill(model: nn.Module, name: str, found: Weights) -> None:
@@ -197,26 +186,6 @@ def accepted(choices: Sequence[str], given: str) -> str:
     )
 
 
-def as_weights(backbone: str) -> str:
-    """Correct a backbone that names a folder or page of open_clip; else ""."""
-    if not backbone.startswith((FOLDER, PAGE)):
-        return ""
-    try:
-        name = _fitting(read(backbone, plan=True))
-    except (ValueError, FileNotFoundError) as error:
-        return f"; {error}"
-    return f"; write weights {backbone} and backbone {name or 'its architecture'}"
-
-
-def nearby(name: str, weights: str) -> str:
-    """Point to OpenAI's own file in the folder where its code stores it; else ""."""
-    plain = name.removesuffix("-quickgelu")
-    file = Path("~/.cache/clip").expanduser() / f"{plain.replace('336', '336px')}.pt"
-    if weights != "openai" or not file.is_file():
-        return ""
-    return f"OpenAI's own file is here: give {file} as `weights`"
-
-
 @cache
 def published() -> dict[str, str]:
     """Return {SHA-256: architecture} of the files that OpenAI published."""
@@ -255,15 +224,13 @@ def _fetch(page: str) -> Path:
             f"`hf download {page}` fetches it"
         )
     others = (OPEN_CLIP, TRANSFORMERS, *PROCESSORS)
-    if file.name.endswith(".index.json"):
-        others += tuple(set(_json(file)["weight_map"].values()))
     for name in others:
         fetched(name)
     return file.parent
 
 
 def _file_in(folder: Path) -> Path:
-    """The weights file in a folder, or the index of its shards."""
+    """The weights file in a folder."""
     if (folder / "model_index.json").is_file():
         raise ValueError(f"{folder} is a diffusion pipeline, no CLIP")
     if (folder / "snapshots").is_dir():
@@ -282,26 +249,6 @@ def _file_in(folder: Path) -> Path:
     raise FileNotFoundError(f"{folder} holds no weights ({', '.join(SUFFIXES)})")
 
 
-def _parts(file: Path) -> list[Path]:
-    """The shards of an index, or the file itself."""
-    if file.suffix != ".json":
-        shard = re.search(r"-\d{5}-of-(\d{5})\.\w+$", file.name)
-        if shard and int(shard[1]) > 1:
-            raise ValueError(
-                f"{file} is one of {int(shard[1])} shards: give the folder, "
-                "with the .index.json that names them"
-            )
-        return [file]
-    names = sorted(set(_json(file).get("weight_map", {}).values()))
-    parts = [file.with_name(Path(name).name) for name in names]
-    missing = [part.name for part in parts if not part.is_file()]
-    if not parts:
-        raise ValueError(f"{file} is no index of shards: give the folder")
-    if missing:
-        raise FileNotFoundError(f"{file} names shards that are not there: {missing}")
-    return parts
-
-
 def _content(file: Path) -> tuple[str, Any]:
     """The kind of a file and its content; runs no code of the file."""
     try:
@@ -309,6 +256,8 @@ def _content(file: Path) -> tuple[str, Any]:
             head = opened.read(512)
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    if re.search(r"-of-0*([2-9]|\d\d+)\.\w+$", file.name):
+        raise ValueError(f"{file} is one of several shards: save the model in one file")
     if fault := _fault(head):
         raise ValueError(f"{file} {fault}")
     if head.startswith(b"PK"):

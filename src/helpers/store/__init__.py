@@ -3,7 +3,7 @@
 Encoders are the expensive part of every chapter, and their output depends only on
 weights, precision and input. A key of these inputs names its folder: a second run reads
 the folder, a changed model or image gets a new one, and a killed run resumes.
-`helpers.store.folders` lists what each key is made of. There are two payloads: chunks
+`helpers.keys` lists what each key is made of. There are two payloads: chunks
 of tensors (`chunks`), read whole, and rows of one shape (`views`), memory-mapped.
 """
 

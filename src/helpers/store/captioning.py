@@ -18,9 +18,8 @@ from PIL.Image import Image
 
 from helpers.data.dataset import Dataset
 from helpers.files import enough_room, replacing
-from helpers.keys import key
+from helpers.keys import folder, key
 from helpers.progress import track
-from helpers.store.folders import folder
 
 if TYPE_CHECKING:  # it imports transformers, which chapters without captions spare
     from helpers.models.captioner import Captioner

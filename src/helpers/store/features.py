@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from helpers.data.dataset import Dataset
+from helpers.keys import folder
 from helpers.models import template_prompts
 from helpers.models.clip import Backbone
 from helpers.parallel import ahead
 from helpers.store.chunks import in_chunks, seconds
-from helpers.store.folders import folder
 
 SHARD = 512  # rows per file: the most that a killed run loses
 BATCH = 64

@@ -17,10 +17,10 @@ from torchvision.transforms.functional import to_pil_image
 
 from helpers import views as recipes
 from helpers.data.dataset import Dataset
+from helpers.keys import folder
 from helpers.models.clip import Backbone
 from helpers.models.diffusion import Variator
 from helpers.progress import track
-from helpers.store.folders import folder
 from helpers.store.views import Rows, encode
 
 

@@ -40,9 +40,9 @@ from helpers import parallel
 from helpers import views as recipes
 from helpers.data.dataset import Dataset
 from helpers.files import enough_room
+from helpers.keys import folder
 from helpers.models.clip import Backbone
 from helpers.progress import track
-from helpers.store.folders import folder
 
 BATCH = 64  # views that the encoder takes at once
 AHEAD = 8  # images whose views may wait for it: 77 MB at 64 views of 224 x 224

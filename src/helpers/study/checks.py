@@ -93,10 +93,7 @@ def _number_hint(text: str) -> str:
 
 def _shown(value: Any) -> str:
     """The value as Python writes it, its beginning where that is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no whole number of thousands of digits
-        return "a number of thousands of digits"
+    text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
@@ -222,10 +219,8 @@ def _scenes(value: str, parameters: Mapping[str, Any]) -> str:
 
 def _backbone(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.models import clip
-    from helpers.models import weights as files
 
-    fault = _one_of(value, clip.names())
-    return fault and fault + files.as_weights(value)
+    return _one_of(value, clip.names())
 
 
 def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:

@@ -173,12 +173,11 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _doctor(arguments: argparse.Namespace) -> int:
     jobs = _plan(arguments)
-    from helpers.study import doctor, room
+    from helpers.study import doctor
 
     _check_folders(jobs, paths.OUTPUTS)
     merged = {k: v for job in jobs for k, v in job.parameters.items()}
     found = doctor.diagnose(merged, jobs)
-    room.check_room(found, jobs, paths.OUTPUTS)
     print(found.text())
     return 0 if found.ok else 1
 
@@ -187,11 +186,9 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"study {arguments.name}: checking its parameters", flush=True)
     jobs = _plan(arguments)
     from helpers import parallel
-    from helpers.study import room, runner
+    from helpers.study import runner
 
-    summary = room.check(jobs, arguments.outputs)
     _check_folders(jobs, arguments.outputs)
-    print(summary, flush=True)
     try:
         with parallel.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)

@@ -6,11 +6,9 @@ Nothing is downloaded. For each data set a contact sheet, pictures with their cl
 names, goes to outputs/STUDY/doctor/: the quickest check of labels is to look.
 """
 
-import csv
 import math
 import os
 import re
-import shlex
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,19 +17,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from helpers import data, notebooks
-from helpers.data import embedded, imagenet
+from helpers.data import embedded
 from helpers.data import folder as class_folders
 from helpers.data.dataset import UNKNOWN, Dataset
-from helpers.data.folder import BESIDE, CLASSES_CSV, WNID, CodedNames
-from helpers.data.integrity import readable, remarks
-from helpers.files import replacing
+from helpers.data.folder import BESIDE, WNID
+from helpers.data.integrity import readable
 from helpers.models import optional
 from helpers.models.weights import weight_bytes
-from helpers.paths import OUTPUTS, from_root
-from helpers.study.report import BAD, GOOD, LEFT_OUT, NOTE, Report, by_reason
+from helpers.paths import OUTPUTS
+from helpers.study.report import BAD, GOOD, LEFT_OUT, NOTE, Report
 
 if TYPE_CHECKING:
     from helpers.study.parameters import Job
@@ -59,7 +56,6 @@ def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Repor
             parameters.get("data_root", ""),
             parameters.get("images", 0),
             parameters.get("seed", 0),
-            folder / "doctor" / CLASSES_CSV,
             parameters.get("class_names", "") if name in class_folders.INFO else "",
         )
         if dataset is not None:
@@ -72,9 +68,9 @@ def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Repor
     if any(name in embedded.OFFERED for name in datasets):
         check_world(report)
     if jobs and len(datasets) == 1 + len(parameters.get("shifts", ())):
-        from helpers.study import times
+        from helpers.study import cost
 
-        times.check_time(report, jobs, datasets, local)
+        cost.check_cost(report, jobs, datasets, local)
     for name, dataset in datasets.items():
         check_published(report, name, dataset, folder, parameters)
     return report
@@ -86,13 +82,11 @@ def check_dataset(
     data_root: str,
     images: int,
     seed: int,
-    table: Path,
     class_names: str | Sequence = "",
 ) -> Dataset | None:
     """Check files, counts, names and pictures; returns the sample that a run would use.
 
-    Returns None if there is nothing to run on. Where folders are named by codes, a
-    table of class names without them is written to `table`.
+    Returns None if there is nothing to run on.
     """
     info = data.describe(name)
     try:
@@ -102,26 +96,14 @@ def check_dataset(
         sample = readable(whole.sample(images, seed))
     except (ValueError, OSError) as error:
         helps = info.layout.startswith("<data_root>") and info.layout not in str(error)
-        if isinstance(error, CodedNames):
-            report.add(name, BAD, str(error))
-            _write_names(report, name, error, table)
-        else:
-            layout = f"\nexpected layout: {info.layout}" if helps else ""
-            report.add(name, BAD, f"{error}{layout}")
+        layout = f"\nexpected layout: {info.layout}" if helps else ""
+        report.add(name, BAD, f"{error}{layout}")
         return None
     for warning in caught:
         report.add(name, NOTE, str(warning.message))
-    respelt = _respelt(whole) if name in class_folders.INFO else ()
-    official = data.describe(name).images
-    for mark, text in chain(
-        _counts(whole, official),
-        _names(whole),
-        respelt,
-        _skipped(whole, sample),
-    ):
+    counts = _counts(whole, data.describe(name).images)
+    for mark, text in chain(counts, _names(whole), _skipped(whole, sample)):
         report.add(name, mark, text)
-    for flaw, files in by_reason(remarks(sample)).items():
-        report.add(name, NOTE, f"read, but {flaw}: {_some(files, LISTED)}")
     if len(sample) < len(whole):
         report.add(name, GOOD, f"this study uses {len(sample):,} of the images")
     return sample
@@ -175,41 +157,9 @@ def _names(dataset: Dataset) -> Findings:
         yield NOTE, f"{text} to CLIP: give names in classes.csv (columns folder,name)"
 
 
-def _respelt(dataset: Dataset) -> Findings:
-    """Classes whose names differ from their folders', where no table gives names."""
-    root = dataset.files[0].parents[dataset.ids[0].count("/")]
-    if (root / CLASSES_CSV).exists():
-        return
-    called = {f: class_folders.respelt(f) for f in class_folders.class_folders(root)}
-    called = {f: name for f, name in called.items() if name in dataset.class_names}
-    changed = [folder for folder, text in called.items() if folder != text]
-    hyphens = [folder for folder in changed if "-" in folder]  # part of a name, maybe
-    for mark, folders in ((NOTE, hyphens), (GOOD, set(changed) - set(hyphens))):
-        if folders:
-            some = _some([f"{f} is {called[f]!r}" for f in sorted(folders)], 5)
-            text = f"classes called otherwise than their folders: {some}"
-            cure = f"; other names go into {root / CLASSES_CSV} (columns folder,name)"
-            yield mark, text + cure
-
-
-def _write_names(report: Report, name: str, error: CodedNames, table: Path) -> None:
-    """Write class names without codes, for the user to check and put in place."""
-    known = dict(zip(imagenet.wnids(), imagenet.class_names("imagenet"), strict=True))
-    rows = [(f, text or known.get(f, "")) for f, text in error.names.items()]
-    with (
-        replacing(table) as temporary,
-        temporary.open("w", newline="", encoding="utf-8-sig") as file,
-    ):
-        csv.writer(file).writerows([("folder", "name"), *rows])
-    shown = [f"{folder} = {text!r}" for folder, text in rows[:5]]
-    todo = "look through it" if all(dict(rows).values()) else "fill in what is missing"
-    text = f"a table of names without codes is ready, {todo} and put it there:"
-    copy = shlex.join(["cp", str(table), str(error.root / CLASSES_CSV)])
-    report.add(name, NOTE, "\n".join([text, copy, *shown]))
-
-
 def _skipped(whole: Dataset, sample: Dataset) -> Findings:
-    for reason, files in by_reason(whole.skipped).items():
+    for reason in dict.fromkeys(why for _, why in whole.skipped):
+        files = [file for file, why in whole.skipped if why == reason]
         mark = GOOD if reason == BESIDE else NOTE
         yield mark, f"left out, {reason}: {_some(files, LISTED)}"
     damaged = sample.skipped[len(whole.skipped) :]
@@ -241,13 +191,11 @@ def contact_sheet(dataset: Dataset, path: Path) -> Path:
     for cell, position in enumerate(order):
         x, y = cell % columns * tile, cell // columns * (tile + line)
         picture = chosen.image(position)
-        scale = (tile - 4) / max(picture.size)
-        method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.BICUBIC
-        size = [max(1, round(side * scale)) for side in picture.size]
-        picture = picture.resize(size, method)
-        sheet.paste(
-            picture, (x + (tile - picture.width) // 2, y + tile - 2 - picture.height)
-        )
+        is_small = max(picture.size) < tile
+        method = Image.Resampling.NEAREST if is_small else Image.Resampling.BICUBIC
+        side = (tile - 4, tile - 4)
+        framed = ImageOps.pad(picture, side, method, "white", centering=(0.5, 1))
+        sheet.paste(framed, (x + 2, y + 2))
         label = chosen.labels[position]
         name = "?" if label == UNKNOWN else chosen.class_names[label]
         while font.getlength(name) > tile - 6:
@@ -288,11 +236,7 @@ def _find_weights(report: Report, topic: str, backbone: str, weights: str) -> bo
         return True
     config = open_clip.get_pretrained_cfg(name, weights)
     if config:
-        there = _check_download(report, topic, config, weight_bytes(name))
-        near = files.nearby(name, weights)
-        if near and not there:
-            report.add(topic, NOTE, near)
-        return there
+        return _check_download(report, topic, config, weight_bytes(name))
     if not files.is_on_disk(weights):
         raise ValueError(files.accepted(clip.weight_choices(name), weights))
     found = files.check(weights, name)
@@ -300,8 +244,8 @@ def _find_weights(report: Report, topic: str, backbone: str, weights: str) -> bo
         size = _gigabytes(weight_bytes(name))
         report.add(topic, NOTE, f"not on this machine: the run downloads about {size}")
         return False
-    size = sum(part.stat().st_size for part in found.files)
-    report.add(topic, GOOD, f"{found.kind}: {found.path}, {size / 1e6:,.0f} MB")
+    size = found.path.stat().st_size / 1e6
+    report.add(topic, GOOD, f"{found.kind}: {found.path}, {size:,.0f} MB")
     used = files.variant(name, found.quick_gelu)
     if used != name:
         report.add(topic, NOTE, f"these weights are those of {used}, which is used")
@@ -310,25 +254,18 @@ def _find_weights(report: Report, topic: str, backbone: str, weights: str) -> bo
 
 def check_models(report: Report, parameters: Mapping[str, Any]) -> None:
     """Report whether this machine has the models besides CLIP that chapters need."""
-    from huggingface_hub import constants
-
-    needed_for = dict.fromkeys(optional.PARTS, "what needs it")
+    needed_for = dict.fromkeys(optional.MODELS, "what needs it")
     for chapter in notebooks.chapters():
         needed_for |= chapter.optional
     for key, name in optional.wanted(parameters).items():
-        is_folder, lacking = from_root(name).is_dir(), optional.lacking(key, name)
+        lacking = optional.lacking(key, name)
         if not lacking:
-            here = "a folder of this machine" if is_folder else "downloaded"
-            report.add(f"{key} {name}", GOOD, here)
+            report.add(f"{key} {name}", GOOD, "on this machine")
             continue
-        cure = "" if is_folder else f"; `{optional.command(key, name)}` fetches it"
-        if is_folder or constants.HF_HUB_OFFLINE:
-            text = f"{lacking}: the study will leave out {needed_for[key]}{cure}"
-        else:
-            text = (
-                f"{lacking}{cure}, or the chapter itself where there is a network; "
-                f"without one the study will leave out {needed_for[key]}"
-            )
+        text = (
+            f"{lacking}: without it the study leaves out {needed_for[key]}; the run or "
+            f"`{optional.command(key, name)}` fetches it where there is a network"
+        )
         report.add(f"{key} {name}", LEFT_OUT, text)
 
 
@@ -337,8 +274,6 @@ def check_world(report: Report) -> None:
 
     Pillow's rasteriser decides the last pixels, and its versions differ.
     """
-    import PIL
-
     from helpers.models.embedded import card, names
 
     here = embedded.world_hash()
@@ -347,14 +282,11 @@ def check_world(report: Report) -> None:
         if then["world"] == here:
             report.add("picto", GOOD, f"drawn as {name} saw it in training ({here})")
             continue
-        report.add(
-            "picto",
-            NOTE,
-            f"drawn differently than when {name} was trained: probe sheet {here}, then "
-            f"{then['world']}; Pillow {PIL.__version__}, then {then['pillow']}. "
-            "Accuracies may differ a little from the card's; "
-            f"`pip install pillow=={then['pillow']}` restores the pictures",
+        text = (
+            f"drawn differently than when {name} was trained: accuracies may differ a "
         )
+        text += f"little; `pip install pillow=={then['pillow']}` restores the pictures"
+        report.add("picto", NOTE, text)
 
 
 def _check_download(
@@ -432,9 +364,9 @@ def judge(
     standard error is allowed on top of 0.5 points.
     """
     said = f"{top1:.2%} on {n:,} images"
+    if top1 < 1.5 / classes and not published:
+        return NOTE, f"{said} is chance (1 in {classes}): look at the labels"
     if not published:
-        if top1 < 1.5 / classes:
-            return NOTE, f"{said} is chance (1 in {classes}): look at the labels"
         return GOOD, f"{said}; nothing published to compare with"
     source, nearest = min(published.items(), key=lambda item: abs(item[1] - top1))
     if top1 < nearest / 10:

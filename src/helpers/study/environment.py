@@ -1,32 +1,24 @@
-"""The environment of a run: output streams, home, signals, the kernels' variables.
+"""The environment of a run: output, home, signals, the kernels' variables.
 
-A user's machine may have no home, terminal or encoding. The user's settings of
-matplotlib, IPython and Python must not change what a study draws and saves.
+A container's user may have no home and no name. The user's settings of matplotlib,
+IPython and Python must not change what a study draws and saves.
 """
 
-import codecs
 import importlib.util
 import os
 import signal
 import sys
 import tempfile
 import threading
-import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from helpers import paths
 
-PLAIN = {"✓": "+", "✗": "x", "…": "...", "–": "-", "—": "-", "→": "->", "×": "x"}
-PLAIN |= {"‘": "'", "’": "'", "“": '"', "”": '"', "·": "-", "−": "-", "≥": ">="}
-# Variables of other programs that name files; a kernel has another working directory.
-FOLDERS = ("HOME", "HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TORCH_HOME")
-FOLDERS += ("SENTENCE_TRANSFORMERS_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")
 # Settings of the user's that Python would apply at every start.
 OTHERS = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT")
-HANDLER = "study.plain"
 NO_READER = 141  # exit status if nobody reads the output
 
 
@@ -40,12 +32,14 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def prepared() -> Iterator[None]:
-    """Give the block streams that accept any text, a home and signal handlers.
+    """Give the block output that accepts any text, a home and signal handlers.
 
     OpenMP's threads spin while they wait, which takes cores from other processes on a
     busy machine. GNU's threads get a short spin count unless the user has set one.
     """
-    _set_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     _set_home_and_user()
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     os.environ["MATPLOTLIBRC"] = _plain_matplotlib()
@@ -72,10 +66,6 @@ def kernel_variables(outputs: Path, private: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in OTHERS}
     return {
         **kept,
-        **{
-            name: str(paths.from_here(kept[name])) for name in FOLDERS if kept.get(name)
-        },
-        **_matplotlib_folder(),
         "TMPDIR": tempfile.gettempdir(),
         "PYTHONPATH": _search_path(kept.get("PYTHONPATH", "")),
         "STUDY_OUTPUTS": str(paths.from_here(outputs)),
@@ -86,22 +76,6 @@ def kernel_variables(outputs: Path, private: Path) -> dict[str, str]:
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # no warning about frozen modules
     }
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    """A folder for a kernel's own files that other users cannot read.
-
-    It lies in the cache if no folder for temporary files is writable.
-    """
-    try:
-        tempfile.gettempdir()
-    except FileNotFoundError:
-        tempfile.tempdir = str(paths.CACHE)
-    with tempfile.TemporaryDirectory(
-        prefix="study-", ignore_cleanup_errors=True
-    ) as folder:
-        yield Path(folder)
 
 
 def _search_path(given: str) -> str:
@@ -115,21 +89,6 @@ def _plain_matplotlib() -> str:
     """Matplotlib's default settings file, which replaces the user's."""
     (folder,) = importlib.util.find_spec("matplotlib").submodule_search_locations
     return str(Path(folder) / "mpl-data" / "matplotlibrc")
-
-
-def _matplotlib_folder() -> Mapping[str, str]:
-    """A folder for matplotlib's list of fonts, if the usual ones are not writable."""
-    named = [os.environ.get(f"XDG_{kind}_HOME") for kind in ("CONFIG", "CACHE")]
-    usual = [os.environ.get("MPLCONFIGDIR"), *named, "~/.config", "~/.cache"]
-    if all(_may_write(paths.from_here(folder)) for folder in usual if folder):
-        return {}
-    return {"MPLCONFIGDIR": str(paths.CACHE / "matplotlib")}
-
-
-def _may_write(folder: Path) -> bool:
-    """Whether the folder, or its nearest existing parent, is writable."""
-    there = next(f for f in (folder, *folder.parents) if os.path.exists(f))
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
 
 
 def _set_home_and_user() -> None:
@@ -146,33 +105,6 @@ def _set_home_and_user() -> None:
             getpass.getuser()
         except (KeyError, OSError):
             os.environ["USER"] = f"user{os.getuid()}"
-
-
-def _set_streams() -> None:
-    """Open closed streams on the null device; let the others accept any character."""
-    codecs.register_error(HANDLER, _replace_missing)
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            nowhere = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115
-            setattr(sys, name, nowhere)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors=HANDLER)
-
-
-def _replace_missing(error: UnicodeError) -> tuple[str, int]:
-    """Replace the characters that the stream's encoding lacks."""
-    if not isinstance(error, UnicodeEncodeError):
-        raise error
-    wanted = error.object[error.start : error.end]
-    return "".join(map(_plain, wanted)), error.end
-
-
-def _plain(character: str) -> str:
-    if character in PLAIN:
-        return PLAIN[character]
-    parts = unicodedata.normalize("NFKD", character)
-    return "".join(part for part in parts if part.isascii()) or "?"
 
 
 @contextmanager

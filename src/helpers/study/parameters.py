@@ -29,7 +29,6 @@ from helpers import notebooks
 from helpers.notebooks import number_of
 from helpers.paths import ROOT, from_here, located, shown
 from helpers.study.checks import NOUNS, check, closest
-from helpers.study.report import by_reason
 
 if TYPE_CHECKING:
     from helpers.data.dataset import Dataset
@@ -40,7 +39,9 @@ COMMAND_LINE = "the command line"
 INCLUDE, DATASET, LABELS = "include", "$dataset", "labels"
 OWN = "folder"  # the data set of a user's own pictures
 PATHS = ("data_root", "coop_file", "cocoop_file")  # parameters that are paths
-ENDINGS = (".json", ".safetensors", ".pt", ".pth", ".bin")
+# Parameters that are names or paths; "model" is one of tools/generate.py.
+NAMED = ("weights", "texts", "captioner", "diffusion", "embeddings", "model")
+ENDINGS = (".json", ".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 LOCAL = "local-dir:"  # open_clip's mark of a folder
 
 
@@ -201,18 +202,18 @@ def plan(
         jobs.append(job)
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
-    images = _OwnImages((merged(found) | overrides).get("class_names", ""))
-    judged = [(job, unsuited(job, images)) for job in jobs]
+    every = {key: value for job in jobs for key, value in job.parameters.items()}
+    own = _own_images(merged(found) | overrides | every)
+    judged = [(job, _unsuited(job, *own)) for job in jobs]
     suited = [job for job, reason in judged if not reason]
-    problems = [line for job in suited for line in images.too_long(job.parameters)]
+    problems = [line for job in suited for line in _too_long(job, *own)]
     if problems:
         raise ValueError("\n".join(dict.fromkeys(problems)))
-    left_out = [
-        f"{', '.join(stems)} {'is' if len(stems) == 1 else 'are'} left out: {reason}"
-        for reason, stems in by_reason(
-            (job.notebook.stem, reason) for job, reason in judged if reason
-        ).items()
-    ]
+    left_out = []
+    for why in dict.fromkeys(reason for _, reason in judged if reason):
+        stems = [job.notebook.stem for job, reason in judged if reason == why]
+        verb = "is" if len(stems) == 1 else "are"
+        left_out.append(f"{', '.join(stems)} {verb} left out: {why}")
     if not suited:
         raise ValueError("\n".join(left_out))
     for line in left_out:
@@ -220,77 +221,62 @@ def plan(
     return suited
 
 
-def unsuited(job: Job, images: "_OwnImages") -> str:
-    """Why the notebook does not suit the study, "" if it does."""
+def _unsuited(job: Job, own: "Dataset | None", plain: "Dataset | None") -> str:
+    """Why the notebook does not suit the study, "" if it does; see `_own_images`."""
     needed = dict(notebooks.read(job.notebook).needs)
     labels = needed.pop(LABELS, "")
     given = {key: str(job.parameters.get(key)) for key in needed}
-    if all(fnmatchcase(given[key], pattern) for key, pattern in needed.items()):
-        return images.lacks_labels(job.parameters) if labels else ""
-    told = [f"{key} {pattern}" for key, pattern in needed.items()]
-    return f"meant for studies with {' and '.join(told)}"
+    if not all(fnmatchcase(given[key], pattern) for key, pattern in needed.items()):
+        told = [f"{key} {pattern}" for key, pattern in needed.items()]
+        return f"meant for studies with {' and '.join(told)}"
+    if not labels or own is None:
+        return ""
+    from helpers import data
 
-
-class _OwnImages:
-    """Has the study's own folder the labels and names that chapters need?
-
-    Reads each folder once, whichever chapters ask for it. `class_names` are the
-    study's, "" for none.
-    """
-
-    def __init__(self, class_names: str | Sequence = "") -> None:
-        from helpers.data.naming import parse
-
-        self._classes = parse(class_names) if class_names else ()
-        self._found: dict[tuple[str, Classes], Dataset | None] = {}
-
-    def lacks_labels(self, parameters: Mapping[str, Any]) -> str:
-        """Why a chapter that needs labels cannot run with its parameters, or ""."""
-        from helpers import data
-        from helpers.data.folder import NAMES_FILES
-
-        found = self._read(parameters, self._classes)
-        if found is None or (lacking := data.unlabelled(found)):
-            return lacking if found else ""
-        if "class_names" in parameters or not self._classes:
-            return ""
-        plain = self._read(parameters, ())
-        if plain and plain.class_names == found.class_names:
-            return data.unlabelled(plain)
+    if (lacking := data.unlabelled(own)) or "class_names" in job.parameters:
+        return lacking
+    if plain is None or plain.class_names != own.class_names:
         return (
-            f"class names are read from {NAMES_FILES[0]} in data_root there, "
-            "not from the parameter class_names"
+            "class names are read from class_names.txt in data_root there, not from "
+            "the parameter class_names"
         )
+    return data.unlabelled(plain)
 
-    def too_long(self, parameters: Mapping[str, Any]) -> list[str]:
-        """A line for each class name that a chapter's CLIPs cannot read whole."""
-        named = self._classes if "class_names" in parameters else ()
-        found = self._read(parameters, named)
-        if found is None:
-            return []
-        from helpers.prompts.names import too_long
 
-        models = (parameters.get(key) for key in ("backbone", "second_backbone"))
-        texts = found.every_name[0]
-        return [line for model in models if model for line in too_long(model, texts)]
+def _own_images(values: Mapping[str, Any]) -> "tuple[Dataset | None, Dataset | None]":
+    """The user's folder with the classes that the study names, and without.
 
-    def _read(
-        self, parameters: Mapping[str, Any], classes: "Classes"
-    ) -> "Dataset | None":
-        """The pictures; None without such a data set, and where the run will fail."""
-        values = parameters.values()
-        if not any(OWN in v if isinstance(v, list) else v == OWN for v in values):
+    None for another data set, and where the run will fail to read the folder.
+    """
+    from helpers import data
+    from helpers.data.naming import parse
+
+    def read(classes: "Classes") -> "Dataset | None":
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                return data.read(OWN, values.get("data_root", ""), classes)
+        except (ValueError, OSError):
             return None
-        from helpers import data
 
-        at = parameters.get("data_root", ""), classes
-        if at not in self._found:
-            try:
-                with warnings.catch_warnings(action="ignore"):
-                    self._found[at] = data.read(OWN, *at)
-            except (ValueError, OSError):
-                self._found[at] = None
-        return self._found[at]
+    if not any(OWN in v if isinstance(v, list) else v == OWN for v in values.values()):
+        return None, None
+    given = values.get("class_names", "")
+    own = read(parse(given) if given else ())
+    return own, read(()) if given else own
+
+
+def _too_long(
+    job: Job, own: "Dataset | None", plain: "Dataset | None"
+) -> Iterable[str]:
+    """A line for each class name that a chapter's CLIPs cannot read whole."""
+    images = own if "class_names" in job.parameters else plain
+    if images is None:
+        return
+    from helpers.prompts.names import too_long
+
+    for key in ("backbone", "second_backbone"):
+        if model := job.parameters.get(key):
+            yield from too_long(model, images.every_name[0])
 
 
 def resolve_all(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
@@ -313,7 +299,7 @@ def resolve(key: str, value: str, base: Path) -> str:
     if key == "class_names":
         is_path = value.lower().endswith((".txt", ".csv"))
     else:
-        is_path = key in PATHS or (key in NAMES and _is_path(key, value, base))
+        is_path = key in PATHS or (key in NAMED and _is_path(value, base))
     return str(located(value, base)) if is_path else value
 
 
@@ -326,39 +312,13 @@ def _base_of(file: Path) -> Path:
     return next(repositories, file.parent)
 
 
-def _is_path(key: str, value: str, base: Path) -> bool:
-    """Whether a text can only be a path, or is one and no name of `NAMES`.
-
-    Names of the hub are `owner/model`.
-    """
-    if value in (".", "..") or value.startswith(("/", "./", "../", "~")):
+def _is_path(value: str, base: Path) -> bool:
+    """Whether a text is a path and no name, of a tag or of a page `owner/model`."""
+    if value.startswith((".", "/", "~")) or value.endswith((*ENDINGS, "/")):
         return True
-    if value.endswith((*ENDINGS, "/")) or value.count("/") > 1:
-        return True
-    return os.path.exists(located(value, base)) and value not in NAMES[key]()
-
-
-def _tags() -> Collection[str]:
-    import open_clip
-
-    return {"picto", "random", *(tag for _, tag in open_clip.list_pretrained())}
-
-
-def _texts() -> Collection[str]:
-    from helpers.prompts import descriptions
-
-    return descriptions.embedded()
-
-
-# Names that win over a file of the same name. Listed only where there is such a file.
-NAMES: dict[str, Callable[[], Collection[str]]] = {
-    "weights": _tags,
-    "texts": _texts,
-    "captioner": lambda: ["picto-captioner"],
-    "diffusion": lambda: ["picto-diffusion"],
-    "embeddings": lambda: ["clip"],
-    "model": lambda: [],  # of tools/generate.py
-}
+    return value.count("/") > 1 or (
+        "/" in value and os.path.exists(located(value, base))
+    )
 
 
 def _given(notebook: Path) -> dict[str, tuple[type, Any]]:
@@ -503,20 +463,7 @@ def _yaml(text: str) -> Any:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """YAML's plain values, each written out where it stands.
-
-    Refuses a key that is given twice, of which YAML would silently take the last, and
-    references (`*name`), with which a few lines may stand for gigabytes.
-    """
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(
-                problem=f"write out what *{event.anchor} refers to",
-                problem_mark=event.start_mark,
-            )
-        return super().compose_node(parent, index)
+    """YAML's plain values; refuses a key given twice, of which YAML takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key) for key, _ in node.value]

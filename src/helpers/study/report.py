@@ -1,6 +1,6 @@
 """What commands print: the doctor's findings, line by line, and tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 GOOD, NOTE, LEFT_OUT, BAD = "✓", "!", "○", "✗"
@@ -36,14 +36,6 @@ class Report:
         if self.ok and any(mark == LEFT_OUT for _, mark, _ in self.lines):
             verdict += f", leaving out what is marked {LEFT_OUT}"
         return "\n".join([*shown, verdict])
-
-
-def by_reason(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """What is left out or remarked upon, by the reason, of pairs (what, reason)."""
-    found: dict[str, list[str]] = {}
-    for what, reason in pairs:
-        found.setdefault(reason, []).append(what)
-    return found
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

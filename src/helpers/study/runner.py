@@ -3,17 +3,28 @@
 Papermill's own runner starts whichever kernel the user has installed as "python3", and
 marks a cell that Ctrl-C or a kernel's death has stopped as completed. So client, engine
 and kernel manager are our own, derived from those of papermill and Jupyter.
+
+One run at a time has a study's folder: filelock holds `.lock`, which ends with the
+process that took it, however that ends. The file `.running` names that process and is
+removed at the end. A file that is left behind means that the run was killed. Its
+notebook's kernel notices that within a second or so and ends, too; until then no other
+run may write.
 """
 
 import json
+import os
+import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+from filelock import FileLock, Timeout
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
@@ -27,12 +38,12 @@ from helpers.notebooks import number_of
 from helpers.paths import shown
 from helpers.progress import MARK
 from helpers.study import environment, fingerprints, watch
-from helpers.study.lock import locked
 from helpers.study.parameters import Job
 
 ENGINE = "study"
 STARTS = 2  # so often is a kernel started that dies at once
 STARTING = 600  # seconds that a kernel may take: a network's disk may be slow
+ENDING = 5.0  # seconds that the kernel of a killed run has to end by itself
 
 
 class NotebookFailed(Exception):
@@ -87,6 +98,65 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
         count = f"{len(failures)} of {len(jobs)} chapters did not run"
         raise NotebookFailed("\n".join([f"{count}:", *failures]))
     return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[Callable[[int], object]]:
+    """Hold the folder for the block; yields the function that notes a kernel's pid.
+
+    Raises RuntimeError where another run has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    running, lock = folder / ".running", FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        owner = {"pid": "?", "host": "?", "since": "?"} | _owner(running)
+        raise RuntimeError(
+            "another run, process {pid} on {host}, since {since}, ".format(**owner)
+            + f"holds {folder}: wait until it has ended or stop it, or give this run a "
+            "folder of its own with --outputs"
+        ) from None
+    try:
+        _end_kernel(_owner(running))
+        about = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "since": time.strftime("%Y-%m-%d %H:%M"),
+        }
+        running.write_text(json.dumps(about))
+        yield lambda pid: running.write_text(
+            json.dumps(about | {"kernel": [pid, psutil.Process(pid).create_time()]})
+        )
+    finally:
+        running.unlink(missing_ok=True)
+        Path(lock.lock_file).unlink(missing_ok=True)  # while it is still held
+        lock.release()
+
+
+def _owner(running: Path) -> dict:
+    """What the file says of the process that has, or had, the folder; empty if none."""
+    try:
+        found = json.loads(running.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _end_kernel(owner: dict) -> None:
+    """Wait for the kernel that a killed run has left; kill it if it does not end."""
+    if "kernel" not in owner or owner.get("host") != socket.gethostname():
+        return
+    pid, began = owner["kernel"]
+    with suppress(psutil.NoSuchProcess):
+        kernel = psutil.Process(pid)
+        if kernel.create_time() != began:  # another process with its number
+            return
+        try:
+            kernel.wait(ENDING)
+        except psutil.TimeoutExpired:
+            kernel.kill()
+            kernel.wait(ENDING)
 
 
 def _collect(folder: Path) -> None:
@@ -148,7 +218,9 @@ def _run(
     with (
         _progress(name, _code_cells(job.notebook)) as line,
         enough_room(partial),
-        environment.private_folder() as private,
+        tempfile.TemporaryDirectory(
+            prefix="study-", ignore_cleanup_errors=True
+        ) as private,
         watch.watched() as seen,
     ):
         facts = {}
@@ -170,10 +242,10 @@ def _run(
                 progress_bar=False,
                 line=line,
                 note_kernel=note_kernel,
-                private=private,
+                private=Path(private),
                 start={
                     "cwd": str(job.notebook.parent),
-                    "env": environment.kernel_variables(outputs, private),
+                    "env": environment.kernel_variables(outputs, Path(private)),
                 },
             )
             files = fingerprints.written_since(folder, number_of(name), before)

@@ -92,7 +92,8 @@ def _cgroup(root: Path = CGROUPS) -> tuple[float, float]:
             try:
                 most = float((folder / limit).read_text().replace("max", "inf"))
                 now = int((folder / used).read_text())
-                facts = dict(map(str.split, (folder / "memory.stat").open()))
+                facts = (folder / "memory.stat").read_text().splitlines()
+                facts = dict(map(str.split, facts))
             except (OSError, ValueError):
                 continue
             if most < 2**60:  # version 1 writes a huge number for no limit

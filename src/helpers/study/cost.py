@@ -1,0 +1,235 @@
+"""What a study takes here, roughly: its time, memory and disk, for `study doctor`.
+
+A chapter's parameters tell how many views it encodes, prompts it encodes, classes it
+carries through a step of prompt tuning, and pictures it trains on. Each of these is
+timed on a few pictures, with random weights where the study's own are not here. The
+rest is not counted, nor what the store holds already: a factor of two is possible.
+`helpers.study.watch` watches the memory of a run in any case.
+"""
+
+import shutil
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from helpers import views
+from helpers.data.dataset import Dataset
+from helpers.methods.training import Student
+from helpers.models import clip, template_prompts
+from helpers.models.prompts import PromptTower
+from helpers.models.visual import ImageTower
+from helpers.models.weights import quiet
+from helpers.paths import CACHE
+from helpers.study.parameters import Job
+from helpers.study.report import BAD, GOOD, NOTE, Report
+from helpers.study.watch import available_memory, gigabytes
+
+START = 15.0  # seconds of a kernel, its imports and a chapter's figures
+FEW, CLASSES = 8, 32  # pictures, or classes, that are timed together
+METHODS = 5  # that tune prompts in chapter 02
+LIBRARIES = 1.2e9  # bytes that torch, transformers and ours take
+TEMPLATES = 80  # of the largest shared set
+NAMES = {
+    "views": "drawing and encoding views",
+    "texts": "encoding prompts",
+    "captions": "encoding prompts of captions",
+    "steps": "tuning prompts",
+    "trained": "training on pictures",
+    "drawn": "diffusion, at most",
+}
+
+
+def check_cost(
+    report: Report,
+    jobs: Sequence[Job],
+    datasets: Mapping[str, Dataset],
+    weights_are_here: bool,
+) -> None:
+    """Report the time of each chapter, and the memory and disk of the study."""
+    parameters = {k: v for job in jobs for k, v in job.parameters.items()}
+    weights = parameters["weights"] if weights_are_here else "random"
+    options = {k: parameters[k] for k in ("device", "precision") if k in parameters}
+    try:
+        # QuickGELU and random weights: said elsewhere.
+        with quiet(), warnings.catch_warnings(action="ignore", category=UserWarning):
+            model = clip.load(parameters["backbone"], weights, **options)
+        pace = paces(model, next(iter(datasets.values())))
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        report.add("time", BAD, str(error))
+        return
+    lines, whole, everything = [], 0.0, Counter()
+    for job in jobs:
+        try:
+            done = work(job.parameters, datasets)
+        except KeyError:  # a user's own notebook may declare fewer keys
+            done = Counter()
+        everything += done
+        spent = {name: pace[name] * n for name, n in done.items()}
+        seconds = START + sum(spent.values())
+        whole += seconds
+        most = max(spent, key=spent.__getitem__, default="")
+        dearest = f" (most of it {NAMES[most]})" if spent.get(most, 0) > START else ""
+        lines.append(f"{job.notebook.stem}: about {duration(seconds)}{dearest}")
+    random = "" if weights_are_here else ", with random weights as the study's are away"
+    first = f"about {duration(whole)}, timed on a few pictures, {model.device}{random}:"
+    report.add("time", GOOD, "\n".join([first, *lines]))
+    disk = 2 * model.embed_dim * everything["views"]
+    cache = next(folder for folder in (CACHE, *CACHE.parents) if folder.exists())
+    for what, needed, free in (
+        ("memory", memory(parameters, datasets, model), available_memory()),
+        ("disk", disk, shutil.disk_usage(cache).free),
+    ):
+        text = f"at most about {gigabytes(needed)}, {gigabytes(free)} free"
+        if needed <= free:
+            report.add(what, GOOD, text)
+        else:
+            report.add(
+                what,
+                NOTE,
+                f"{text}: take fewer images or views, say -p "
+                "images 500, or smaller batches, or a larger machine",
+            )
+
+
+def work(p: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Counter[str]:
+    """How often a chapter does what is timed, by the keys of `NAMES`."""
+    counts = {name: len(dataset) for name, dataset in datasets.items()}
+    classes = len(next(iter(datasets.values())).class_names)
+    models = 1 + bool(p.get("second_backbone"))
+    focus = counts.get(p.get("focus", ""), max(counts.values()))
+
+    def taken(key: str, of: int) -> int:
+        return min(of, p[key]) if p.get(key) else of
+
+    seen = taken("view_images" if "view_images" in p else "episodic_images", focus)
+    if "view_sets" in p:
+        seen = sum(taken("view_images", counts.get(s, focus)) for s in p["view_sets"])
+    seen *= len(p.get("augmentations", ["one recipe"]))
+    if "other_images" in p:
+        others = (taken("other_images", n) for n in counts.values())
+        seen += sum(others) - taken("other_images", focus)
+    found = {"views": p.get("view_count", 0) * seen}
+    if "wordings" in p:
+        found["views"] += models * sum(counts.values())  # a view is the image itself
+        found["texts"] = models * classes * (TEMPLATES + len(p["wordings"]))
+    if "prompt_sets" in p:
+        found["texts"] = models * classes * TEMPLATES * len(p["prompt_sets"])
+    if "caption_images" in p:
+        captions = sum(taken("caption_images", n) for n in counts.values())
+        found["captions"] = 2 * models * classes * captions
+    if "augmentations" in p:
+        swept = taken("dev_images", focus) * max(p["step_counts"], default=1)
+        found["steps"] = METHODS * seen + models * swept * len(p["learning_rates"])
+    elif "dose_images" in p:
+        found["views"] += models * p["dose_images"] * p["view_count"]
+        found["steps"] = models * p["dose_images"] * (2 + len(p["learning_rates"]))
+    elif "chunk" in p:
+        found["steps"] = seen * -(-p["view_count"] // p["chunk"])
+    elif "to_label" in p:
+        found["steps"] = seen
+    found["steps"] = classes * found.get("steps", 0)
+    if "pool_images" in p:
+        pool = taken("pool_images", focus // 2)
+        found["trained"] = 2 * p["epochs"] * pool
+        if "long_epochs" in p:
+            found["trained"] = (
+                p["epochs"] * (4 + p["seeds"]) + p["long_epochs"]
+            ) * pool
+    if "max_minutes" in p and not p["diffusion"].startswith("picto-"):
+        trials = 1 + len(p["strengths"]) + len(p["step_counts"])
+        found["drawn"] = 60 * p["max_minutes"] * trials
+    return +Counter(found)
+
+
+def paces(model: clip.Backbone, dataset: Dataset) -> dict[str, float]:
+    """Seconds for one of each key of `NAMES`."""
+    images = [dataset.image(i % len(dataset)) for i in range(FEW)]
+    pixels = torch.stack([model.crop(image) for image in images])
+    names = (dataset.class_names * CLASSES)[:CLASSES]
+    prompts = [f"a photo of a {name}." for name in names]
+    captions = [f"a field with {{a}} in front of {i} trees" for i in range(FEW)]
+    rng, size = np.random.default_rng(0), model.image_size
+
+    def look() -> None:
+        drawn = views.make("preaugment", images[0], FEW, size, rng, model.crop)
+        model.encode_images(model.normalise(drawn.to(model.device))).cpu()
+
+    def prompted() -> None:
+        list(template_prompts.features(model, captions, names))
+
+    return {
+        "views": _seconds(look) / FEW,
+        "texts": _seconds(lambda: model.encode_texts(prompts).cpu()) / CLASSES,
+        "captions": _seconds(prompted) / FEW / CLASSES,
+        "steps": _step_seconds(model, names),
+        "trained": _training_seconds(model, pixels),
+        "drawn": 1.0,  # chapters that draw are limited in time
+    }
+
+
+def _seconds(call: Callable[[], Any]) -> float:
+    call()  # the first one allocates
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
+    """One class in one step of prompt tuning: forward, back, and forward again."""
+    try:
+        tower = PromptTower(model, names)
+    except ValueError:  # no text tower of CLIP's kind: chapter 02 will say so
+        return 0.0
+
+    def step() -> None:
+        context = tower.context.repeat(FEW, 1, 1).requires_grad_()
+        tower.features(context).sum().backward()
+        with torch.no_grad():
+            tower.features(context).cpu()
+
+    return _seconds(step) / FEW / len(names)
+
+
+def _training_seconds(model: clip.Backbone, pixels: torch.Tensor) -> float:
+    """One picture forward and back through the image tower, whose norms are tuned."""
+    tower = ImageTower(model, norms=True)
+    student = Student(tower, torch.zeros(2, model.embed_dim, device=model.device))
+    norms = [p for p in student.parameters() if p.requires_grad]
+
+    def step() -> None:
+        loss = student(pixels).logsumexp(dim=-1).sum()
+        torch.autograd.grad(loss, norms, allow_unused=True)[0].cpu()
+
+    return _seconds(step) / len(pixels)
+
+
+def memory(
+    p: Mapping[str, Any], datasets: Mapping[str, Dataset], model: clip.Backbone
+) -> float:
+    """Bytes that the study's largest chapter takes, of its merged parameters."""
+    images = sum(map(len, datasets.values()))
+    classes = len(next(iter(datasets.values())).class_names)
+    models = 1 + bool(p.get("second_backbone"))
+    weights = sum(4 * part.numel() for part in model.model.parameters())
+    always = LIBRARIES + (1 + models) * weights + 4 * models * images * model.embed_dim
+    numbers, side = 4 * classes * model.embed_dim, model.image_size
+    chapters = [
+        10 * 4 * images * classes + 8 * TEMPLATES * numbers,  # ledgers and templates
+        1e9 * p.get("memory", 0) + 8 * model.embed_dim * numbers * p.get("jacobian", 0),
+        # Two halves, and the graphs of a batch.
+        6 * side**2 * images + min(2e9, 2000 * side**2 * p.get("batch", 0)),
+    ]
+    return always + max(chapters)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as text, to about two digits."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{max(1, round(seconds))} s"
