@@ -193,7 +193,8 @@ def claims(
 
 def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
     """Rows of `claims` about one claim, and their `protocol.macro`, in words."""
-    first, told = claim.iloc[0], []
+    first = claim.iloc[0]
+    told: list[str] = []
     for verdict in compare.DECIDED:
         some = claim[claim["verdict"].eq(verdict)]
         if len(some):
