@@ -100,7 +100,7 @@ def study(folder: Path, *options: str, **variables: str) -> subprocess.Popen:
     )
 
 
-def wait_for(condition, seconds: float = 300):
+def wait_for(condition, seconds: float = 600):
     """The condition's value once it is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -157,7 +157,7 @@ def test_killed_runs_go_on_to_the_same_ledgers(here, monkeypatch):
             kernel.kill()
         if whom != "kernel":
             run.kill()
-        output, _ = run.communicate(timeout=60)
+        output, _ = run.communicate(timeout=600)
         if whom == "kernel":
             assert run.returncode == 1, output
             assert "the kernel died" in output
@@ -165,12 +165,12 @@ def test_killed_runs_go_on_to_the_same_ledgers(here, monkeypatch):
         before = kept(here)
         assert not (here / "outputs/small/01_small.ipynb").exists()
         if whom == "runner":  # its kernel must not go on for long
-            wait_for(lambda kernel=kernel: not kernel.is_running(), 20)
+            wait_for(lambda kernel=kernel: not kernel.is_running(), 60)
             still = contents(here)
             time.sleep(0.5)
             assert contents(here) == still
     last = study(here)
-    output, _ = last.communicate(timeout=200)
+    output, _ = last.communicate(timeout=600)
     assert last.returncode == 0, output
     found = ledgers(here / "outputs" / "small")
     assert len(found) == 4
@@ -236,7 +236,7 @@ def test_of_many_at_once_one_has_the_lock(tmp_path):
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]
     many = [subprocess.Popen(command) for _ in range(3)]
-    assert [one.wait(60) for one in many] == [0, 0, 0]
+    assert [one.wait(600) for one in many] == [0, 0, 0]
     assert not list(tmp_path.iterdir())
 
 
@@ -390,7 +390,7 @@ def test_a_full_disk_ends_a_run_with_status_2(here, where):
         run = study(here)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    output, _ = run.communicate(timeout=60)
+    output, _ = run.communicate(timeout=600)
     assert run.returncode == 2, output
     assert "no room for" in output
     assert "STUDY_CACHE" in output

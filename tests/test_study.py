@@ -594,7 +594,7 @@ def test_data_that_a_later_chapter_lacks_are_told_before_any_work(world, capsys)
     assert not list((world.outputs / "tiny").glob("*.ipynb"))
 
 
-def read_until(terminal: int, pattern: str, seconds: float = 60) -> str:
+def read_until(terminal: int, pattern: str, seconds: float = 600) -> str:
     shown, deadline = "", time.monotonic() + seconds
     while not re.search(pattern, shown) and time.monotonic() < deadline:
         shown += os.read(terminal, 4096).decode()
