@@ -22,7 +22,7 @@ from helpers.store import folders
 from helpers.study import fingerprints, lock, main, parameters, runner
 
 CELLS = (
-    'study: str = "small"  # folder\nimages: int = 70  # pictures\n'
+    'study: str = "small"  # folder\nimages: int = 35  # pictures\n'
     'seed: int = 0\ndevice: str = "cpu"\n',
     """
     from helpers import data
@@ -36,7 +36,7 @@ CELLS = (
     """
     model = clip.load("picto-rn", "picto", device="cpu")
     dataset = data.load("picto-few-shot", images=images)
-    adaptation.CHUNK = 32
+    adaptation.chunk_size = lambda batch: 12
     """,
     "text = adaptation.prepare(model, dataset.class_names)",
     """
@@ -144,19 +144,16 @@ def unkilled(folder: Path, monkeypatch) -> dict[str, bytes]:
 
 def test_killed_runs_go_on_to_the_same_ledgers(here, monkeypatch):
     write_chapter(here, "01_small", CELLS)
-    monkeypatch.setattr(adaptation, "CHUNK", adaptation.CHUNK)  # the cells set it
+    monkeypatch.setattr(adaptation, "chunk_size", None)  # the cells set it
     chance = random.Random(0)
-    before, goals = 0, {"runner": (1, 2), "kernel": (3, 4), "both": (5, 6)}
+    before, goals = 0, {"runner": (1, 2, 3), "kernel": (4, 5, 6)}
     for whom, some in goals.items():  # of the 8 files that are kept
         goal = chance.choice(some)
         run = study(here)
         kernel = wait_for(lambda run=run: kernel_of(run, here))
         wait_for(lambda goal=goal: kept(here) >= goal)
         time.sleep(chance.random() / 10)
-        if whom != "runner":
-            kernel.kill()
-        if whom != "kernel":
-            run.kill()
+        (kernel if whom == "kernel" else run).kill()
         output, _ = run.communicate(timeout=600)
         if whom == "kernel":
             assert run.returncode == 1, output
@@ -324,7 +321,7 @@ def test_other_parameters_do_not_replace_what_is_finished(here, capsys):
     before = executed.read_bytes()
     assert main(["run", "small", "-p", "images", "9"]) == 2
     error = capsys.readouterr().err
-    assert "01_small.ipynb was made with images 70, now 9" in error
+    assert "01_small.ipynb was made with images 35, now 9" in error
     assert "--outputs trial" in error
     assert "--again" in error
     assert executed.read_bytes() == before
