@@ -155,7 +155,7 @@ def test_three_classes_of_seven_photographs_under_names_of_their_own(
     assert set(results["backbone"]) == set(loaded)
     methods = {"ensemble_80", "tpt-preaugment", "caption", "autoclip_80", "lafter"}
     assert methods | {"vote-both", "rlcf_prompt"} <= set(results["method"])
-    assert f"One prompt: {_accuracy(results):.1%} on {root.name}" in said
+    assert f"one prompt is right on {_accuracy(results):.1%} of {root.name}" in said
     page = site.build(folder).read_text(encoding="utf-8")
     assert root.name in page
     assert f"With {loaded[0]} unless another is named" in page
