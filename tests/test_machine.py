@@ -1,6 +1,5 @@
 """Odd machines: paths, folders, encodings, homes, locks, signals, users' settings."""
 
-import contextlib
 import errno
 import fcntl
 import io
@@ -13,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import types
 import warnings
 from pathlib import Path
@@ -471,14 +471,17 @@ def test_matplotlib_gets_a_folder_where_the_home_is_read_only(tmp_path, monkeypa
 # Locks
 
 
-@pytest.fixture(params=NO_LOCKS, ids=errno.errorcode.get)
+@pytest.fixture
 def lockless(request, monkeypatch):
+    number = getattr(request, "param", errno.ENOLCK)
+
     def refuse(*_):
-        raise OSError(request.param, os.strerror(request.param))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
 
 
+@pytest.mark.parametrize("lockless", NO_LOCKS, indirect=True, ids=errno.errorcode.get)
 def test_a_file_system_without_locks_keeps_runs_apart(tmp_path, lockless, capsys):
     with lock.locked(tmp_path):
         told = json.loads((tmp_path / ".running").read_text())
@@ -721,12 +724,14 @@ def test_sigterm_leaves_neither_lock_nor_kernel_nor_paths(tmp_path):
     folder = tmp_path / "outputs" / "small"
     program = command(tmp_path, "run", "small", "--outputs", str(tmp_path / "outputs"))
     with subprocess.Popen(program, stderr=subprocess.PIPE, text=True) as run:
-        while True:
-            with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-                pid = json.loads((folder / ".running").read_text())["kernel"][0]
-                break
+        partial, shown = folder / "01_small.partial.ipynb", ""
+        while r'"here\n"' not in shown:  # until the first cell has run
+            assert run.poll() is None, run.stderr.read()
+            time.sleep(0.05)
+            shown = partial.read_text() if partial.is_file() else ""
+        pid = json.loads((folder / ".running").read_text())["kernel"][0]
         kernel = psutil.Process(pid)
-        assert str(folder) not in (folder / "01_small.partial.ipynb").read_text()
+        assert str(folder) not in shown
         run.send_signal(signal.SIGTERM)
         _, error = run.communicate(timeout=600)
     assert run.returncode == 143
@@ -734,7 +739,7 @@ def test_sigterm_leaves_neither_lock_nor_kernel_nor_paths(tmp_path):
     assert "01_small.ipynb, cell" in error
     assert not kernel.is_running()
     assert not [*folder.glob(".lock"), *folder.glob(".running")]
-    content = json.loads((folder / "01_small.partial.ipynb").read_text())
+    content = json.loads(partial.read_text())
     assert str(tmp_path) not in json.dumps(content["metadata"])
 
 

@@ -22,6 +22,7 @@ from traitlets.config import Config
 
 from helpers import paths
 from helpers.models import clip
+from helpers.notebooks import number_of
 from helpers.study import check, parameters, site
 
 OURS = {"backbone": "picto-vit", "second_backbone": "picto-rn", "weights": "picto"}
@@ -97,7 +98,8 @@ def run(study: str, root: Path, *only: str, **given: object) -> str:
     showed."""
     given = {"study": study, "data_root": str(root), **OURS, **FAST, **given}
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in given.items()}
-    jobs = parameters.plan("my_images", paths.PARAMS, paths.NOTEBOOKS, only, texts)
+    jobs = parameters.plan("my_images", paths.PARAMS, paths.NOTEBOOKS, (), texts)
+    jobs = [j for j in jobs if not only or number_of(j.notebook.stem) in only]
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         warnings.simplefilter("error", UserWarning)
