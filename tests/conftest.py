@@ -39,7 +39,7 @@ def _quickness(item: pytest.Item) -> int:
     group = _group(item)
     if group == "smoke":
         return 0
-    long = ("chapter", "faults", "scale", "picto_train", "fuzz")
+    long = ("own_images", "chapter", "faults", "parallel", "picto_train", "site")
     return 1 if any(name in group for name in long) else 2
 
 

@@ -606,10 +606,6 @@ runpy.run_module("helpers.study.kernel", run_name="__main__")
     assert seen.exists()
 
 
-def test_kernels_have_ten_minutes_to_start():
-    assert runner.STARTING >= 600
-
-
 def test_a_users_settings_change_nothing(tmp_path):
     """Settings of matplotlib, IPython, Python; a relative cache; a poor encoding."""
     home, here = tmp_path / "home", tmp_path / "hier drüben"
@@ -917,13 +913,6 @@ def test_a_copy_without_notebooks_says_where_to_run_from(tmp_path):
         assert "pip install -e ." in done.stderr
         assert str(site / "helpers") in done.stderr
         assert done.stderr.count("\n") == 1
-
-
-def test_the_package_is_the_command():
-    program = [sys.executable, "-m", "helpers.study", "list"]
-    done = subprocess.run(program, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert "smoke" in done.stdout
 
 
 def test_what_a_chapter_left_is_told_without_a_clock(tmp_path):

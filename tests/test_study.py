@@ -640,23 +640,6 @@ def test_terminal_shows_progress_and_an_interrupt_keeps_what_ran(world):
     assert statuses(partial) == ["completed"] * 3 + ["failed", "pending"]
 
 
-def test_plain_papermill_works_from_anywhere_without_a_warning(world, tmp_path):
-    book = write_notebook(world, "01_one", "print(images)")
-    write_params(world, "tiny.yaml", "study: tiny\nimages: 5\n")
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("papermill"),
-            *(book, "out.ipynb", "-f", world.params / "tiny.yaml"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "warn" not in done.stderr.lower(), done.stderr
-    assert printed(tmp_path / "out.ipynb") == "5\n"
-
-
 # The command
 
 
