@@ -1,6 +1,5 @@
 """Every chapter runs on other people's images: real photographs, official layouts."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -37,10 +36,7 @@ def papermill(notebook: Path, output: Path, params: str, **overrides: object) ->
     command += ["--no-progress-bar"]
     for key, value in overrides.items():
         command += ["-p", key, str(value)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    done = subprocess.run(
-        command, cwd=output.parent, capture_output=True, text=True, env=environment
-    )
+    done = subprocess.run(command, cwd=output.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 

@@ -111,7 +111,10 @@ def test_thirty_thousand_names_take_no_quadratic_time():
     assert time.process_time() - start < 5
     names, owner = flat(classes)
     assert len(names) == 60_000
-    assert names[:2] == ["creature 0", "animal 0"]
-    assert names[-2] == "creature 29999"
+    assert [names[k] for k in (0, 1, -2)] == [
+        "creature 0",
+        "animal 0",
+        "creature 29999",
+    ]
     assert owner[:4].tolist() == [0, 0, 1, 1]
     assert owner[-1] == 29_999
