@@ -29,6 +29,7 @@ def run(study: str, outputs, **overrides) -> pd.DataFrame:
     )
 
 
+@pytest.mark.soak
 def test_a_full_size_clip_on_a_folder_of_photographs(tmp_path):
     """Random weights, since theirs are a download; the 80 templates and the others."""
     root = photos(tmp_path / "photos", {"hen": 3, "kite": 2, "sports_car": 1})

@@ -26,6 +26,7 @@ def run(outputs, chapters=("03",), **overrides) -> int:
     return main([*command, *options])
 
 
+@pytest.mark.soak
 def test_a_full_size_clip_on_a_folder_of_photographs(tmp_path):
     """Random weights, since theirs are a download, and captions of the wrong world."""
     assert run(tmp_path, backbone="RN50-quickgelu", **OURS) == 0

@@ -224,7 +224,7 @@ def test_a_broken_upload_gives_a_sentence(content, panel):
 
 
 def test_only_who_can_answer_is_attended():
-    manager, client = start_new_kernel()
+    manager, client = start_new_kernel(startup_timeout=600)
     said = []
 
     def hear(message):
@@ -235,7 +235,7 @@ def test_only_who_can_answer_is_attended():
         client.execute_interactive("from helpers.chapters.explore import attended")
         for allowed in (True, False):
             client.execute_interactive(
-                "attended()", allow_stdin=allowed, output_hook=hear, timeout=60
+                "attended()", allow_stdin=allowed, output_hook=hear, timeout=600
             )
     finally:
         client.stop_channels()

@@ -104,17 +104,17 @@ def test_missing_files_and_folders_are_named(tmp_path):
         parse("x.txt", tmp_path)
 
 
-def test_three_thousand_names_are_read_at_once():
-    many = [f"creature {i} | animal {i}" for i in range(3000)]
-    start = time.perf_counter()
+def test_thirty_thousand_names_take_no_quadratic_time():
+    many = [f"creature {i} | animal {i}" for i in range(30_000)]
+    start = time.process_time()  # other processes do not count
     classes = parse(many)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 5
     names, owner = flat(classes)
-    assert len(names) == 6000
-    assert [names[k] for k in (0, 1, 5998)] == [
+    assert len(names) == 60_000
+    assert [names[k] for k in (0, 1, -2)] == [
         "creature 0",
         "animal 0",
-        "creature 2999",
+        "creature 29999",
     ]
     assert owner[:4].tolist() == [0, 0, 1, 1]
-    assert owner[-1] == 2999
+    assert owner[-1] == 29_999

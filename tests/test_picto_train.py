@@ -26,7 +26,7 @@ from picto import (
 from picto import filter as hard_filter
 
 OLDER = {"picto-vit"}  # its weights are of an earlier recipe
-TOY = train.Recipe(steps=6, images=64, warmup=2)
+TOY = train.Recipe(steps=6, images=16, warmup=2)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def members_of(images: int) -> list[np.ndarray]:
 
 
 def test_training_learns_and_keeps_openais_scales(toy_pool):
-    recipe = train.Recipe(steps=40, images=24, warmup=5)
+    recipe = train.Recipe(steps=40, images=8, warmup=5)
     pictures, tokens = pool.training_pool(recipe.images)
     members = members_of(recipe.images)
     model = train.new_model("picto-rn", 0).train()
@@ -201,11 +201,12 @@ def test_the_logit_scale_learns_ten_times_faster():
 
 
 def test_a_compiled_run_is_the_same_run(toy_pool):
-    options = {"checkpoint_every": 3, "log": lambda text: None}
-    plain, _ = train.train_clip("picto-rn", TOY, toy_pool / "a", **options)
+    options = {"checkpoint_every": 2, "log": lambda text: None}
+    recipe = replace(TOY, steps=2)
+    plain, _ = train.train_clip("picto-rn", recipe, toy_pool / "a", **options)
     with torch.compiler.set_stance("force_eager"):  # the compiler itself takes minutes
         other, _ = train.train_clip(
-            "picto-rn", TOY, toy_pool / "b", compiled=True, **options
+            "picto-rn", recipe, toy_pool / "b", compiled=True, **options
         )
     assert torch.equal(weights(plain), weights(other))
 
@@ -282,19 +283,16 @@ def test_pool_ends_with_numerals_under_their_names(toy_pool):
     assert "seven" in read.decode(tokens[207, 0].tolist())
 
 
-@pytest.mark.parametrize("digit", numerals.NAMES)
-def test_numerals_look_like_their_digit(digit):
+def test_numerals_look_like_their_digit():
     """Ink where a digit of that name has it: half of them match their own mean best."""
-    means = {}
+    seen = [
+        [_ink(numerals.image(1000 + 10 * i + d)) for i in range(60)] for d in range(10)
+    ]
+    means = np.mean(seen, axis=1)
     for d, name in enumerate(numerals.NAMES):
-        drawn = np.stack([_ink(numerals.image(1000 + 10 * i + d)) for i in range(60)])
-        means[name] = drawn.mean(axis=0)
-    d, hits = numerals.NAMES.index(digit), 0
-    for i in range(40):
-        ink = _ink(numerals.image(10 * i + d))
-        distance = {name: ((ink - mean) ** 2).sum() for name, mean in means.items()}
-        hits += min(distance, key=distance.get) == digit
-    assert hits >= 20
+        inks = np.stack([_ink(numerals.image(10 * i + d)) for i in range(40)])
+        distances = ((inks[:, None] - means) ** 2).sum(axis=(2, 3))
+        assert (distances.argmin(axis=1) == d).sum() >= 20, name
 
 
 def _ink(picture: np.ndarray) -> np.ndarray:
@@ -319,7 +317,7 @@ def test_mimetic_attention_looks_where_it_stands():
 
 
 def test_the_transformer_takes_over_its_teachers_texts_and_learns_on(toy_pool):
-    recipe = replace(train.RECIPES["picto-vit-2"], steps=25, images=24, warmup=5)
+    recipe = replace(train.RECIPES["picto-vit-2"], steps=25, images=8, warmup=5)
     pictures, tokens = pool.training_pool(recipe.images)
     members = members_of(recipe.images)
     model = train.new_model("picto-vit-2", 0).train()
@@ -401,17 +399,17 @@ def test_shipped_tokenizer_is_current(tmp_path):
 
 @pytest.mark.parametrize("name", embedded.names())
 def test_card_tells_the_truth(name):
+    """On one split: weights and world are those of the card for all of them."""
     card = embedded.card(name)
     assert card["world"] == pool.world_hash()
     assert (embedded.ASSETS / f"{name}.safetensors").stat().st_size < 10e6
     model = clip.load(name, "picto", device="cpu")
     assert card["logit_scale"] == pytest.approx(model.logit_scale, abs=0.02)
-    for split in ("picto", "picto-a"):
-        measured = cards.accuracies(name, model.model, split)
-        assert measured["n"] == card["zero_shot"][split]["n"]
-        for prompt in ("photo", "sketch"):
-            claimed = card["zero_shot"][split][prompt]
-            assert measured[prompt] == pytest.approx(claimed, abs=0.003)
+    measured, claimed = (
+        cards.accuracies(name, model.model, "picto-a"),
+        card["zero_shot"],
+    )
+    assert measured == pytest.approx(claimed["picto-a"], abs=0.003)
 
 
 @pytest.mark.parametrize(("name", "at_home"), [("picto-rn", 0.9), ("picto-vit", 0.85)])

@@ -154,7 +154,7 @@ def test_the_command_and_the_site_import_no_method():
     code = "import helpers.study.command, helpers.study.site, sys; "
     code += "print({'torch', 'open_clip', 'helpers.methods.zero'} & set(sys.modules))"
     run = [sys.executable, "-c", code]
-    said = subprocess.run(run, capture_output=True, text=True, check=True, timeout=120)
+    said = subprocess.run(run, capture_output=True, text=True, check=True, timeout=600)
     assert said.stdout.strip() == "set()"
 
 

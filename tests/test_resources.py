@@ -152,7 +152,7 @@ HOARD = "hoard = bytearray(400 * 10**6)"
 
 def test_the_peak_of_a_chapter_is_told(tmp_path, capsys):
     slow = f"import time\n{HOARD}\nfor i in range(0, len(hoard), 4096): hoard[i] = 1"
-    job = book_of(tmp_path, slow, "time.sleep(2.5)", "del hoard")
+    job = book_of(tmp_path, slow, "time.sleep(4)", "del hoard")  # looked at each second
     runner.run([job], tmp_path / "out")
     line = capsys.readouterr().out.splitlines()[0]
     name, _, _, gigabytes, unit = line.split()
@@ -163,9 +163,9 @@ def test_the_peak_of_a_chapter_is_told(tmp_path, capsys):
 @pytest.mark.parametrize(
     "hold",
     [
-        "time.sleep(120)",
+        "time.sleep(600)",
         # Deaf to the interrupt, as a long call in a library is.
-        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(120)",
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(600)",
     ],
 )
 def test_a_kernel_is_stopped_before_memory_is_used_up(tmp_path, monkeypatch, hold):
@@ -185,7 +185,7 @@ def test_a_kernel_is_stopped_before_memory_is_used_up(tmp_path, monkeypatch, hol
     began = time.monotonic()
     with pytest.raises(runner.NotebookFailed, match="would have used up the memory"):
         runner.run([job], tmp_path / "out")
-    assert time.monotonic() - began < 100
+    assert time.monotonic() - began < 500
     partial = tmp_path / "out" / "t" / "01_one.partial.ipynb"
     cells = json.loads(partial.read_text())["cells"]
     assert cells[-1]["outputs"] == []
@@ -196,7 +196,7 @@ def test_whoever_holds_little_is_left_alone(monkeypatch):
     monkeypatch.setattr(watch, "available_memory", lambda: 0.0)
     with (
         watch.watched() as seen,
-        psutil.Popen([sys.executable, "-c", "import time; time.sleep(2)"]) as child,
+        psutil.Popen([sys.executable, "-c", "import time; time.sleep(4)"]) as child,
     ):
         assert child.wait() == 0
     assert 10**6 < seen.peak < 10**9

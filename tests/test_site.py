@@ -418,7 +418,7 @@ def test_a_killed_build_leaves_the_old_site(study: Path, last: str) -> None:
     # A fork spares the child the imports.
     child = multiprocessing.get_context("fork").Process(target=die, args=(study, last))
     child.start()
-    child.join(60)
+    child.join(600)
     assert child.exitcode == -signal.SIGKILL
     assert before == {path.name: path.read_bytes() for path in index.parent.iterdir()}
     site.build(study)
@@ -693,7 +693,7 @@ def test_in_a_browser(study: Path, scheme: str) -> None:
         [browser, *options, (study / "frames.html").as_uri()],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     body = re.search(r"<body>(.*)</body>", done.stdout, re.S)
     assert body, done.stderr

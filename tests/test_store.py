@@ -394,7 +394,7 @@ def test_two_processes_fill_one_folder_of_views(counting, tmp_path):
     other = multiprocessing.get_context("fork").Process(target=fill)
     other.start()
     features = store.view_features(model, dataset, count=4)
-    other.join(timeout=60)
+    other.join(timeout=600)
     assert other.exitcode == 0
     assert len(list(tmp_path.rglob("features"))) == 1
     made = len(encoded)
@@ -636,7 +636,7 @@ def test_two_processes_fill_one_folder(tmp_path):
         other.start()
     assert torch.equal(fill(tmp_path, Squares()), EXPECTED)
     for other in others:
-        other.join(timeout=60)
+        other.join(timeout=600)
         assert other.exitcode == 0
     untouched = Squares()
     assert torch.equal(fill(tmp_path, untouched), EXPECTED)

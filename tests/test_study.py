@@ -593,7 +593,7 @@ def test_data_that_a_later_chapter_lacks_are_told_before_any_work(world, capsys)
     assert not list((world.outputs / "tiny").glob("*.ipynb"))
 
 
-def read_until(terminal: int, pattern: str, seconds: float = 60) -> str:
+def read_until(terminal: int, pattern: str, seconds: float = 600) -> str:
     shown, deadline = "", time.monotonic() + seconds
     while not re.search(pattern, shown) and time.monotonic() < deadline:
         shown += os.read(terminal, 4096).decode()
@@ -637,23 +637,6 @@ def test_terminal_shows_progress_and_an_interrupt_keeps_what_ran(world):
     assert "01_one.ipynb, cell 4: interrupted" in shown
     partial = world.outputs / "tiny" / "01_one.partial.ipynb"
     assert statuses(partial) == ["completed"] * 3 + ["failed", "pending"]
-
-
-def test_plain_papermill_works_from_anywhere_without_a_warning(world, tmp_path):
-    book = write_notebook(world, "01_one", "print(images)")
-    write_params(world, "tiny.yaml", "study: tiny\nimages: 5\n")
-    done = subprocess.run(
-        [
-            Path(sys.executable).with_name("papermill"),
-            *(book, "out.ipynb", "-f", world.params / "tiny.yaml"),
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "warn" not in done.stderr.lower(), done.stderr
-    assert printed(tmp_path / "out.ipynb") == "5\n"
 
 
 # The command

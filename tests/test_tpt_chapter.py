@@ -144,23 +144,16 @@ def test_a_tested_difference_is_told_by_its_verdict():
     assert told == "shows no detectable difference: -6.2 points [-10.8, -2.1]"
 
 
-@pytest.mark.parametrize(
-    ("backbone", "weights"),
-    [
-        ("picto-rn", "picto"),
-        pytest.param("RN50-quickgelu", "random", marks=pytest.mark.soak),
-    ],
-)
-def test_the_chapter_on_the_layout_of_imagenet_a(backbone, weights, tmp_path):
-    """Nothing labelled to learn from; at full size with random weights, since theirs
-    are a download."""
+@pytest.mark.soak
+def test_the_chapter_on_the_layout_of_imagenet_a(tmp_path):
+    """Nothing labelled to learn from; random weights, since theirs are a download."""
     imagenet_layout(tmp_path, "imagenet-a")
     folder = run(
         "imagenet_a_rn50",
         tmp_path / "out",
         data_root=str(tmp_path),
-        backbone=backbone,
-        weights=weights,
+        backbone="RN50-quickgelu",
+        weights="random",
         view_images=2,
         augmentations=["preaugment"],
     )
