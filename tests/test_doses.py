@@ -296,13 +296,13 @@ def test_sentences_claim_only_what_passes_the_correction():
     row = {"subject": "the vote's gain", "over": "from 1 to 5", "difference": -0.1}
     row |= {"ci_low": -0.15, "ci_high": -0.05, "verdict": "loses"}
     assert doses.sentence(row) == (
-        "The vote's gain falls by 10.0 points [-15.0, -5.0] from 1 to 5."
+        "The vote's gain falls by 10.0 points [5.0, 15.0] from 1 to 5."
     )
     open_ = compare.undetected([0.2])
     told = doses.sentence(row | {"verdict": open_})
     assert told == f"The vote's gain from 1 to 5: -10.0 points [-15.0, -5.0], {open_}."
     up = row | {"difference": 0.1, "ci_low": 0.05, "ci_high": 0.15, "verdict": "gains"}
-    assert " rises by 10.0 points [+5.0, +15.0] " in doses.sentence(up)
+    assert " rises by 10.0 points [5.0, 15.0] " in doses.sentence(up)
 
 
 def test_figures_draw_what_the_tables_say():

@@ -21,7 +21,7 @@ from helpers.data import embedded
 from helpers.data.dataset import Dataset
 from helpers.methods import selection, tpt
 from helpers.models.clip import Backbone
-from helpers.results import compare
+from helpers.results import compare, findings
 
 GOLDEN = math.pi * (3 - math.sqrt(5))  # directions that differ from scene to scene
 ALONE = {"clutter": 0, "occluded": False, "light": "", "quality": ""}
@@ -261,12 +261,9 @@ def sentence(row: Mapping[str, float | str]) -> str:
 
     A change is claimed where `compare.corrected` finds one.
     """
-    middle, low, high = (100 * row[k] for k in ("difference", "ci_low", "ci_high"))
     subject = row["subject"][0].upper() + row["subject"][1:]
-    interval = f"[{low:+.1f}, {high:+.1f}]"
     if row["verdict"] in compare.DECIDED:
-        way = "rises" if middle > 0 else "falls"
-        return f"{subject} {way} by {abs(middle):.1f} points {interval} {row['over']}."
-    return (
-        f"{subject} {row['over']}: {middle:+.1f} points {interval}, {row['verdict']}."
-    )
+        way = "rises" if row["difference"] > 0 else "falls"
+        return f"{subject} {way} by {findings.amount(row)} {row['over']}."
+    change = findings.points(row, " points")
+    return f"{subject} {row['over']}: {change}, {row['verdict']}."
