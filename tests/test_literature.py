@@ -284,7 +284,7 @@ def test_holm_counts_all_methods():
 EVIDENCE = dict.fromkeys(
     [*literature.COSTS, "published", "gain", "moved", "rescued", "broken", "start"],
     math.nan,
-) | dict.fromkeys(["their_start", "seen", "lead", "named"], math.nan)
+) | dict.fromkeys(["their_start", "seen", "lead", "named", "common"], math.nan)
 NONE = "not reproduced: no detectable difference (at least 1.0 points would be seen)"
 
 
@@ -298,7 +298,7 @@ def test_a_reason_is_bound_to_what_the_run_shows():
     assert why(moved=4.5).startswith(
         "unexplained: 3.0 % of predictions get right, 2.9 %"
     )
-    assert why("lafter", "opposite", tokens=36.0).startswith("Sixteen tokens")
+    assert why("lafter", "opposite", tokens=36.0).startswith("Fifty tokens")
     assert why("lafter", "opposite", tokens=3.0).startswith("unexplained")
     assert why("lafter", "opposite", tokens=3.0, strong=19.0).startswith(
         "The strong view"
@@ -320,6 +320,9 @@ def test_a_reason_is_bound_to_what_the_run_shows():
     assert why("caption", "opposite", gain=3.0, named=13.0, start=19.0)[:5] == "unexp"
     assert why("zero", crop=32.0).startswith("A crop of a quarter")
     assert why("zero", crop=3.0).startswith("unexplained")
+    assert why("tpt", crop=32.0).startswith("unexplained")  # a vote reads them as well
+    assert why("tpt", common=80.0).startswith("80 % of what its step does")
+    assert why("zero", common=80.0).startswith("unexplained")
     assert why(seen=5.0, moved=1.0).startswith("So few images do not show a gain")
 
 
@@ -341,13 +344,14 @@ def test_evidence_comes_from_ledgers_and_tables(tmp_path):
     (tmp_path / "tables").mkdir()
     card = [
         ("accuracy, 0 unknown tokens", "left out: no ViT", "92.0%"),
-        ("accuracy, 16 unknown tokens", "left out: no ViT", "56.0%"),
+        ("accuracy, 50 unknown tokens", "left out: no ViT", "56.0%"),
         ("accuracy, whole picture", "90.0%", "92.0%"),
         ("accuracy, strong view", "80.0%", "90.0%"),
         ("accuracy over 20 wordings, highest", "92.5%", "92.5%"),
         ("accuracy over 20 wordings, median", "92.0%", "91.5%"),
         ("accuracy over 20 wordings, lowest", "43.0%", "44.0%"),
         ("logit scale", "30.9", "30.8"),
+        ("TPT's step: movement in common", "73.0%", "87.0%"),
     ]
     table = pd.DataFrame(card, columns=["measure", RN, VIT]).assign(
         n="200", published="?"
@@ -359,6 +363,7 @@ def test_evidence_comes_from_ledgers_and_tables(tmp_path):
     assert costs["wordings"] == pytest.approx((0.5 + 1) / 2)
     assert costs["worst"] == pytest.approx((49 + 47.5) / 2)
     assert math.isnan(costs["crop"])
+    assert costs["common"] == pytest.approx(80)
     assert literature.card(tmp_path / "none") == {}
 
     captions = pd.DataFrame({"dataset": ["picto-a"], "class_right": [0.6]})
@@ -367,7 +372,7 @@ def test_evidence_comes_from_ledgers_and_tables(tmp_path):
     found = literature.agreement(literature.cells(scores), scores, tmp_path)
     reasons = found.set_index("method")["reason"]
     assert reasons["caption"].startswith("Captions name the true class of 60 %")
-    assert reasons["lafter"].startswith("Sixteen tokens")
+    assert reasons["lafter"].startswith("Fifty tokens")
     assert "rlcf_prompt" not in set(literature.cells(scores)["method"]) or reasons[
         "rlcf_prompt"
     ].startswith("It moves only 0.0 %")

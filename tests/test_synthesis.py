@@ -528,7 +528,11 @@ def test_the_tree_is_drawn_with_its_intervals_and_read_as_a_table(tmp_path):
     assert {line.get_markerfacecolor() for line in filled} == {drawn.BLUE}
     assert "no gain found" in {text.get_text() for text in gains.texts}
     table = tree.readable(found)
-    assert table["and"].tolist() == ["Do they arrive as a stream?", "Otherwise", ""]
+    assert table["and"].tolist() == [
+        "Do many come at once, or in a stream?",
+        "Otherwise",
+        "",
+    ]
     assert table["points gained"].str.startswith("+2").tolist() == [True, True, False]
     assert table["your images"].tolist()[1:] == ["", tree.LAST]
     plt.close(fig)
@@ -546,10 +550,13 @@ def test_the_synthesis_says_what_to_do_and_what_it_costs(tmp_path):
 
     said = told(decided)
     assert "On sketches (picto-s), with a stream of test images OnZeta gains " in said
-    assert "On picto no tested method gains: keep zero-shot." in said
+    assert "On picto no tested method is shown to gain: keep zero-shot." in said
     assert "at most 10.0 times as long as with one prompt (vote of views)." in said
     none = decided.assign(verdict="no detectable difference")
-    assert told(none) == "No tested method gains on picto and picto-s: keep zero-shot."
+    assert (
+        told(none)
+        == "No tested method is shown to gain on picto and picto-s: keep zero-shot."
+    )
 
 
 def test_findings_answer_only_for_chapters_that_were_run(made):

@@ -14,7 +14,7 @@ from helpers import notebooks
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
 from helpers.results import compare, metrics, protocol, tree
-from helpers.results.layouts import COUNTERPARTS, KINDS, difficulty
+from helpers.results.layouts import COUNTERPARTS, KINDS
 from helpers.results.synthesis import (
     OUTCOME,
     Key,
@@ -340,10 +340,6 @@ def _world(scores: Scores, backbone: str) -> str:
         f"One prompt is right on {_right(correct, means.idxmax())}, the easiest data "
     )
     text += f"set, and {_right(correct, means.idxmin())}, the hardest"
-    ranks = difficulty(means)
-    if not np.isnan(ranks["tau"]):
-        text += ". Kendall's tau with RN50's accuracies on ImageNet's variants is "
-        text += f"{ranks['tau']:+.2f}, over {ranks['methods']} counterparts"
     return text
 
 
@@ -355,19 +351,22 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
     last = leaves.loc[plain & leaves["asks"].isin([tree.LAST, tree.ALL]), "datasets"]
     rest = listed(last.iloc[0].split(", ")) if len(last) else ""
     if plain.all():
-        return f"No tested method gains on {rest}: keep zero-shot"
+        return f"No tested method is shown to gain on {rest}: keep zero-shot"
     gains, told = leaves[~plain].reset_index(drop=True), []
     for dataset, part in gains.groupby("datasets", sort=False):
         ways = []
         for _, leaf in part.iterrows():
-            has = f"with {leaf['have']} " if leaf["have"] != tree.NOTHING else ""
-            has = "otherwise " if len(part) > 1 and not has else has
+            has = f"with {leaf['have']} "
+            if leaf["have"] == tree.NOTHING:
+                has = "otherwise " * (len(part) > 1)
+            elif leaf["use"] in tree.CALLED.values():  # it names what one has
+                has = ""
             ways.append(f"{has}{leaf['use']} gains {_expected(leaf)}")
             if leaf["over"] != part["over"].shift(-1).get(leaf.name):  # said once
                 ways[-1] += f" over {leaf['over']}"
         told.append(f"On {kind(dataset)}, {listed(ways)}")
     if rest:
-        told.append(f"On {rest} no tested method gains: keep zero-shot")
+        told.append(f"On {rest} no tested method is shown to gain: keep zero-shot")
     places = zip(gains["datasets"], gains["backbone"], strict=True)
     singles = (widest(scores, Key(*at, ""), registry.ledgers(ONE)) for at in places)
     one = pd.DataFrame([_price(scores, key) for key in singles if key])

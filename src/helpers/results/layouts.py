@@ -19,7 +19,6 @@ from helpers.data.dataset import UNKNOWN
 from helpers.methods import registry
 from helpers.methods.registry import ONE
 from helpers.results import predictions, published
-from helpers.results.synthesis import rank_correlation
 
 COUNTERPARTS = {
     "ImageNet-A": "picto-a",
@@ -239,14 +238,3 @@ def _first(folder: Path, names: tuple[str, ...], weights: str) -> pd.DataFrame |
             ledger.attrs["study"] = _study(folder)
             return ledger.set_index("image_id")
     return None
-
-
-def difficulty(scores_of: pd.Series, backbone: str = "RN50") -> dict[str, float]:
-    """Rank correlation of zero-shot accuracies with those of ImageNet's variants.
-
-    `scores_of`: our accuracies by data set; counterparts of the published ones count.
-    """
-    table = published.table()
-    table = table[table["backbone"].eq(backbone) & table["method"].eq(PHOTO)]
-    theirs = table.set_index("dataset")["top1"].rename(index=COUNTERPARTS)
-    return rank_correlation(scores_of, theirs)

@@ -59,10 +59,8 @@ class Reason(NamedTuple):
 
 
 TRAINED = ("lafter", "upl", "clip_pr")
-OF_VIEWS = (
-    *("vote", "zero", "mta", "tps", "ctpt", "atpt", "difftpt"),
-    *("tpt", "tpt_coop", "tpt_cocoop", "tpt_cots"),
-)
+OF_VIEWS = ("vote", "zero", "mta", "tps")
+BY_TUNING = ("tpt", "ctpt", "atpt", "difftpt", "tpt_coop", "tpt_cocoop", "tpt_cots")
 OF_WORDS = ("dclip", "cupl", "caption")
 OF_PROMPTS = ("ensemble_80", "ensemble_waffle", "dclip", "cupl", "autoclip")
 REASONS = (
@@ -80,8 +78,8 @@ REASONS = (
     Reason(
         ("lafter",),
         lambda e: e["tokens"] > e["published"],
-        "Sixteen tokens that it has not met cost the image tower {tokens:.0f} points, "
-        "more than papers gain.",
+        "Fifty tokens that it has not met, as LaFTer's prompts are, cost the image "
+        "tower {tokens:.0f} points, more than papers gain.",
     ),
     Reason(
         ("lafter",),
@@ -117,6 +115,12 @@ REASONS = (
         lambda e: e["gain"] > 0 and e["named"] > e["start"],
         "Captions name the true class of {named:.0f} % of the images; one prompt is "
         "right on {start:.0f} %.",
+    ),
+    Reason(
+        BY_TUNING,
+        lambda e: e["common"] > 50,
+        "{common:.0f} % of what its step does to the class features is common to all "
+        "classes, and changes no prediction.",
     ),
     Reason(
         OF_VIEWS,
@@ -401,17 +405,19 @@ def _whole(method: str, part: pd.DataFrame) -> dict:
 
 
 COSTS = {
-    "tokens": ("accuracy, 0 unknown tokens", "accuracy, 16 unknown tokens"),
+    "tokens": ("accuracy, 0 unknown tokens", "accuracy, 50 unknown tokens"),
     "strong": ("accuracy, whole picture", "accuracy, strong view"),
     "crop": ("accuracy, whole picture", "accuracy, random crop, area 0.25"),
     "wordings": ("accuracy over wordings, highest", "accuracy over wordings, median"),
     "worst": ("accuracy over wordings, median", "accuracy over wordings, lowest"),
 }
 """Differences of two measures of a behaviour card."""
+COMMON = "TPT's step: movement in common"
 
 
 def card(folder: str | Path) -> dict[str, float]:
-    """The `COSTS` of chapter 00's behaviour card, in points: means over its backbones.
+    """The `COSTS` of chapter 00's behaviour card, in points, and `common`, a share in
+    percent: means over its backbones.
 
     Empty where the study has no card; NaN where no backbone has both measures.
     """
@@ -423,8 +429,9 @@ def card(folder: str | Path) -> dict[str, float]:
     table = table.drop(columns=["n", "published"])
     shares = table.apply(lambda c: c.str.extract(r"^([\d.]+)%$")[0].astype(float))
     measures = sorted({measure for pair in COSTS.values() for measure in pair})
-    shares = shares.reindex(measures)
-    return {n: (shares.loc[a] - shares.loc[b]).mean() for n, (a, b) in COSTS.items()}
+    shares = shares.reindex([*measures, COMMON])
+    costs = {n: (shares.loc[a] - shares.loc[b]).mean() for n, (a, b) in COSTS.items()}
+    return costs | {"common": shares.loc[COMMON].mean()}
 
 
 def _evidence(row: pd.Series, scores: Scores, folder: str | Path) -> dict[str, float]:
@@ -435,7 +442,7 @@ def _evidence(row: pd.Series, scores: Scores, folder: str | Path) -> dict[str, f
     the model that rewards); named (images whose captions name the class); and the
     entries of `card`.
     """
-    told: dict[str, float] = dict.fromkeys(COSTS, math.nan)
+    told: dict[str, float] = dict.fromkeys([*COSTS, "common"], math.nan)
     percent = ["published", "gain", "moved", "rescued", "broken", "start"]
     told |= (100 * row[[*percent, "their_start"]].astype(float)).to_dict()
     told["published"] = abs(told["published"])

@@ -17,7 +17,7 @@ from helpers.results.compare import DECIDED
 from helpers.results.synthesis import ALONE
 
 IMAGES = {
-    "Are the objects small or off centre?": ("picto-a", "imagenet-a"),
+    "Are they hard: small, off centre, turned, covered?": ("picto-a", "imagenet-a"),
     "Are all in one other style, as sketches are?": ("picto-s", "imagenet-sketch"),
     "Are they in many other styles?": ("picto-r", "imagenet-r"),
     "Are they noisy, blurred or damaged?": ("picto-c",),
@@ -29,7 +29,7 @@ LAST, ALL = "None of these?", "Whatever they are like"
 OWNED = {
     "a word for such images": ("Do you know the domain?", "its word"),
     "unlabelled images like them": ("Do you have a pool of one kind?", "a pool"),
-    "a stream of test images": ("Do they arrive as a stream?", "a stream"),
+    "a stream of test images": ("Do many come at once, or in a stream?", "a stream"),
     "labelled images": ("Do you have any labels?", "labels"),
     "your own method": ("Your own method?", "your own method"),
 }
@@ -37,7 +37,7 @@ OWNED = {
 to call it. A pool is of unlabelled images."""
 NOTHING = "the image alone"
 KEEP = "keep zero-shot"
-CALLED = {"the true word": "its word in the prompt"}
+CALLED = {"the true word": "the style's name in the prompt"}
 """What to do, where the method's name in figures does not say it."""
 
 
