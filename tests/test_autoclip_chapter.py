@@ -119,7 +119,7 @@ def test_curves_draw_percent_in_panels_with_bands():
     )
     left, right = fig.axes
     assert left.get_ylabel() == "points"
-    assert right.get_title(loc="left") == "on b"
+    assert right.get_title(loc="left") == "b"
     assert left.lines[0].get_ydata() == pytest.approx([0, 10, 20])
     assert [tick.get_text() for tick in left.get_xticklabels()] == ["1", "10", "100"]
     band = left.collections[0].get_paths()[0].vertices[:, 1]
