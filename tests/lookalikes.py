@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pytest
 import skimage
 import sklearn
 from PIL import Image
@@ -126,3 +128,14 @@ def damaged(folder: Path) -> dict[str, str]:
     (folder / "whole.jpg").unlink()
     (folder / "sound.png").unlink()
     return {name: word for name, (_, word) in contents.items()}
+
+
+def check_captions(folder: Path, dataset: str, images: int) -> None:
+    """Assert what chapter 03 leaves of photographs: captions, and steps that add up."""
+    captions = pd.read_csv(folder / "tables" / f"03_captions_{dataset}.csv")
+    assert list(captions) == ["image_id", "caption", "keyword", "template"]
+    assert len(captions) == images
+    blame = pd.read_csv(folder / "figures" / "03_blame.csv")
+    assert blame["step"].tolist() == ["plain", "captioner", "keyword", "assembly"]
+    total = blame["top1"].iloc[-1] - blame["top1"].iloc[0]
+    assert blame["difference"].sum() == pytest.approx(total)

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from lookalikes import photos
+from lookalikes import check_captions, photos
 
 from helpers.figures import chapter_03
 from helpers.study import check, main
@@ -36,13 +36,7 @@ def test_a_full_size_clip_on_a_folder_of_photographs(tmp_path):
     page = (folder / "03_caption_prompts.ipynb").read_text()
     assert page.count("stands here once") == 1  # in the code: the answer is there
     assert "**What to do.**" in page
-    kept = pd.read_csv(folder / "tables" / "03_captions_photos.csv")
-    assert list(kept) == ["image_id", "caption", "keyword", "template"]
-    assert len(kept) == 6
-    blame = pd.read_csv(folder / "figures" / "03_blame.csv")
-    assert blame["step"].tolist() == ["plain", "captioner", "keyword", "assembly"]
-    total = blame["top1"].iloc[-1] - blame["top1"].iloc[0]
-    assert blame["difference"].sum() == pytest.approx(total)
+    check_captions(folder, "photos", 6)
 
 
 def test_what_needs_a_missing_model_is_left_out_and_the_rest_runs(tmp_path, capsys):

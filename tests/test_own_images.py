@@ -16,7 +16,7 @@ import pytest
 from IPython.core.displayhook import DisplayHook
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
-from lookalikes import PHOTOGRAPHS
+from lookalikes import PHOTOGRAPHS, check_captions
 from PIL import Image
 from traitlets.config import Config
 
@@ -175,13 +175,7 @@ def test_three_classes_of_seven_photographs_under_names_of_their_own(
     # The file has sentences alone: no descriptors, so that nothing can be pooled.
     assert "cupl" in set(results["method"])
     assert not {"dclip", "autoclip_pooled"} & set(results["method"])
-    captions = pd.read_csv(folder / "tables" / "03_captions_Fotos_Köln_2023.csv")
-    assert list(captions) == ["image_id", "caption", "keyword", "template"]
-    assert len(captions) == 7
-    blame = pd.read_csv(folder / "figures" / "03_blame.csv")
-    assert blame["step"].tolist() == ["plain", "captioner", "keyword", "assembly"]
-    total = blame["top1"].iloc[-1] - blame["top1"].iloc[0]
-    assert blame["difference"].sum() == pytest.approx(total)
+    check_captions(folder, "Fotos_Köln_2023", 7)
 
 
 def _accuracy(results: pd.DataFrame) -> float:
