@@ -1,6 +1,8 @@
 """Time, memory and disk: what is told before a run, and what is stopped."""
 
 import json
+import os
+import signal
 import sys
 import time
 
@@ -201,3 +203,33 @@ def test_whoever_holds_little_is_left_alone(monkeypatch):
         assert child.wait() == 0
     assert 10**6 < seen.peak < 10**9
     assert not seen.cause
+
+
+def test_a_child_that_has_not_yet_started_its_program_holds_nothing():
+    ballast = bytearray(400 * 10**6)
+    ballast[::4096] = bytes(len(ballast[::4096])).replace(b"\0", b"\1")
+    child = os.fork()
+    if child == 0:  # as a kernel is, between its fork and its exec
+        signal.pause()
+    try:
+        process = psutil.Process(child)
+        assert process.memory_info().rss > 400 * 10**6
+        assert watch._held(process) == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_a_kernel_stopped_at_its_start_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "PATIENCE", 1)
+    monkeypatch.setattr(watch, "FLOOR", (1.0, 10**6))  # whatever a kernel holds
+    monkeypatch.setattr(watch, "available_memory", lambda: 0.0)
+    monkeypatch.setattr(runner, "STARTING", 120)
+    began = time.monotonic()
+    argv = [sys.executable, "-c", "import time; time.sleep(600)"]  # never answers
+    spec = runner.KernelSpec(argv=argv, language="python")
+    monkeypatch.setattr(runner._OwnKernel, "kernel_spec", spec)
+    job = book_of(tmp_path, "print(1)")
+    with pytest.raises(runner.NotebookFailed, match="would have used up the memory"):
+        runner.run([job], tmp_path / "out")
+    assert time.monotonic() - began < 100  # the second start is stopped, too

@@ -255,6 +255,8 @@ def _run(
                 raise DiskFull(failure(error.evalue)) from error
             raise NotebookFailed(failure(seen.cause or _cause(error))) from error
         except KernelMissing as error:
+            if seen.cause:
+                raise NotebookFailed(failure(seen.cause)) from error
             raise KernelMissing(
                 f"{job.notebook.name}: its kernel did not start ({error}): see what it "
                 "says above, wait until the machine is less busy, or set up the "

@@ -60,7 +60,7 @@ def watched() -> Iterator[Watch]:
             ours = psutil.Process().children(recursive=True)
             watch.look({p.pid: p for p in ours if p.pid not in before})
             seconds += bool(watch.cause)
-            if seconds == PATIENCE:  # deep in a library, where nothing interrupts it
+            if seconds >= PATIENCE:  # deep in a library, where nothing interrupts it
                 for process in ours:
                     if process.pid not in before:
                         _send(process, signal.SIGKILL)
@@ -126,6 +126,9 @@ def gigabytes(size: float) -> str:
 
 def _held(process: psutil.Process) -> int:
     try:
+        # Between its fork and its exec a child shows the memory of this process.
+        if process.cmdline() == psutil.Process().cmdline():
+            return 0
         return process.memory_info().rss
     except psutil.Error:
         return 0
