@@ -178,9 +178,8 @@ def test_a_peak_that_a_line_hides_is_told():
     trough = doses.trend(-peaked, [1, 2, 3, 4])
     assert (trough["turn"], trough["turned_by"]) == (2, -found["turned_by"])
     row = found | {"subject": "a gain", "over": "here", "verdict": "loses"}
-    assert doses.sentence(row).endswith(
-        f" here, with {100 * found['turned']:+.1f} points at 2 between."
-    )
+    peak = f"A gain is greatest in between, {100 * found['turned']:+.1f} points at 2; "
+    assert doses.sentence(row).startswith(f"{peak}a straight line falls by ")
     for plain in (np.sort(peaked, axis=0), peaked[[1, 0]], peaked[[0, 0, 3]]):
         found = doses.trend(plain, range(len(plain)))
         assert np.isnan(found["turn"])
