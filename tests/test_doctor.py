@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from helpers import data, paths
-from helpers.data import integrity
+from helpers.data import dataset as images
 from helpers.models import embedded
 from helpers.results import predictions
 from helpers.study import doctor, parameters
@@ -18,7 +18,7 @@ RANDOM = {"backbone": "RN50-quickgelu", "weights": "random"}
 def outputs(tmp_path_factory, monkeypatch):
     """Caches and outputs of the test's own."""
     folder = tmp_path_factory.mktemp("study")
-    monkeypatch.setattr(integrity, "CACHE", folder / "cache")
+    monkeypatch.setattr(images, "CACHE", folder / "cache")
     monkeypatch.setattr(doctor, "OUTPUTS", folder / "outputs")
     return folder / "outputs"
 

@@ -26,8 +26,8 @@ from helpers.models.visual import ImageTower
 from helpers.models.weights import quiet
 from helpers.paths import CACHE
 from helpers.study.parameters import Job
+from helpers.study.process import available_memory, gigabytes
 from helpers.study.report import BAD, GOOD, NOTE, Report
-from helpers.study.watch import available_memory, gigabytes
 
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, CLASSES = 8, 32  # pictures, or classes, that are timed together

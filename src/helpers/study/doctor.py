@@ -22,9 +22,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from helpers import data, notebooks
 from helpers.data import embedded
 from helpers.data import folder as class_folders
-from helpers.data.dataset import UNKNOWN, Dataset
+from helpers.data.dataset import UNKNOWN, Dataset, readable
 from helpers.data.folder import BESIDE, WNID
-from helpers.data.integrity import readable
 from helpers.models import optional
 from helpers.models.weights import weight_bytes
 from helpers.paths import OUTPUTS

@@ -37,7 +37,7 @@ from helpers.files import DiskFull, enough_room, replacing
 from helpers.notebooks import number_of
 from helpers.paths import shown
 from helpers.progress import MARK
-from helpers.study import environment, fingerprints, watch
+from helpers.study import fingerprints, process
 from helpers.study.parameters import Job
 
 ENGINE = "study"
@@ -211,7 +211,7 @@ def _run(
     folder: Path,
     outputs: Path,
     note_kernel: Callable[[int], None],
-) -> watch.Watch:
+) -> process.Watch:
     name = job.notebook.stem
     before = fingerprints.states(folder, number_of(name))
     partial = folder / f"{name}.partial.ipynb"
@@ -221,7 +221,7 @@ def _run(
         tempfile.TemporaryDirectory(
             prefix="study-", ignore_cleanup_errors=True
         ) as private,
-        watch.watched() as seen,
+        process.watched() as seen,
     ):
         facts = {}
 
@@ -245,7 +245,7 @@ def _run(
                 private=Path(private),
                 start={
                     "cwd": str(job.notebook.parent),
-                    "env": environment.kernel_variables(outputs, Path(private)),
+                    "env": process.kernel_variables(outputs, Path(private)),
                 },
             )
             files = fingerprints.written_since(folder, number_of(name), before)
@@ -322,7 +322,7 @@ def _progress(name: str, cells: int) -> Iterator[tqdm]:
 
 
 class _OwnKernel(AsyncKernelManager):
-    """Starts `helpers.study.kernel` in this very interpreter.
+    """Starts `process.kernel` in this very interpreter.
 
     A kernelspec "python3" that the user has installed may start any other one.
     """
@@ -330,7 +330,8 @@ class _OwnKernel(AsyncKernelManager):
     kernel_spec = KernelSpec(
         argv=[
             *(sys.executable, "-P", "-Xfrozen_modules=off"),
-            *("-m", "helpers.study.kernel", "-f", "{connection_file}"),
+            *("-c", "from helpers.study import process; process.kernel()"),
+            *("-f", "{connection_file}"),
         ],
         display_name="Python 3",
         language="python",
