@@ -569,8 +569,7 @@ def test_sigterm_leaves_neither_lock_nor_kernel_nor_paths(tmp_path):
             assert run.poll() is None, run.stderr.read()
             time.sleep(0.05)
             shown = partial.read_text() if partial.is_file() else ""
-        pid = json.loads((folder / ".running").read_text())["kernel"][0]
-        kernel = psutil.Process(pid)
+        (kernel,) = (p for p in psutil.Process(run.pid).children() if p.cmdline())
         assert str(folder) not in shown
         run.send_signal(signal.SIGTERM)
         _, error = run.communicate(timeout=600)

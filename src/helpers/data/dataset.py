@@ -105,15 +105,13 @@ class Dataset:
             )
         if len(set(self.ids)) != len(self.ids):
             raise ValueError(f"data set {self.name!r} has image ids that occur twice")
-        for field in ("labels", "facts", "files"):
-            values = getattr(self, field)
-            if values is not None and len(values) not in (len(self), 0):
+        parts = {"labels": labels, "facts": self.facts, "files": self.files or None}
+        for field, values in parts.items():
+            if values is not None and len(values) != len(self):
                 raise ValueError(
                     f"data set {self.name!r}: {len(values)} {field} for "
                     f"{len(self)} image ids"
                 )
-        if labels.ndim != 1 or len(labels) != len(self):
-            raise ValueError(f"data set {self.name!r}: labels must be one per image")
         if labels.min() < UNKNOWN or labels.max() >= len(self.class_names):
             raise ValueError(
                 f"data set {self.name!r}: labels run from {labels.min()} to "

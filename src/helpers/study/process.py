@@ -196,7 +196,7 @@ class Watch:
         self.cause = (
             f"would have used up the memory: it held {ours} and {left} were left, of "
             f"which {kept} stay free. Take fewer images or views, smaller batches, or "
-            "close other programs; `study doctor NAME` tells what each chapter needs"
+            "close other programs"
         )
         for process in held:
             _send(process, signal.SIGINT)
