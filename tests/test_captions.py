@@ -461,6 +461,13 @@ def test_cosines_with_own_prompts_are_kept_and_go_on_where_they_stood(
     assert torch.equal(store.prompt_cosines(backbone, dataset, templates), found)
     assert len(calls) == 4
     assert store.prompt_seconds_per_image(backbone, dataset, templates) > 0
+    others = [*templates[:5], "y of {a}", "y of {a}"]
+    alike = store.prompt_cosines(backbone, dataset, others, like=templates)
+    assert calls[4:] == [["y of {a}"]]
+    assert torch.equal(alike[:5], found[:5])
+    assert torch.allclose(alike, store.prompt_cosines(backbone, dataset, others))
+    same = store.prompt_cosines(backbone, dataset, templates, like=templates)
+    assert torch.equal(same, found)
     with pytest.raises(ValueError, match="6 templates for 7 images"):
         store.prompt_cosines(backbone, dataset, templates[:6])
 

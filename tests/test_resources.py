@@ -40,12 +40,17 @@ def test_what_chapters_do_is_counted():
     assert work_of("01") == {"views": 7500, "texts": 200 * (80 + 6)}
     found = work_of("02")
     assert found["views"] == 1000 * 64 * 3
-    assert found["steps"] == 200 * (5 * 3 * 1000 + 100 * 2 * 3)
+    tuned = 3 * 3 * 1000 + 100 * (3 + 4 + 3)  # 3 tunings of 3 recipes, and sweeps
+    assert found["passes"] == 200 * tuned
+    assert found["steps"] == 200 * (tuned + 100 * 3)  # a second one at 3 rates
     assert work_of("03")["captions"] == 200 * 2 * 7500
     assert work_of("05")["trained"] == 50 * 3750 * (4 + 2 + 1)
     assert work_of("06") == {"views": 1000 * 64}
-    assert work_of("06c") == {"views": 1000 * 64, "steps": 200 * 8 * 1000}
-    assert work_of("08") == {"views": 1000 * 64, "steps": 200 * 1000}
+    both = {"passes": 200 * 8 * 1000, "steps": 200 * 8 * 1000}
+    assert work_of("06c") == {"views": 1000 * 64, **both}
+    assert work_of("08") == {"views": 1000 * 64, "passes": 2e5, "steps": 2e5}
+    del both["steps"]  # each image's first and only one is a matrix product
+    assert work_of("06c", jacobian=True) == {"views": 1000 * 64, **both}
     assert not work_of("07")
     assert not cost.work({"mine": 1}, {"a": Pictures(5)})
 

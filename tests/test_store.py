@@ -25,7 +25,7 @@ from helpers import views as recipes
 from helpers.chapters import adaptation
 from helpers.data.dataset import Dataset
 from helpers.keys import key
-from helpers.methods import tpt, vote
+from helpers.methods import cots, tpt, vote
 from helpers.methods.ctpt import ctpt
 from helpers.methods.zero_shot import zero_shot
 from helpers.models import clip
@@ -675,6 +675,20 @@ def test_bits_do_not_depend_on_the_chunks(
         assert torch.equal(found, whole)
         assert seconds > 0
     assert len({p.parent for p in tmp_path.rglob("*.safetensors")}) == 2
+
+
+def test_one_tuning_serves_all_methods_that_read_it(small, tmp_path, monkeypatch):
+    views, text = small[0][:9], adaptation.replace(small[1], batch=4)
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
+    for method in cots.READINGS:
+        tuning = adaptation.by_tuning(method, rho=0.3)
+        with torch.no_grad():
+            alone = tuning(views, text)
+        found, _ = adaptation._logits(tuning, views, text, "key", "x")
+        assert torch.equal(found, alone)
+    assert len(list((tmp_path / "store" / "adapted").iterdir())) == 1
+    of_one_view = adaptation.by_tuning(tpt.tpt, rho=1.0)  # which CoTS cannot read
+    adaptation._logits(of_one_view, views[:, :1], text, "key", "x")
 
 
 def test_contexts_of_their_own_go_with_their_images(small, tmp_path, monkeypatch):

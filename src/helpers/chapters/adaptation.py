@@ -23,7 +23,7 @@ from helpers.chapters.notebook import Run
 from helpers.data.dataset import Dataset
 from helpers.files import digest
 from helpers.keys import folder, key
-from helpers.methods import cocoop, coop, selection, tpt
+from helpers.methods import cocoop, coop, cots, selection, tpt
 from helpers.methods.zero_shot import zero_shot
 from helpers.models.behaviour import common_share
 from helpers.models.clip import Backbone
@@ -287,8 +287,16 @@ def _logits(
 ) -> tuple[Tensor, float]:
     """Logits [N, C] on the CPU, and what they took in seconds.
 
-    `backbone` is the key of the one that views and text come from.
+    `backbone` is the key of the one that views and text come from. Methods that read
+    one tuning (`cots.READINGS`) are computed and kept together: the first one makes all
+    of them, and each has their seconds.
     """
+    tuning = method.key if isinstance(method, Tuning) else ""
+    place, alike = None, text.context.ndim == 2 and views.shape[1] > 1
+    if tuning and alike and method.method in cots.READINGS:
+        place = cots.READINGS.index(method.method)
+        method = replace(method, method=cots.readings)
+        tuning = method.key
 
     def some(span: range) -> Iterator[tuple[range, Tensor]]:
         rows = slice(span.start, span.stop)
@@ -297,7 +305,6 @@ def _logits(
             logits = method(views[rows], replace(text, context=own))
         yield span, logits
 
-    tuning = method.key if isinstance(method, Tuning) else ""
     if not tuning:
         began = time.perf_counter()
         ((_, logits),) = some(range(len(views)))
@@ -305,7 +312,9 @@ def _logits(
     side = text.context, text.class_features, text.logit_scale, text.tower.class_names
     how = text.batch, text.jacobian is not None
     where = folder("adapted", tuning, backbone, views, side, how)
-    return timed(where, len(views), some, label, chunk_size(text.batch))
+    size = chunk_size(text.batch)
+    logits, spent = timed(where, len(views), some, label, size)
+    return (logits if place is None else logits[:, place].clone()), spent
 
 
 def look(

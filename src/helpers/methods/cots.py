@@ -20,7 +20,14 @@ from torch import Tensor
 
 from helpers.methods import selection
 from helpers.methods.registry import method
-from helpers.methods.tpt import TextFeatures, tune, view_logits
+from helpers.methods.tpt import (
+    TextFeatures,
+    confident_marginal,
+    revote,
+    tpt,
+    tune,
+    view_logits,
+)
 
 LOG_RANGE = 3.0
 GRID = 61
@@ -64,9 +71,55 @@ def tuned_logits(
     """Logits [B, V, C] of all views after and before TPT's tuning, see `tpt.tune`."""
     batch = tuning.get("batch", 1)
     tuned = tune(views, text_features, logit_scale, context, **tuning).context
-    start = context.expand_as(tuned)
     after = view_logits(views, text_features, logit_scale, tuned, batch)
-    return after, view_logits(views, text_features, logit_scale, start, batch)
+    return after, _start_logits(views, text_features, logit_scale, context, batch)
+
+
+def readings(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    context: Tensor,
+    rho: float = 0.1,
+    **tuning: Any,
+) -> Tensor:
+    """Logits [B, 3, C] of `READINGS`, in their order, from one tuning of each image.
+
+    An image passes the text tower once after its tuning, not once for each method.
+    """
+    tuned = tune(views, text_features, logit_scale, context, rho=rho, **tuning).context
+    batch = tuning.get("batch", 1)
+    originals, parts = [], []
+    for part, at in zip(views.split(batch), tuned.split(batch), strict=True):
+        with torch.no_grad():
+            columns = text_features(at).mT
+        part = part.to(at.dtype)
+        originals.append(logit_scale * part[:, :1] @ columns)
+        parts.append(logit_scale * part @ columns)
+    after = torch.cat(parts)
+    before = _start_logits(views, text_features, logit_scale, context, batch)
+    read = torch.cat(originals)[:, 0], confident_marginal(after, rho)
+    return torch.stack([*read, cots(after, before, rho)], dim=1)
+
+
+READINGS = (tpt, revote, tpt_cots)
+
+
+def _start_logits(
+    views: Tensor,
+    text_features: TextFeatures,
+    logit_scale: float,
+    context: Tensor,
+    batch: int,
+) -> Tensor:
+    """Logits [B, V, C] of all views before the tuning."""
+    if context.ndim == 3:
+        return view_logits(views, text_features, logit_scale, context, batch)
+    with torch.no_grad():  # in a batch, as after the tuning: rounding depends on it
+        several = context.expand(min(batch, len(views)), -1, -1)
+        columns = text_features(several).mT
+    parts = [part.to(context.dtype) for part in views.split(batch)]
+    return torch.cat([logit_scale * part @ columns[: len(part)] for part in parts])
 
 
 @torch.no_grad()

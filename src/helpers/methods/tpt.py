@@ -117,15 +117,16 @@ def revote(
     statistics over images; here images are independent.
     """
     tuned = tune(views, text_features, logit_scale, context, rho=rho, **tuning).context
-    keep = selection.keep_count(views.shape[1], rho)
     batch = tuning.get("batch", 1)
-    votes = []
-    for part, at in zip(views.split(batch), tuned.split(batch), strict=True):
-        with torch.no_grad():
-            logits = _logits(part.to(at.dtype), text_features(at), logit_scale)
-        trusted = selection.take(logits, selection.confident(logits, keep))
-        votes.append(selection.log_marginal(trusted))
-    return torch.cat(votes)
+    after = view_logits(views, text_features, logit_scale, tuned, batch)
+    return confident_marginal(after, rho)
+
+
+def confident_marginal(logits: Tensor, rho: float = 0.1) -> Tensor:
+    """ln of the mean probability [B, C] of the confident ones of views [B, V, C]."""
+    keep = selection.keep_count(logits.shape[1], rho)
+    trusted = selection.take(logits, selection.confident(logits, keep))
+    return selection.log_marginal(trusted)
 
 
 def tpt_linear(

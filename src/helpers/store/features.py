@@ -61,6 +61,7 @@ def prompt_cosines(
     dataset: Dataset,
     templates: Sequence[str],
     characters: int | None = None,
+    like: Sequence[str] | None = None,
 ) -> Tensor:
     """Cosines float32 [N, C] of each image with the classes in its own template.
 
@@ -70,6 +71,8 @@ def prompt_cosines(
     Args:
         templates: one for each image, as in `helpers.models.template_prompts`.
         characters: cuts every prompt to this length, if given.
+        like: other templates for the same images; an image whose template is the same
+            there has its cosines from there.
 
     Raises:
         ValueError: not one template for each image.
@@ -80,8 +83,12 @@ def prompt_cosines(
             "each image needs its own"
         )
     images = image_features(backbone, dataset)
+    cosines = torch.empty(len(dataset), len(dataset.class_names))
+    rows = [i for i, t in enumerate(templates) if like is None or t != like[i]]
+    if like is not None:
+        cosines = prompt_cosines(backbone, dataset, like, characters)
     # Images of equal templates come together.
-    order = sorted(range(len(dataset)), key=templates.__getitem__)
+    order = sorted(rows, key=templates.__getitem__)
 
     def encode(span: range) -> Iterator[tuple[list[int], Tensor]]:
         rows_of: dict[str, list[int]] = {}  # template -> positions in the order
@@ -98,10 +105,9 @@ def prompt_cosines(
                 yield rows, (own.double() @ texts.double().T).float()
 
     label = f"encoding {dataset.name}'s prompts with {backbone.name}"
-    where = _prompt_folder(backbone, dataset, templates, characters)
-    found = in_chunks(where, len(dataset), encode, label, SHARD)
-    cosines = torch.empty_like(found)
-    cosines[order] = found
+    where = _prompt_folder(backbone, dataset, templates, characters, like)
+    if order:
+        cosines[order] = in_chunks(where, len(order), encode, label, SHARD)
     return cosines
 
 
@@ -122,5 +128,6 @@ def _prompt_folder(
     dataset: Dataset,
     templates: Sequence[str],
     characters: int | None = None,
+    like: Sequence[str] | None = None,
 ) -> Path:
-    return folder("prompts", backbone.key, dataset.key, templates, characters)
+    return folder("prompts", backbone.key, dataset.key, templates, characters, like)

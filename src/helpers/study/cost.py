@@ -1,11 +1,11 @@
 """How long a study takes here, roughly, for `study doctor`.
 
 A chapter's parameters tell how many views it encodes, prompts it encodes, classes it
-carries through a step of prompt tuning, and pictures it trains on. Each of these is
-timed on a few pictures, with random weights where the study's own are not here. The
-rest is not counted, nor what the store holds already: a factor of two is possible.
-The store refuses views that the disk has no room for, and `helpers.study.process`
-watches the memory of a run.
+carries through a tuned prompt or a step of tuning, and pictures it trains on. Each of
+these is timed on a few pictures, with random weights where the study's own are not
+here. The rest is not counted, nor what the store holds already: a factor of two is
+possible. The store refuses views that the disk has no room for, and
+`helpers.study.process` watches the memory of a run.
 """
 
 import time
@@ -29,12 +29,13 @@ from helpers.study.report import BAD, GOOD, Report
 
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, CLASSES = 8, 32  # pictures, or classes, that are timed together
-METHODS = 5  # that tune prompts in chapter 02
+TUNINGS = 3  # of each image in chapter 02: TPT's serves three methods
 TEMPLATES = 80  # of the largest shared set
 NAMES = {
     "views": "drawing and encoding views",
     "texts": "encoding prompts",
     "captions": "encoding prompts of captions",
+    "passes": "encoding tuned prompts",
     "steps": "tuning prompts",
     "trained": "training on pictures",
     "drawn": "diffusion, at most",
@@ -102,17 +103,24 @@ def work(p: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Counter[str]:
     if "caption_images" in p:
         captions = sum(taken("caption_images", n) for n in counts.values())
         found["captions"] = 2 * models * classes * captions
+    tuned = later = 0  # images whose prompts are tuned, and their steps but the first
     if "augmentations" in p:
-        swept = taken("dev_images", focus) * max(p["step_counts"], default=1)
-        found["steps"] = METHODS * seen + models * swept * len(p["learning_rates"])
+        swept = taken("dev_images", focus)
+        paths = models * swept * len(p["learning_rates"])
+        tuned = TUNINGS * seen + swept * len(p["view_counts"] + p["fractions"]) + paths
+        longest = max(p["step_counts"], default=1)
+        matched = sum(taken("matched_images", n) for n in counts.values())
+        later = (longest - 1) * (paths + matched * bool(p["dev"]))
     elif "dose_images" in p:
         found["views"] += models * p["dose_images"] * p["view_count"]
-        found["steps"] = models * p["dose_images"] * (2 + len(p["learning_rates"]))
+        tuned = models * p["dose_images"] * (2 + len(p["learning_rates"]))
     elif "chunk" in p:
-        found["steps"] = seen * -(-p["view_count"] // p["chunk"])
+        tuned = seen * -(-p["view_count"] // p["chunk"])
     elif "to_label" in p:
-        found["steps"] = seen
-    found["steps"] = classes * found.get("steps", 0)
+        tuned = seen
+    found["passes"] = classes * tuned
+    # With the Jacobian, first steps are matrix products.
+    found["steps"] = classes * (later if p.get("jacobian") else later + tuned)
     if "pool_images" in p:
         pool = taken("pool_images", focus // 2)
         found["trained"] = 2 * p["epochs"] * pool
@@ -146,7 +154,7 @@ def paces(model: clip.Backbone, dataset: Dataset) -> dict[str, float]:
         "views": _seconds(look) / FEW,
         "texts": _seconds(lambda: model.encode_texts(prompts).cpu()) / CLASSES,
         "captions": _seconds(prompted) / FEW / CLASSES,
-        "steps": _step_seconds(model, names),
+        **_tuning_seconds(model, names),
         "trained": _training_seconds(model, pixels),
         "drawn": 1.0,  # chapters that draw are limited in time
     }
@@ -159,20 +167,23 @@ def _seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def _step_seconds(model: clip.Backbone, names: Sequence[str]) -> float:
-    """One class in one step of prompt tuning: forward, back, and forward again."""
+def _tuning_seconds(model: clip.Backbone, names: Sequence[str]) -> dict[str, float]:
+    """One class in a tuned prompt, and in a step of tuning: forward and back."""
     try:
         tower = PromptTower(model, names)
     except ValueError:  # no text tower of CLIP's kind: chapter 02 will say so
-        return 0.0
+        return {"passes": 0.0, "steps": 0.0}
+    contexts = tower.context.repeat(FEW, 1, 1)
+
+    def encode() -> None:
+        with torch.no_grad():
+            tower.features(contexts).cpu()
 
     def step() -> None:
-        context = tower.context.repeat(FEW, 1, 1).requires_grad_()
-        tower.features(context).sum().backward()
-        with torch.no_grad():
-            tower.features(context).cpu()
+        tower.features(contexts.clone().requires_grad_()).sum().backward()
 
-    return _seconds(step) / FEW / len(names)
+    each = FEW * len(names)
+    return {"passes": _seconds(encode) / each, "steps": _seconds(step) / each}
 
 
 def _training_seconds(model: clip.Backbone, pixels: torch.Tensor) -> float:
