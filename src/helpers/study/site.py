@@ -21,6 +21,7 @@ from helpers.data import embedded
 from helpers.files import replacing
 from helpers.notebooks import number_of
 from helpers.paths import ROOT
+from helpers.results import findings
 from helpers.study import board, chapter_page, manual
 from helpers.study.board import TEMPLATES
 from helpers.study.chapter_page import ASSETS, Chapter
@@ -120,7 +121,7 @@ def build(folder: Path) -> Path:
         "index",
         entries=[(name, finished.get(name)) for name in entries],
         evidence=_evidence(folder, chapters, results, lines),
-        answers=_answers(folder / "tables"),
+        answers=findings.answers(folder / "tables"),
         whole=SYNTHESIS,
         facts=_facts(results),
         provenance=provenance,
@@ -203,16 +204,6 @@ def _provenance(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is not JSON ({error}): delete it and run the chapters again"
         ) from error
-
-
-def _answers(tables: Path) -> dict[str, str]:
-    """The finding of each chapter, by its number."""
-    paths = sorted(tables.glob("*_findings.csv"))
-    if not paths:
-        return {}
-    found = pd.concat([_read(path, ("chapter", "answer")) for path in paths])
-    numbers = found["chapter"].astype(str).map(number_of).str.zfill(2)
-    return dict(zip(numbers, found["answer"].astype(str), strict=True))
 
 
 def _facts(results: pd.DataFrame | None) -> dict[str, str]:
