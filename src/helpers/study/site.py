@@ -43,7 +43,7 @@ class Unfinished:
 
 @dataclass
 class Evidence:
-    """The index's figure and table, from the synthesis or from what comes next."""
+    """The index's figure and table, from the synthesis."""
 
     figure: Markup
     caption: Markup
@@ -120,7 +120,7 @@ def build(folder: Path) -> Path:
     write(
         "index",
         entries=[(name, finished.get(name)) for name in entries],
-        evidence=_evidence(folder, chapters, results, lines),
+        evidence=_evidence(folder, chapters, lines),
         answers=findings.answers(folder / "tables"),
         whole=SYNTHESIS,
         facts=_facts(results),
@@ -220,35 +220,20 @@ def _facts(results: pd.DataFrame | None) -> dict[str, str]:
 
 
 def _evidence(
-    folder: Path,
-    chapters: Sequence[Chapter],
-    results: pd.DataFrame | None,
-    lines: Sequence[dict[str, Any]],
+    folder: Path, chapters: Sequence[Chapter], lines: Sequence[dict[str, Any]]
 ) -> Evidence:
     figure = folder / "figures" / f"{SYNTHESIS}_frontier.png"
-    missing = ""
     if not lines or not figure.is_file():
         missing = (
-            f"Chapter {SYNTHESIS}, which sets all methods side by side, is missing "
-            "here. Until then this page shows"
+            f"Chapter {SYNTHESIS}, which sets all methods side by side, is missing."
         )
-        figure = folder / "figures" / "01_accuracy.png"
-        shown = ["chapter 01's accuracies"] if figure.is_file() else []
-        shown += ["results.csv"] if results is not None else []
-        missing += f" {' and '.join(shown) or 'neither figure nor table'}."
-    table, about = Markup(), ""
-    if not missing:
-        table = board.table(lines)
-        about = (
-            "Points of top-1 accuracy gained over one prompt on the same images; bold: "
-            "gains or loses by the study's protocol; °: exploratory, without a test. "
-            f"With {lines[0]['main']} unless another is named; milliseconds are the "
-            "median of the data sets."
-        )
-    elif results is not None and (results["n"] > 0).any():
-        table, about = board.accuracies(results)
-    if not figure.is_file():
-        return Evidence(Markup(), Markup(), table, about, missing)
+        return Evidence(Markup(), Markup(), Markup(), "", missing)
+    about = (
+        "Points of top-1 accuracy gained over one prompt on the same images; bold: "
+        "gains or loses by the study's protocol; °: exploratory, without a test. "
+        f"With {lines[0]['main']} unless another is named; milliseconds are the "
+        "median of the data sets."
+    )
     number, _, name = figure.stem.partition("_")
     captions = [one.captions for one in chapters if number_of(one.name) == number]
     caption = captions[0].get(name, Markup()) if captions else Markup()
@@ -261,4 +246,4 @@ def _evidence(
         ) from error
     source = f"data:{kind};base64,{base64.b64encode(figure.read_bytes()).decode()}"
     image = Markup('<img src="{}" alt="{}">').format(source, alt)
-    return Evidence(image, caption, table, about, missing)
+    return Evidence(image, caption, board.table(lines), about, "")
