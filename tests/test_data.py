@@ -760,7 +760,7 @@ def test_missing_imagenet_tells_where_to_get_it(tmp_path):
 
 def test_flat_validation_archive_gets_a_cure(tmp_path):
     lookalikes.picture(tmp_path / "imagenet/val/ILSVRC2012_val_00000001.JPEG")
-    with pytest.raises(ValueError, match="ILSVRC2012_validation_ground_truth"):
+    with pytest.raises(ValueError, match="ILSVRC2012_devkit_t12"):
         data.read("imagenet", str(tmp_path))
 
 

@@ -11,7 +11,7 @@ from helpers import notebooks
 from helpers.data import digits
 from helpers.paths import PARAMS, ROOT
 from helpers.results import findings
-from helpers.study import command, parameters, site
+from helpers.study import command, parameters
 from picto.contexts import CONTEXTS
 from picto.splits import CLASS_NAMES
 from picto.styles import STYLES
@@ -34,7 +34,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_answer_and_table_of_chapters_are_the_reference_runs():
-    found = front.findings(ROOT / REFERENCE)
+    found = findings.answers(ROOT / REFERENCE / "tables")
     block = front.chapters(found, REFERENCE)
     told = front.renewed(README, "chapters", block)
     told = front.renewed(told, "answer", found["07"])
@@ -54,16 +54,16 @@ def test_chapters_after_the_synthesis_answer_as_well(tmp_path):
     for number in ("07", "08"):
         path = tmp_path / "tables" / f"{number}_findings.csv"
         findings.answer(number, f"Answer {number}").to_csv(path, index=False)
-    block = front.chapters(front.findings(tmp_path), REFERENCE)
+    found = findings.answers(tmp_path / "tables")
+    block = front.chapters(found, REFERENCE)
     assert [f"| Answer {n}. |" in block for n in ("06", "07", "08")] == [0, 1, 1]
-    assert site._answers(tmp_path / "tables")["08"] == "Answer 08."
     assert f"({REFERENCE}/" in block
-    assert "(nowhere/" not in front.chapters(front.findings(tmp_path), "nowhere")
+    assert "(nowhere/" not in front.chapters(found, "nowhere")
 
 
 def test_a_run_without_synthesis_has_no_table(tmp_path):
     with pytest.raises(FileNotFoundError, match="run chapter 07"):
-        front.findings(tmp_path)
+        front.main(str(tmp_path))
 
 
 def test_a_readme_without_marks_is_refused():

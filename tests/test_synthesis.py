@@ -81,7 +81,7 @@ def test_every_row_is_about_the_images_that_all_hold(made):
     board = synthesis.leaderboard(synthesis.load(made)).set_index(["dataset", "method"])
     assert ("d", "zero_shot") not in board.index  # the same as zero_shot_photo
     read = {}
-    for frame in predictions.read_all(made, with_logits=False):
+    for frame in predictions.read_all(made):
         hits = zip(
             frame["image_id"], frame["prediction"] == frame["label"], strict=True
         )

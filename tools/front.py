@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -10,28 +10,15 @@ import pandas as pd
 from helpers.files import replacing
 from helpers.notebooks import files, read
 from helpers.paths import NOTEBOOKS, ROOT
-from helpers.results import tree
+from helpers.results import findings, tree
 
 MARKS = "<!-- {}: begin -->", "<!-- {}: end -->"
 
 
-def findings(folder: Path) -> pd.Series:
-    """Each chapter's answer, by its number.
-
-    Raises FileNotFoundError where the synthesis has not been run.
-    """
-    path = folder / "tables" / "07_findings.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: run chapter 07 of the study")
-    tables = sorted(path.parent.glob("*_findings.csv"))
-    found = pd.concat([pd.read_csv(table, dtype=str) for table in tables])
-    return found.set_index("chapter")["answer"]
-
-
-def chapters(found: pd.Series, at: str) -> str:
+def chapters(found: Mapping[str, str], at: str) -> str:
     """A table in Markdown: each chapter's question, answer and minutes.
 
-    `found` are the `findings` of a run, `at` is where the README links to it.
+    `found` are the `findings.answers` of a run, `at` is where the README links to it.
     """
     rows = []
     for notebook in files(NOTEBOOKS):
@@ -73,7 +60,9 @@ def renewed(readme: str, name: str, block: str) -> str:
 def main(folder: str = "outputs/reference/picto_full") -> None:
     """Renew the README's blocks; `folder`, a run's, is under the repository's root."""
     path = ROOT / "README.md"
-    found = findings(ROOT / folder)
+    found = findings.answers(ROOT / folder / "tables")
+    if "07" not in found:
+        raise FileNotFoundError(f"run chapter 07 of the study in {folder}: no answer")
     text = renewed(path.read_text("utf-8"), "answer", found["07"])
     text = renewed(text, "chapters", chapters(found, folder))
     text = renewed(text, "tree", leaves(ROOT / folder))

@@ -127,13 +127,9 @@ def locate(name: str, data_root: Path, expected: Sequence[str]) -> Path:
             return root
         if name == "imagenet" and next(root.glob("ILSVRC2012_val_*"), None):
             raise ValueError(
-                f"{root} holds the validation pictures without class folders. "
+                f"{root} holds the validation pictures without class folders: "
                 "torchvision.datasets.ImageNet(root, split='val') arranges them when "
-                "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz lie in root. "
-                "By hand: line k of the devkit's "
-                "ILSVRC2012_validation_ground_truth.txt is picture k's ILSVRC2012_ID; "
-                "the devkit's meta.mat maps it to the "
-                "WordNet id that names the folder (it is not the alphabetical rank)"
+                "ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz lie in root"
             )
     info = INFO[name]
     raise FileNotFoundError(

@@ -6,6 +6,7 @@ of `compare.corrected`, so that it says what a study's ledgers say, whatever tha
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ import pandas as pd
 from helpers import notebooks
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
+from helpers.notebooks import number_of
 from helpers.results import compare, metrics, protocol, tree
 from helpers.results.layouts import COUNTERPARTS, KINDS
 from helpers.results.synthesis import (
@@ -305,6 +307,18 @@ def findings(
     answers["07"] = _advice(scores, leaves)
     answers = {c: text for c, text in sorted(answers.items()) if text}
     return pd.concat([answer(c, text) for c, text in answers.items()])
+
+
+def answers(tables: Path) -> dict[str, str]:
+    """Each chapter's answer, by its number, from a run's tables `NN_findings.csv`."""
+    found = [
+        pd.read_csv(path, dtype=str) for path in sorted(tables.glob("*_findings.csv"))
+    ]
+    return {
+        number_of(chapter): text
+        for table in found
+        for chapter, text in zip(table["chapter"], table["answer"], strict=True)
+    }
 
 
 def answer(chapter: str, text: str) -> pd.DataFrame:

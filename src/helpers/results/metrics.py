@@ -69,11 +69,11 @@ def scores(logits: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
         labels: integers [N] in 0..C-1, -1 where unknown.
 
     Returns:
-        A row per image: `prediction`; `hit`; `rank` of the label among the classes,
-        0 if it comes first; `confidence`, the largest probability; `nll`, minus the log
+        A row per image: `prediction`; `hit`; `confidence`, the largest probability;
+        `nll`, minus the log
         of the label's probability, in nats; `brier`, the squared distance between
         probabilities and one-hot label, summed over the classes (Brier 1950; 0 to 2);
-        `entropy` of the probabilities in nats. Where the label is unknown, hit, rank,
+        `entropy` of the probabilities in nats. Where the label is unknown, hit,
         nll and brier are NaN.
     """
     logits, labels = _checked(logits, labels)
@@ -83,7 +83,7 @@ def scores(logits: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
     images = pd.concat(parts, ignore_index=True)
     unknown = labels == UNKNOWN
     if unknown.any():
-        of_label = ["hit", "rank", "nll", "brier"]
+        of_label = ["hit", "nll", "brier"]
         images = images.astype(dict.fromkeys(of_label, float))
         images.loc[unknown, of_label] = np.nan
     return images
@@ -99,9 +99,7 @@ def _labelled(logits: ArrayLike, labels: ArrayLike) -> pd.DataFrame:
 
 def _scores(logits: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
     logits = logits.astype(np.float64)
-    rows, classes = np.arange(len(logits)), np.arange(logits.shape[1])
-    label_logit = logits[rows, labels][:, None]
-    ties_before = (logits == label_logit) & (classes < labels[:, None])
+    rows = np.arange(len(logits))
     log_p = log_softmax(logits, axis=1)
     p = np.exp(log_p)
     prediction = logits.argmax(axis=1)
@@ -109,7 +107,6 @@ def _scores(logits: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
         {
             "prediction": prediction,
             "hit": prediction == labels,
-            "rank": ((logits > label_logit) | ties_before).sum(axis=1),
             "confidence": p.max(axis=1),
             "nll": -log_p[rows, labels],
             "brier": (p**2).sum(axis=1) - 2 * p[rows, labels] + 1,

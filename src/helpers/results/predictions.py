@@ -240,10 +240,10 @@ def logits(frame: pd.DataFrame) -> np.ndarray:
     return np.stack(frame["logits"].to_numpy())
 
 
-def read_all(folder: str | Path, *, with_logits: bool = True) -> Iterator[pd.DataFrame]:
+def read_all(folder: str | Path) -> Iterator[pd.DataFrame]:
     """Every ledger under a study's output folder, one at a time, sorted by path."""
     for path in sorted(Path(folder).glob("predictions/*/*/*.parquet")):
-        frame = read(path, with_logits=with_logits)
+        frame = read(path)
         run = (frame.attrs[key] for key in ("dataset", "backbone", "method", "seed"))
         expected = ledger_path(folder, *run)
         if path != expected:

@@ -58,7 +58,9 @@ def generated_features(
         raise ValueError(
             f"{count} views in {max_minutes} minutes: need at least 1, and at least 0"
         )
-    rows = _rows(backbone, dataset, variator, count, seed)
+    recipe = variator.key, count, seed, backbone.image_size
+    where = folder("generated", backbone.key, dataset.key, recipe)
+    rows = Rows(where, (len(dataset), count, backbone.embed_dim))
     ranks = [recipes.image_seed(seed, name) for name in dataset.ids]
     order = sorted(range(len(dataset)), key=ranks.__getitem__)
     budget = 60 * max_minutes or math.inf
@@ -80,14 +82,6 @@ def generated_features(
     taken = sorted(order[:fitting])
     pace = spent[taken].mean() / count
     return Generated(rows.features()[taken], taken, float(pace))
-
-
-def _rows(
-    backbone: Backbone, dataset: Dataset, variator: Variator, count: int, seed: int
-) -> Rows:
-    recipe = variator.key, count, seed, backbone.image_size
-    where = folder("generated", backbone.key, dataset.key, recipe)
-    return Rows(where, (len(dataset), count, backbone.embed_dim))
 
 
 def _make(

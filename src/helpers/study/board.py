@@ -10,7 +10,6 @@ from markupsafe import Markup
 from helpers.methods import registry
 from helpers.notebooks import number_of
 from helpers.results import compare, published, synthesis
-from helpers.study import chapter_page
 from helpers.study.chapter_page import ASSETS
 
 TEMPLATES = Environment(
@@ -25,24 +24,6 @@ COLUMNS = ("dataset", "backbone", "panel", "method", "name", "seed", "headline",
 COLUMNS += ("top1", "gain", "gain_low", "gain_high", "gain_verdict")
 COLUMNS += ("over", "over_low", "over_high", "ece", "seconds_per_image")
 """Of `07_leaderboard.csv`, those that are shown."""
-
-
-def accuracies(results: pd.DataFrame) -> tuple[Markup, str]:
-    """Accuracy of each method on each data set, of the CLIP that was run most.
-
-    Returns the table, and what it shows.
-    """
-    backbone = results["backbone"].value_counts().idxmax()
-    whole = results[results["n"] == results.groupby("dataset")["n"].transform("max")]
-    whole = whole[whole["backbone"].eq(backbone)].sort_values("seed", kind="stable")
-    wide = whole.pivot_table("top1", "method", "dataset", aggfunc="first")
-    text = wide.map(lambda x: "–" if pd.isna(x) else f"{100 * x:.1f}")
-    about = (
-        f"Top-1 accuracy in percent with {backbone}, of every method that saw all "
-        "images of a data set, from results.csv."
-    )
-    text = text.rename_axis(columns=None).reset_index()
-    return chapter_page.table(text.to_html(index=False)), about
 
 
 def gains(board: pd.DataFrame, backbones: Sequence[str]) -> list[dict[str, Any]]:

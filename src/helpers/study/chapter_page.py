@@ -110,14 +110,6 @@ def chapter(
     )
 
 
-def table(markup: str) -> Markup:
-    """A table of pandas in a box of its own, with the colours that a Styler gave it.
-
-    Any other markup, such as that in a class's name, is shown as the text it is.
-    """
-    return Markup(_mended(_clean(markup)))
-
-
 @cache
 def prose(markdown: str) -> Markup:
     """Text in Markdown as markup, cleaned of all that is not plain."""

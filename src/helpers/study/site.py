@@ -21,6 +21,7 @@ from helpers.data import embedded
 from helpers.files import replacing
 from helpers.notebooks import number_of
 from helpers.paths import ROOT
+from helpers.results import findings
 from helpers.study import board, chapter_page, manual
 from helpers.study.board import TEMPLATES
 from helpers.study.chapter_page import ASSETS, Chapter
@@ -42,7 +43,7 @@ class Unfinished:
 
 @dataclass
 class Evidence:
-    """The index's figure and table, from the synthesis or from what comes next."""
+    """The index's figure and table, from the synthesis."""
 
     figure: Markup
     caption: Markup
@@ -119,8 +120,8 @@ def build(folder: Path) -> Path:
     write(
         "index",
         entries=[(name, finished.get(name)) for name in entries],
-        evidence=_evidence(folder, chapters, results, lines),
-        answers=_answers(folder / "tables"),
+        evidence=_evidence(folder, chapters, lines),
+        answers=findings.answers(folder / "tables"),
         whole=SYNTHESIS,
         facts=_facts(results),
         provenance=provenance,
@@ -205,16 +206,6 @@ def _provenance(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _answers(tables: Path) -> dict[str, str]:
-    """The finding of each chapter, by its number."""
-    paths = sorted(tables.glob("*_findings.csv"))
-    if not paths:
-        return {}
-    found = pd.concat([_read(path, ("chapter", "answer")) for path in paths])
-    numbers = found["chapter"].astype(str).map(number_of).str.zfill(2)
-    return dict(zip(numbers, found["answer"].astype(str), strict=True))
-
-
 def _facts(results: pd.DataFrame | None) -> dict[str, str]:
     """How much was run, in words for the head of the index."""
     if results is None or results.empty:
@@ -229,35 +220,20 @@ def _facts(results: pd.DataFrame | None) -> dict[str, str]:
 
 
 def _evidence(
-    folder: Path,
-    chapters: Sequence[Chapter],
-    results: pd.DataFrame | None,
-    lines: Sequence[dict[str, Any]],
+    folder: Path, chapters: Sequence[Chapter], lines: Sequence[dict[str, Any]]
 ) -> Evidence:
     figure = folder / "figures" / f"{SYNTHESIS}_frontier.png"
-    missing = ""
     if not lines or not figure.is_file():
         missing = (
-            f"Chapter {SYNTHESIS}, which sets all methods side by side, is missing "
-            "here. Until then this page shows"
+            f"Chapter {SYNTHESIS}, which sets all methods side by side, is missing."
         )
-        figure = folder / "figures" / "01_accuracy.png"
-        shown = ["chapter 01's accuracies"] if figure.is_file() else []
-        shown += ["results.csv"] if results is not None else []
-        missing += f" {' and '.join(shown) or 'neither figure nor table'}."
-    table, about = Markup(), ""
-    if not missing:
-        table = board.table(lines)
-        about = (
-            "Points of top-1 accuracy gained over one prompt on the same images; bold: "
-            "gains or loses by the study's protocol; °: exploratory, without a test. "
-            f"With {lines[0]['main']} unless another is named; milliseconds are the "
-            "median of the data sets."
-        )
-    elif results is not None and (results["n"] > 0).any():
-        table, about = board.accuracies(results)
-    if not figure.is_file():
-        return Evidence(Markup(), Markup(), table, about, missing)
+        return Evidence(Markup(), Markup(), Markup(), "", missing)
+    about = (
+        "Points of top-1 accuracy gained over one prompt on the same images; bold: "
+        "gains or loses by the study's protocol; °: exploratory, without a test. "
+        f"With {lines[0]['main']} unless another is named; milliseconds are the "
+        "median of the data sets."
+    )
     number, _, name = figure.stem.partition("_")
     captions = [one.captions for one in chapters if number_of(one.name) == number]
     caption = captions[0].get(name, Markup()) if captions else Markup()
@@ -270,4 +246,4 @@ def _evidence(
         ) from error
     source = f"data:{kind};base64,{base64.b64encode(figure.read_bytes()).decode()}"
     image = Markup('<img src="{}" alt="{}">').format(source, alt)
-    return Evidence(image, caption, table, about, missing)
+    return Evidence(image, caption, board.table(lines), about, "")
