@@ -46,7 +46,7 @@ def test_what_chapters_do_is_counted():
     assert found["passes"] == 200 * tuned
     assert found["steps"] == 200 * (tuned + 100 * 3)  # a second one at 3 rates
     assert work_of("03")["captions"] == 200 * 2 * 7500
-    assert work_of("05")["trained"] == 50 * 3750 * (4 + 2 + 1)
+    assert work_of("05")["trained"] == 50 * 3750 * (8 + 1 + 1)
     assert work_of("06") == {"views": 1000 * 64}
     both = {"passes": 200 * 8 * 1000, "steps": 200 * 8 * 1000}
     assert work_of("06c") == {"views": 1000 * 64, **both}

@@ -34,6 +34,7 @@ START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, CLASSES = 8, 32  # pictures, or classes, that are timed together
 TUNINGS = 3  # of each image in chapter 02: TPT's serves three methods
 LIBRARIES = 1.2e9  # bytes that torch, transformers and ours take
+TRAININGS = 8  # in chapter 05: five ablations, a transductive one, two confidences
 TEMPLATES = 80  # of the largest shared set
 NAMES = {
     "views": "drawing and encoding views",
@@ -146,9 +147,11 @@ def work(p: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Counter[str]:
         pool = taken("pool_images", focus // 2)
         found["trained"] = 2 * p["epochs"] * pool
         if "long_epochs" in p:
-            found["trained"] = (
-                p["epochs"] * (4 + p["seeds"]) + p["long_epochs"]
-            ) * pool
+            # Of the seeds' trainings, one is the beginning of the long one.
+            short = p["epochs"] * (TRAININGS + p["seeds"] - 1 + len(datasets) - 1)
+            found["trained"] = (short + p["long_epochs"]) * pool
+            tried = p["epochs"] * len(p["learning_rates"]) * bool(p["dev"])
+            found["trained"] += tried * (p["dev_images"] // 2)
     if "max_minutes" in p and not p["diffusion"].startswith("picto-"):
         trials = 1 + len(p["strengths"]) + len(p["step_counts"])
         found["drawn"] = 60 * p["max_minutes"] * trials
