@@ -110,6 +110,17 @@ def test_end_attention_is_that_of_the_whole_prompt(name):
     torch.testing.assert_close(behaviour.end_attention(backbone, names[::-1]), found)
 
 
+def test_length_is_that_of_features_before_they_are_normalised(vit, dev, vit_card):
+    photos = dev.subset(np.flatnonzero(dev.facts["part"] == "photo"))
+    photos = photos.sample(SMALL["images"], 0)
+    pictures = [vit.preprocess(photos.image(i)) for i in range(len(photos))]
+    with torch.no_grad():
+        found = [vit.model.encode_image(x[None]).norm().item() for x in pictures]
+    told = vit_card.loc["length of image features"]
+    assert told["value"] == pytest.approx(np.mean(found), rel=1e-4)
+    assert told["n"] == len(found)
+
+
 def test_card_is_whole_and_its_numbers_agree(vit, vit_card):
     assert not vit_card.index.duplicated().any()
     assert (vit_card["note"] == "").all()

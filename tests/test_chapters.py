@@ -13,7 +13,9 @@ import sklearn
 from lookalikes import imagenet_layout, picture
 
 from helpers import paths
+from helpers.methods import registry
 from helpers.notebooks import number_of
+from helpers.results import predictions
 from helpers.study import main
 
 SKIMAGE = Path(skimage.__file__).parent / "data"
@@ -167,3 +169,30 @@ def test_the_study_runs_to_its_site_without_any_optional_model(
     assert main(["site", "imagenet_a_rn50", *outputs]) == 0
     index = (folder / "site" / "index.html").read_text()
     assert all(f"{path.stem}.html" in index for path in folder.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize(
+    "number",
+    ["01", "02", *(pytest.param(n, marks=pytest.mark.soak) for n in ("04", "06"))],
+)
+def test_more_backbones_leave_ledgers_and_stay_out_of_the_figures(tmp_path, number):
+    """As of a second backbone; tables of the chapter are about the first alone."""
+    some = {"second_backbone": "", "more_backbones": '["picto-vit"]', "images": "24"}
+    some |= {"02": {"augmentations": "[preaugment]", "few_shot": ""}}.get(number, {})
+    pairs = [part for pair in some.items() for part in ("-p", *pair)]
+    where = ["--outputs", str(tmp_path)]
+    assert main(["run", "smoke", "--only", number, *where, *pairs]) == 0
+    folder = tmp_path / "smoke"
+    found = {m: set() for m in ("picto-rn", "picto-vit")}
+    for ledger in predictions.read_all(folder):
+        about = ledger.attrs
+        found[about["backbone"]].add((about["dataset"], about["method"]))
+    every = {dataset for dataset, _ in found["picto-rn"]}
+    headline = {k for k, x in registry.entries().items() if x.headline}
+    asked = {(d, m) for d, m in found["picto-rn"] if m.partition("-")[0] in headline}
+    assert {d for d, _ in asked} == every == {"picto", "picto-s", "picto-a"}
+    assert found["picto-vit"] <= found["picto-rn"]
+    lacking = asked - found["picto-vit"]
+    assert not lacking, lacking
+    for path in folder.glob("tables/*.csv"):
+        assert "picto-vit" not in path.read_text(), path

@@ -399,12 +399,9 @@ def test_checkpoint_with_objects_tells_how_to_convert_it(backbone, tmp_path):
     context = coop.random_start(4, width(backbone))
     scheduler = {"successor": SimpleNamespace(T_max=50)}
     path = official(tmp_path / "m.pth.tar-50", {"ctx": context}, scheduler=scheduler)
-    with pytest.raises(ValueError, match="tensors only") as refusal:
+    with pytest.raises(ValueError, match=r"tensors only.*weights_only=False"):
         contexts.load(path, backbone)
     converted = tmp_path / "m.pth.tar-50.pt"
-    first, second = str(refusal.value).splitlines()[1:]
-    assert f"c = torch.load('{path}', map_location='cpu', weights_only=False)" in first
-    assert f"torch.save({{'state_dict': c['state_dict']}}, '{converted}')" in second
     c = torch.load(path, map_location="cpu", weights_only=False)
     torch.save({"state_dict": c["state_dict"]}, converted)
     assert torch.equal(contexts.load(converted, backbone), context.half().float())
@@ -452,10 +449,6 @@ def test_own_file_comes_back_with_its_story(backbone, tmp_path):
     other = clip.load("picto-rn", "random", device="cpu")
     with pytest.raises(ValueError, match=f"weights {other.fingerprint}"):
         contexts.load(path, other)
-    with pytest.raises(ValueError, match=r"\.safetensors"):
-        contexts.save(tmp_path / "a.pt", {"context": context}, backbone, "", {})
-    with pytest.raises(ValueError, match="'context'"):
-        contexts.save(path, {"ctx": context}, backbone, "", {})
 
 
 def test_conditional_contexts_from_both_kinds_of_file(backbone, tmp_path):

@@ -15,7 +15,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from helpers import data, paths
-from helpers.data import folder, imagenet, integrity, vision
+from helpers.data import dataset as images
+from helpers.data import folder, imagenet, vision
 from helpers.data.dataset import Dataset, Files, Pixels, open_image, to_rgb
 
 
@@ -23,7 +24,7 @@ from helpers.data.dataset import Dataset, Files, Pixels, open_image, to_rgb
 def cache(tmp_path_factory, monkeypatch):
     """What was found readable goes to a folder of the test's own."""
     path = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr(integrity, "CACHE", path)
+    monkeypatch.setattr(images, "CACHE", path)
     return path
 
 
@@ -607,13 +608,13 @@ def test_nothing_readable_is_an_error(tmp_path):
 def test_files_are_decoded_once_until_they_change(tmp_path, monkeypatch):
     root = lookalikes.photos(tmp_path / "x", {"a": 2, "b": 2})
     decoded = []
-    plain = integrity.open_image
+    plain = images.open_image
 
     def counting(path, **options):
         decoded.append(path.name)
         return plain(path, **options)
 
-    monkeypatch.setattr(integrity, "open_image", counting)
+    monkeypatch.setattr(images, "open_image", counting)
     data.load("folder", str(root), images=2)
     assert len(decoded) == 2
     data.load("folder", str(root))

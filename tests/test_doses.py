@@ -167,6 +167,24 @@ def test_a_trend_is_the_slope_of_a_fitted_line_times_its_range():
     assert doses.trend(np.ones((3, 9)), [1, 2, 3])["difference"] == pytest.approx(0)
 
 
+def test_a_peak_that_a_line_hides_is_told():
+    rng = np.random.default_rng(0)
+    peaked = (rng.random((4, 200)) < np.array([[0.2], [0.5], [0.1], [0.0]])).astype(
+        float
+    )
+    found = doses.trend(peaked[[1, 0, 3, 2]], [2, 1, 4, 3])  # doses in disorder
+    assert (found["turn"], found["turned"]) == (2, pytest.approx(peaked[1].mean()))
+    assert found["turned_by"] == pytest.approx(peaked[1].mean() - peaked[0].mean())
+    trough = doses.trend(-peaked, [1, 2, 3, 4])
+    assert (trough["turn"], trough["turned_by"]) == (2, -found["turned_by"])
+    row = found | {"subject": "a gain", "over": "here", "verdict": "loses"}
+    peak = f"A gain is greatest in between, {100 * found['turned']:+.1f} points at 2; "
+    assert doses.sentence(row).startswith(f"{peak}a straight line falls by ")
+    for plain in (np.sort(peaked, axis=0), peaked[[1, 0]], peaked[[0, 0, 3]]):
+        found = doses.trend(plain, range(len(plain)))
+        assert np.isnan(found["turn"])
+
+
 def test_a_trend_of_two_doses_is_their_difference():
     gains = np.array([[0.0, 0, 1, 0], [1, 0, 1, 1]])
     assert doses.trend(gains, [1, 9])["difference"] == pytest.approx(0.5)
@@ -319,8 +337,12 @@ def test_figures_draw_what_the_tables_say():
             {"cause": "place", "subject": "ZERO's gain", **row, "difference": -0.1},
         ]
     )
+    frame["turned_by"] = [0.2, np.nan, np.nan]
     fig, data = chapter_06b.causes(frame)
     (ax,) = fig.axes
+    crosses = [line for line in ax.lines if line.get_marker() == "X"]
+    assert [line.get_xdata()[0] for line in crosses if line.get_xdata()[0] > 0] == [20]
+    assert "cross: " in ax.get_xlabel()
     assert data.equals(frame)
     names = [tick.get_text() for tick in ax.get_yticklabels()]
     assert names == [

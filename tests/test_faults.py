@@ -109,12 +109,10 @@ def wait_for(condition, seconds: float = 600):
     raise AssertionError("waited in vain")
 
 
-def kernel_of(run: subprocess.Popen, folder: Path) -> psutil.Process | None:
-    """The kernel of a run, once the lock tells of it."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        told = json.loads((folder / "outputs/small/.running").read_text())
-        if told["pid"] == run.pid and "kernel" in told:
-            return psutil.Process(int(told["kernel"][0]))
+def kernel_of(run: subprocess.Popen) -> psutil.Process | None:
+    """The run's kernel, None until it has started."""
+    children = psutil.Process(run.pid).children()
+    return next((p for p in children if "process.kernel" in str(p.cmdline())), None)
 
 
 def kept(folder: Path) -> int:
@@ -149,7 +147,7 @@ def test_killed_runs_go_on_to_the_same_ledgers(here, monkeypatch):
     for whom, some in goals.items():  # of the 8 files that are kept
         goal = chance.choice(some)
         run = study(here)
-        kernel = wait_for(lambda run=run: kernel_of(run, here))
+        kernel = wait_for(lambda run=run: kernel_of(run))
         wait_for(lambda goal=goal: kept(here) >= goal)
         time.sleep(chance.random() / 10)
         (kernel if whom == "kernel" else run).kill()
@@ -192,15 +190,13 @@ def test_the_second_run_of_a_folder_ends_at_once(here, capsys):
     assert sorted(p.name for p in folder.glob(".*")) == []
 
 
-def test_a_lock_ends_with_its_process_and_its_kernel(tmp_path, monkeypatch):
-    """Left behind by kill -9, with a kernel that does not notice."""
-    kernel = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(99)"])
+def test_a_lock_ends_with_its_process(tmp_path):
+    """Left behind by kill -9."""
     code = f"""
-        import sys, time
+        import time
         from pathlib import Path
         from helpers.study import runner
-        with runner.locked(Path({str(tmp_path)!r})) as tell:
-            tell({kernel.pid})
+        with runner.locked(Path({str(tmp_path)!r})):
             print("locked", flush=True)
             time.sleep(99)
     """
@@ -209,11 +205,9 @@ def test_a_lock_ends_with_its_process_and_its_kernel(tmp_path, monkeypatch):
         assert owner.stdout.readline() == "locked\n"
         with pytest.raises(RuntimeError, match=f"process {owner.pid} on"):
             runner.locked(tmp_path).__enter__()
-        assert kernel.poll() is None
         owner.kill()
-    monkeypatch.setattr(runner, "ENDING", 1.0)
     with runner.locked(tmp_path):
-        assert kernel.poll() is not None
+        pass
 
 
 def test_of_many_at_once_one_has_the_lock(tmp_path):

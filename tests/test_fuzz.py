@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helpers import data, notebooks, paths, views
-from helpers.data import integrity
+from helpers.data import dataset as images
 from helpers.models import clip, template_prompts
 from helpers.models.prompts import PromptTower
 from helpers.models.template_prompts import PLACEHOLDER, ContextWindow, fill
@@ -378,7 +378,7 @@ def put(folder: Path, name: str, kind: str) -> None:
 
 @EFFORTS
 def test_any_folder_is_read_or_refused_by_name(effort, tmp_path, monkeypatch):
-    monkeypatch.setattr(integrity, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
     number = iter(range(10**9))
     entries = st.tuples(st.lists(NAMES, max_size=2), NAMES, KINDS)
 

@@ -24,7 +24,7 @@ from nbformat import v4
 from PIL import Image
 
 from helpers import data, keys, paths, store
-from helpers.data import integrity
+from helpers.data import dataset as images
 from helpers.data.dataset import UnreadableImage, open_image
 from helpers.models import clip
 from helpers.results import predictions
@@ -35,7 +35,7 @@ from helpers.study import main, parameters, runner
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     """What was found readable goes to a folder of the test's own."""
-    monkeypatch.setattr(integrity, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -439,10 +439,10 @@ def test_other_tables_are_no_ledgers(tmp_path):
 def test_a_list_of_checked_files_that_is_none_is_made_anew(tmp_path, content):
     root = lookalikes.photos(tmp_path / "pets", {"cat": 1, "dog": 1})
     dataset = data.read("folder", str(root))
-    kept = integrity._record(dataset)
+    kept = images.CACHE / "verified" / f"{keys.key(dataset.name)}.json"
     kept.parent.mkdir(parents=True)
     kept.write_text(content, errors="surrogateescape")
-    assert integrity.verify(dataset) == []
+    assert images.verify(dataset) == []
     assert len(json.loads(kept.read_text())) == 2
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.data.dataset import UNKNOWN
 from helpers.results import compare
-from helpers.results.labelling import label_first, settled
+from helpers.results.labelling import enough, label_first, settled
 
 
 def world(n=600, better=0.15, apart=0.4, seed=0, classes=6):
@@ -199,3 +199,13 @@ def test_where_both_are_wrong_nothing_is_won():
 def test_lengths_must_fit():
     with pytest.raises(ValueError, match="of one length"):
         settled([0, 1], [0, 1, 2], [0, 1, 2])
+
+
+def test_labels_enough_to_show_a_gain_are_fewer_the_greater_it_is():
+    first, other = np.zeros(200, int), np.zeros(200, int)
+    other[:40] = 1  # a fifth of the images can tell
+    assert enough(other, first, 0.2) == 8  # all wins: 1 + (2.8 / 1) ** 2
+    assert enough(other, first, 0.1) == 32  # net wins on half of the 40
+    assert enough(other, first, -0.1) == 32
+    assert enough(other, first, 0.05) == np.inf
+    assert enough(first, first, 0.0) == np.inf

@@ -24,6 +24,7 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from ipykernel.kernelapp import IPKernelApp
 from nbformat import v4
 
 from helpers import figures, files, notebooks, paths
@@ -34,13 +35,12 @@ from helpers.prompts import descriptions
 from helpers.results import predictions
 from helpers.study import (
     doctor,
-    environment,
     fingerprints,
     main,
     parameters,
+    process,
     runner,
 )
-from helpers.study.kernel import PlainKernelApp
 
 COMMAND = "import sys; from helpers.study import main; sys.exit(main(sys.argv[1:]))"
 BOTH = ("STUDY_OUTPUTS", "STUDY_CACHE")
@@ -249,7 +249,7 @@ def test_the_kernel_gets_absolute_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", f"mine{os.pathsep}/others")
     monkeypatch.setenv("STUDY_CACHE", "cache")
-    found = environment.kernel_variables(Path("out"), Path("/private"))
+    found = process.kernel_variables(Path("out"), Path("/private"))
     assert found["STUDY_OUTPUTS"] == str(tmp_path / "out")
     assert found["STUDY_CACHE"] == str(paths.CACHE)
     source = str(paths.ROOT / "src")
@@ -402,7 +402,7 @@ def test_a_user_whom_the_system_does_not_know_gets_a_home(monkeypatch):
     for home in ("", None):
         monkeypatch.setenv("HOME", "x")
         monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", "")
-        environment._set_home_and_user()
+        process._set_home_and_user()
         assert os.environ["HOME"] == str(paths.CACHE / "home")
         assert Path.home() == paths.CACHE / "home"
     assert os.environ["USER"] == f"user{os.getuid()}"
@@ -433,13 +433,14 @@ def test_a_kernel_whose_port_is_taken_is_started_again(small, monkeypatch):
     """The first start finds no free port, which another program took a moment ago."""
     seen = small / "started"
     once = f"""
-import runpy, sys
+import sys
 from pathlib import Path
+from helpers.study import process
 if not Path({str(seen)!r}).exists():
     Path({str(seen)!r}).touch()
     sys.exit("Address already in use")
 sys.argv = ["kernel", *sys.argv[1:]]
-runpy.run_module("helpers.study.kernel", run_name="__main__")
+process.kernel()
 """
     argv = [sys.executable, "-c", once, "-f", "{connection_file}"]
     spec = runner.KernelSpec(argv=argv, language="python")
@@ -537,21 +538,22 @@ def test_a_user_without_home_or_name_runs_a_study():
         assert printed(folder / "out/small/01_small.ipynb") == "user54321\n"
 
 
-def test_an_interrupt_between_two_requests_is_not_told(monkeypatch, caplog):
-    monkeypatch.setattr(PlainKernelApp.__base__, "initialize", lambda self, argv: None)
-    app = PlainKernelApp()
+def test_the_kernel_reads_no_settings_and_tells_no_idle_interrupt(monkeypatch, caplog):
+    """No /etc/ipython and environment's own, which IPython reads besides profiles."""
+    made = []
+    monkeypatch.setattr(IPKernelApp, "initialize", lambda self, argv: None)
+    launch = classmethod(lambda cls: made.append(cls()))
+    monkeypatch.setattr(IPKernelApp, "launch_instance", launch)
+    process.kernel()
+    (app,) = made
+    for name in ("load_config_file", "_run_startup_files"):
+        assert name in vars(type(app))
+        assert hasattr(IPKernelApp, name)
     app.log = logging.getLogger("kernel")
     app.initialize()
     app.log.error("KeyboardInterrupt caught in kernel.")  # each shutdown brings one
     app.log.error("another fault")
     assert [record.getMessage() for record in caplog.records] == ["another fault"]
-
-
-def test_the_kernel_reads_no_settings_of_the_machine():
-    """/etc/ipython and the environment's own, which IPython reads besides profiles."""
-    assert {"load_config_file", "_run_startup_files"} <= set(vars(PlainKernelApp))
-    for name in ("load_config_file", "_run_startup_files"):
-        assert hasattr(PlainKernelApp.__base__, name)
 
 
 # Signals
@@ -567,8 +569,7 @@ def test_sigterm_leaves_neither_lock_nor_kernel_nor_paths(tmp_path):
             assert run.poll() is None, run.stderr.read()
             time.sleep(0.05)
             shown = partial.read_text() if partial.is_file() else ""
-        pid = json.loads((folder / ".running").read_text())["kernel"][0]
-        kernel = psutil.Process(pid)
+        (kernel,) = (p for p in psutil.Process(run.pid).children() if p.cmdline())
         assert str(folder) not in shown
         run.send_signal(signal.SIGTERM)
         _, error = run.communicate(timeout=600)

@@ -212,10 +212,29 @@ def test_a_compiled_run_is_the_same_run(toy_pool):
 
 
 def test_learning_rate_warms_up_and_falls_to_zero():
-    rates = [train.learning_rate(step, TOY) for step in range(TOY.steps + 1)]
+    rates = [train.learning_rate(step, TOY) for step in range(TOY.steps)]
     assert rates[0] == pytest.approx(TOY.learning_rate / 2)
-    assert rates[-1] == pytest.approx(0)
+    last = (1 + np.cos(np.pi * (TOY.steps - 1) / TOY.steps)) / 2  # 0 a step later
+    assert rates[-1] == pytest.approx(last * TOY.learning_rate)
     assert max(rates) <= TOY.learning_rate
+    twice = replace(TOY, steps=2 * TOY.steps, cycles=2)
+    again = [train.learning_rate(step, twice) for step in range(twice.steps)]
+    assert again == rates * 2
+
+
+def test_image_features_get_their_length_and_keep_their_cosines(toy_pool):
+    model = train.new_model("picto-vit", 0).eval()
+    pictures, _ = pool.dev_pool()
+    before = cards.image_features(model, pictures)
+    cards.set_length(model)
+    after = cards.image_features(model, pictures)
+    assert after.norm(dim=-1).mean().item() == pytest.approx(cards.LENGTH, rel=1e-4)
+    kept = torch.cosine_similarity(before, after)
+    assert torch.allclose(kept, torch.ones(len(pictures)), atol=1e-5)
+    other = train.new_model("picto-rn", 0)
+    before = weights(other)
+    cards.set_length(other)
+    assert torch.equal(weights(other), before)
 
 
 def test_zoom_keeps_shape_and_plain_pictures():

@@ -59,15 +59,13 @@ def test_metrics_by_hand():
     summary = metrics.summary(THREE_TO_ONE, LABELS)
     assert summary["n"] == 4
     assert summary["top1"] == 0.75
-    assert summary["top5"] == 1.0
     assert summary["nll"] == pytest.approx((3 * math.log(4 / 3) + math.log(4)) / 4)
     assert summary["brier"] == pytest.approx((3 * 2 / 16 + 2 * 9 / 16) / 4)
     assert summary["entropy"] == pytest.approx(
         0.75 * math.log(4 / 3) + 0.25 * math.log(4)
     )
-    # Confidence is 3/4 for all and 3 of 4 are right: calibrated, in any binning.
+    # Confidence is 3/4 for all and 3 of 4 are right: calibrated.
     assert summary["ece"] == pytest.approx(0)
-    assert summary["ece_mass"] == pytest.approx(0)
 
 
 def test_metrics_agree_with_sklearn_and_torchmetrics():
@@ -84,40 +82,20 @@ def test_metrics_agree_with_sklearn_and_torchmetrics():
     assert metrics.negative_log_likelihood(logits, labels) == pytest.approx(
         log_loss(labels, p.numpy(), labels=classes)
     )
-    for bins in (10, 15):
-        expected = multiclass_calibration_error(
-            p, torch.from_numpy(labels), num_classes=len(classes), n_bins=bins
-        )
-        found = metrics.expected_calibration_error(logits, labels, bins)
-        assert found == pytest.approx(expected.item(), abs=1e-6)
+    expected = multiclass_calibration_error(
+        p, torch.from_numpy(labels), num_classes=len(classes), n_bins=15
+    )
+    found = metrics.expected_calibration_error(logits, labels)
+    assert found == pytest.approx(expected.item(), abs=1e-6)
     one_hot = np.eye(len(classes))[labels]
     expected = ((p.numpy() - one_hot) ** 2).sum(1).mean()
     assert metrics.summary(logits, labels)["brier"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("n", [7, 15, 101])
-def test_mass_bins_agree_with_a_literal_computation(n):
-    logits, labels = batch(n)
-    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    ranked = sorted(zip(p.max(1), p.argmax(1) == labels, strict=True))
-    size, larger = divmod(n, min(15, n))
-    error, start = 0.0, 0
-    for number in range(min(15, n)):
-        group = ranked[start : start + size + (number < larger)]
-        start += len(group)
-        confidence = sum(c for c, _ in group) / len(group)
-        accuracy = sum(bool(hit) for _, hit in group) / len(group)
-        error += len(group) / n * abs(accuracy - confidence)
-    assert start == n
-    found = metrics.expected_calibration_error(logits, labels, binning="mass")
-    assert found == pytest.approx(error)
-
-
-@pytest.mark.parametrize("binning", ["width", "mass"])
-def test_reliability_bins_partition_the_images(binning):
+def test_reliability_bins_partition_the_images():
     logits, labels = batch()
     images = metrics.scores(logits, labels)
-    bins = metrics.reliability_bins(logits, labels, bins=15, binning=binning)
+    bins = metrics.reliability_bins(logits, labels, bins=15)
     assert len(bins) == 15
     assert bins["count"].sum() == len(labels)
     filled = bins[bins["count"] > 0]
@@ -131,8 +109,6 @@ def test_reliability_bins_partition_the_images(binning):
         .isna()
         .all(axis=None)
     )
-    sizes = bins["count"].max() - bins["count"].min()
-    assert sizes <= 1 if binning == "mass" else sizes > 1
 
 
 def test_width_bins_are_closed_on_the_right():
@@ -179,8 +155,8 @@ def test_ties_go_to_the_first_class():
 
 def test_one_class_is_certain():
     summary = metrics.summary(np.array([[3.0], [-2.0]]), [0, 0])
-    assert summary["top1"] == summary["top5"] == 1
-    for key in ("ece", "ece_mass", "nll", "brier", "entropy"):
+    assert summary["top1"] == 1
+    for key in ("ece", "nll", "brier", "entropy"):
         assert summary[key] == 0
 
 
@@ -271,11 +247,6 @@ def test_bad_logits_and_labels_are_named(logits, labels, message):
         metrics.summary(np.asarray(logits), np.asarray(labels))
 
 
-def test_unknown_binning_lists_the_known():
-    with pytest.raises(ValueError, match=r"width.*mass"):
-        metrics.expected_calibration_error(THREE_TO_ONE, LABELS, binning="quantile")
-
-
 def test_fit_temperature_undoes_a_scale():
     rng = np.random.default_rng(0)
     logits = 2 * rng.normal(size=(20_000, 5))
@@ -300,8 +271,6 @@ def test_bootstrap_interval_agrees_with_resampling():
     resampled = [rng.choice(hits, 200).mean() for _ in range(20_000)]
     expected = np.quantile(resampled, [0.025, 0.975])
     np.testing.assert_allclose(metrics.bootstrap_interval(hits), expected, atol=0.005)
-    low, high = metrics.bootstrap_interval(hits, level=0.5)
-    assert expected[0] < low < 0.4 < high < expected[1]
     assert metrics.bootstrap_interval([True] * 9) == (1, 1)
     assert metrics.bootstrap_interval([True] * 2) == (0, 1)  # they tell nothing
     with pytest.raises(ValueError, match="non-empty"):
@@ -400,8 +369,8 @@ def test_half_precision_logits_are_kept_exactly(tmp_path):
         ({"ids": ["a", "b"]}, "2 ids for 40 rows"),
         ({"ids": range(40)}, "must be strings"),
         ({"labels": np.full(40, 4)}, "label 4 at position 0"),
-        ({"logits": np.full((40, 4), np.nan)}, r"40 images.*toy/000.*toy/002"),
-        ({"logits": np.full((40, 4), 1e300)}, "not finite in float32"),
+        ({"logits": np.full((40, 4), np.nan)}, r"40 images are not finite"),
+        ({"logits": np.full((40, 4), 1e300)}, "not finite"),
         ({"settings": {"rate": np.float32(1)}}, "setting 'rate'"),
         ({"settings": {"rate": math.inf}}, "setting 'rate'"),
         ({"seconds_per_image": math.nan}, "seconds_per_image"),
@@ -618,7 +587,9 @@ def test_compare_pairs_by_image_id(tmp_path):
     shuffled = np.random.default_rng(0).permutation(40)
     ledger(tmp_path, "vote", flip=[0, 1, 20], order=shuffled)
     ledger(tmp_path, "tpt", flip=range(10))
-    table = compare.compare(tmp_path, baseline="zero_shot").set_index("method")
+    table = compare.compare(
+        predictions.read_all(tmp_path), baseline="zero_shot"
+    ).set_index("method")
     assert list(table.index) == ["tpt", "vote"]
     vote = table.loc["vote"]
     # Eight of the ten mistakes are mended, one (20) is new.
@@ -628,18 +599,13 @@ def test_compare_pairs_by_image_id(tmp_path):
     assert vote["p"] == pytest.approx(binomtest(1, 9).pvalue)
     assert vote["p_holm"] == pytest.approx(2 * vote["p"])
     assert table.loc["tpt", "p_holm"] == 1
-    frames = [
-        predictions.read(path) for path in tmp_path.glob("predictions/*/*/*.parquet")
-    ]
-    again = compare.compare(frames, baseline="zero_shot").set_index("method")
-    pd.testing.assert_frame_equal(again, table)
 
 
 def test_images_without_a_label_are_no_evidence(tmp_path):
     labels = np.where(np.arange(40) < 30, np.arange(40) % 4, -1)
     for method, flip in (("zero_shot", [0, 1, 35]), ("tpt", [1, 2, 36, 37])):
         ledger(tmp_path, method, flip=flip, labels=labels)
-    row = compare.compare(tmp_path, baseline="zero_shot").iloc[0]
+    row = compare.compare(predictions.read_all(tmp_path), baseline="zero_shot").iloc[0]
     assert row[["n", "wins", "losses"]].tolist() == [30, 1, 1]
     assert row["top1"] == row["baseline_top1"] == 28 / 30
     results = predictions.collect(tmp_path).set_index("method")
@@ -662,7 +628,7 @@ def test_ledgers_without_labels_are_kept_and_not_compared(tmp_path):
     assert results["top1"].isna().all()
     assert results["entropy"].notna().all()
     with pytest.raises(ValueError, match="tpt on toy, RN50: none of the 40 images has"):
-        compare.compare(tmp_path, baseline="zero_shot")
+        compare.compare(predictions.read_all(tmp_path), baseline="zero_shot")
 
 
 def test_compare_takes_the_baseline_of_the_same_seed(tmp_path):
@@ -670,7 +636,7 @@ def test_compare_takes_the_baseline_of_the_same_seed(tmp_path):
     ledger(tmp_path, "zero_shot", flip=range(2), seed=1)
     for seed in (0, 1, 2):
         ledger(tmp_path, "vote", seed=seed)
-    table = compare.compare(tmp_path, baseline="zero_shot")
+    table = compare.compare(predictions.read_all(tmp_path), baseline="zero_shot")
     assert table["seed"].tolist() == [0, 1, 2]
     assert table["wins"].tolist() == [10, 2, 10]
 
@@ -678,13 +644,13 @@ def test_compare_takes_the_baseline_of_the_same_seed(tmp_path):
 def test_compare_refuses_what_is_not_a_pair(tmp_path):
     ledger(tmp_path, "vote")
     with pytest.raises(ValueError, match=r"no ledger of the baseline.*\['vote'\]"):
-        compare.compare(tmp_path, baseline="zero_shot")
+        compare.compare(predictions.read_all(tmp_path), baseline="zero_shot")
     ledger(tmp_path, "zero_shot", n=38)
     with pytest.raises(ValueError, match=r"2 images.*toy/038.*same images"):
-        compare.compare(tmp_path, baseline="zero_shot")
+        compare.compare(predictions.read_all(tmp_path), baseline="zero_shot")
     ledger(tmp_path, "zero_shot", labels=np.zeros(40, dtype=int))
     with pytest.raises(ValueError, match="labels differ"):
-        compare.compare(tmp_path, baseline="zero_shot")
+        compare.compare(predictions.read_all(tmp_path), baseline="zero_shot")
     with pytest.raises(ValueError, match="no other ledger"):
         compare.compare([], baseline="zero_shot")
 

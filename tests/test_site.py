@@ -1,16 +1,12 @@
 """A study's pages: self-contained, whole, readable, and true to the run's files."""
 
 import base64
-import errno
 import hashlib
 import html
 import itertools
 import json
-import multiprocessing
-import os
 import re
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
@@ -391,68 +387,12 @@ def test_the_same_outputs_give_the_same_bytes(study: Path) -> None:
     }
 
 
-def die(study: Path, last: str) -> None:
-    """Build, and be killed in the middle of a file or before it takes its place."""
-    write, rename = Path.write_text, Path.rename
-
-    def writes(path: Path, text: str, **options: str) -> int:
-        if path.name != last:
-            return write(path, text, **options)
-        write(path, text[:100], **options)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    def renames(path: Path, target: Path) -> Path:
-        if path.name == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return rename(path, target)
-
-    Path.write_text, Path.rename = writes, renames
+def test_a_new_site_keeps_no_page_of_the_old_one(study: Path) -> None:
+    old = site.build(study).with_name("05_gone.html")
+    old.write_text("old")
     site.build(study)
-
-
-@pytest.mark.parametrize("last", ["01_zero_shot.html", "index.html", "site"])
-def test_a_killed_build_leaves_the_old_site(study: Path, last: str) -> None:
-    index = site.build(study)
-    before = {path.name: path.read_bytes() for path in index.parent.iterdir()}
-    save(study / "01_zero_shot.ipynb", v4.new_markdown_cell("# 01 Another title"))
-    # A fork spares the child the imports.
-    child = multiprocessing.get_context("fork").Process(target=die, args=(study, last))
-    child.start()
-    child.join(600)
-    assert child.exitcode == -signal.SIGKILL
-    assert before == {path.name: path.read_bytes() for path in index.parent.iterdir()}
-    site.build(study)
-    assert not list(study.glob(".site*"))
-    assert "Another title" in index.read_text(encoding="utf-8")
-
-
-def test_a_site_that_was_half_replaced_is_mended(study: Path) -> None:
-    """Between the two renames of a build there is no site; and then one again."""
-    index = site.build(study)
-    index.parent.rename(study / ".site.old")
-    (study / ".site.new").mkdir()
-    (study / ".site.new" / "index.html").write_text("half")
-    site.build(study)
-    assert "half" not in index.read_text(encoding="utf-8")
-    assert not list(study.glob(".site*"))
-
-
-def test_a_full_disk_leaves_the_old_site(
-    study: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = site.build(study).read_bytes()
-
-    def full(path: Path, target: Path) -> Path:
-        if path.name == ".site.new":
-            raise OSError(errno.ENOSPC, "no space")
-        return rename(path, target)
-
-    rename = Path.rename
-    monkeypatch.setattr(Path, "rename", full)
-    with pytest.raises(OSError, match="no space"):
-        site.build(study)
-    assert (study / "site" / "index.html").read_bytes() == before
-    assert not list(study.glob(".site*"))
+    assert not old.exists()
+    assert [path.suffix for path in old.parent.iterdir()] == [".html"] * len(PAGES)
 
 
 def test_a_damaged_file_is_named_and_the_old_site_stays(study: Path) -> None:

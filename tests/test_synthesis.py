@@ -319,11 +319,34 @@ def test_a_panel_of_prices_is_about_the_same_images(tmp_path):
     assert rows.loc["80 prompts", "difference"] == pytest.approx(10 / 200)
     assert rows["labelled"].to_dict()["AutoCLIP"]
     assert not rows["labelled"].to_dict()["80 prompts"]
+    few = synthesis.on_equal_images(scores, board, "d", "b", ["80 prompts"])
+    assert few["labelled"].tolist() == few["name"].eq("80 prompts").tolist()
+    assert set(few["n"]) == {400}  # no vote asks for its images
     fig, data = drawn.frontier(rows.reset_index())
     assert len(data) == 3
     (vote,) = (line for line in fig.axes[0].lines if line.get_ydata()[0] == 25)
     assert vote.get_markerfacecolor() == registry.colours()["vote"]
     plt.close(fig)
+
+
+def test_a_chapter_is_overruled_where_its_verdict_is_another(tmp_path):
+    ids = names(0, 400)
+    ledger(tmp_path, "zero_shot_photo", ids, names(0, 200))
+    ledger(tmp_path, "autoclip_80", ids, names(0, 260))
+    ledger(tmp_path, "zero-crops", ids, names(0, 201))
+    board = synthesis.leaderboard(synthesis.load(tmp_path))
+    said = ["gains", "gains", "gains", "no detectable difference (...)"]
+    table = pd.DataFrame({"method": ["autoclip_80", "zero", "zero", "zero"]})
+    table = table.assign(dataset="d", backbone="b", n=9, verdict=said)
+    table["views"] = [None, "crops", "others", "crops"]
+    table["baseline"] = ["zero_shot", "zero_shot", "zero_shot", "vote"]
+    (tmp_path / "tables").mkdir()
+    assert synthesis.overruled(tmp_path, board).empty
+    table.to_csv(tmp_path / "tables" / "02_paired.csv")
+    (row,) = synthesis.overruled(tmp_path, board).to_dict("records")
+    assert (row["chapter"], row["name"], row["verdict"]) == ("02", "ZERO", "gains")
+    assert row["board_verdict"] == "no detectable difference"
+    assert (row["n"], row["board_n"]) == (9, 400)
 
 
 def test_agreement_pairs_by_id(made):
@@ -460,6 +483,17 @@ def test_a_decision_tells_harm_and_calibration_of_the_other_half(tmp_path):
     )
     assert row["broken"] == np.mean(many["hit"] & ~vote["hit"])
     assert row["ece"] == pytest.approx(synthesis.calibration(vote)["ece"])
+    assert row["surer"] == pytest.approx((vote["confidence"] - vote["hit"]).mean())
+    one = scores[Key("d", "b", "zero_shot_photo")].loc[vote.index]
+    assert row["ece_one"] == pytest.approx(synthesis.calibration(one)["ece"])
+
+
+def test_the_direction_of_an_error_is_told_where_it_has_one():
+    leaf = {"ece": 0.5, "ece_one": 0.031, "surer": -0.5}
+    assert tree.calibrated(leaf) == "50.0 % too unsure (3.1 %)"
+    assert tree.calibrated(leaf | {"surer": 0.3}) == "50.0 % too sure (3.1 %)"
+    assert tree.calibrated(leaf | {"surer": 0.2}) == "50.0 % (3.1 %)"
+    assert tree.calibrated(leaf | {"ece_one": np.nan}) == "50.0 % too unsure"
 
 
 # The tree
@@ -551,7 +585,17 @@ def test_the_synthesis_says_what_to_do_and_what_it_costs(tmp_path):
     said = told(decided)
     assert "On sketches (picto-s), with a stream of test images OnZeta gains " in said
     assert "On picto no tested method is shown to gain: keep zero-shot." in said
-    assert "at most 10.0 times as long as with one prompt (vote of views)." in said
+    assert "The dearest, vote of views, takes 100 ms an image, one prompt 10." in said
+    assert said.endswith(
+        "None of these is worse calibrated than one prompt by a point or more."
+    )
+    harmed = decided.assign(ece=0.5, ece_one=0.1, surer=-0.5)
+    assert "a point or more: OnZeta and vote of views. " in told(harmed)
+    worst = "Worst is OnZeta: a calibration error of 50 % instead of 10 %"
+    assert f"{worst}, since it is less sure than it is right." in told(harmed)
+    assert f"{worst}, since it is surer than it is right." in told(
+        harmed.assign(surer=0.5)
+    )
     none = decided.assign(verdict="no detectable difference")
     assert (
         told(none)

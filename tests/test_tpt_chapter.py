@@ -181,6 +181,9 @@ def test_the_chapter_on_the_layout_of_imagenet_a(tmp_path):
         ("learning_rates", [-0.005], "above 0"),
         ("matched_images", 1, "at least 2"),
         ("memory", 0.0, "above 0"),
+        ("more_backbones", ["picto-rn"], "none of the other two"),
+        ("more_backbones", ["picto-vit", "picto-vit"], "each once"),
+        ("more_backbones", ["picto-vitt"], "picto-vit"),
         ("dev", "picto-devv", "picto-dev"),
         ("few_shot", "few-shot", 'or "" for none'),
         ("few_shot_views", 1, "at least 2"),
@@ -190,7 +193,8 @@ def test_the_chapter_on_the_layout_of_imagenet_a(tmp_path):
 )
 def test_impossible_settings_stop_the_study(key, value, accepted):
     given = {"dataset": "picto", "shifts": ["picto-a"], "view_counts": [10, 64]}
-    given |= {"focus": "picto-a", "augmentations": ["augmix"]}
+    given |= {"focus": "picto-a", "augmentations": ["augmix"], "weights": "picto"}
+    given |= {"backbone": "picto-rn", "more_backbones": ["picto-vit"]}
     check(given, "params/x/02.yaml")
     with pytest.raises(ValueError, match=accepted):
         check({**given, key: value}, "params/x/02.yaml")

@@ -12,7 +12,7 @@ from nbformat import v4
 from test_unlabelled import NAMES, STEMS, flat_folder, write
 
 from helpers import paths
-from helpers.data import integrity
+from helpers.data import dataset as images
 from helpers.prompts.names import alike, told_alike, too_long
 from helpers.study import check, doctor, fingerprints, main, parameters, site
 
@@ -43,7 +43,7 @@ def study(tmp_path, monkeypatch):
     for name in ("params", "notebooks", "outputs"):
         (tmp_path / name).mkdir()
         monkeypatch.setattr(paths, name.upper(), tmp_path / name)
-    monkeypatch.setattr(integrity, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(images, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(doctor, "OUTPUTS", tmp_path / "outputs")
     flat_folder(tmp_path / "my photos")
     chapter("01_one", DECLARES, LABELS)

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import json
-import shutil
 import warnings
 from pathlib import Path
 
@@ -224,16 +223,9 @@ def test_openai_archives_of_published_digest_are_read(tmp_path, monkeypatch):
 def test_other_archives_are_never_opened(tmp_path, monkeypatch):
     path = tmp_path / "TINY.pt"
     archive(path, ours("gelu").half().float())
-    opened = torch.jit.load
     monkeypatch.setattr(torch.jit, "load", lambda *a, **k: pytest.fail("opened"))
-    with pytest.raises(ValueError, match="none that OpenAI published") as caught:
+    with pytest.raises(ValueError, match="none that OpenAI published"):
         clip.load("tiny", str(path), "cpu")
-    monkeypatch.setattr(torch.jit, "load", opened)
-    command = str(caught.value).split('python -c "')[1].rstrip('"')
-    exec(command)  # what it says makes the file that loads
-    with pytest.warns(UserWarning, match="QuickGELU"):
-        loaded = clip.load("tiny", str(tmp_path / "TINY-state.pt"), "cpu")
-    assert_same(loaded, ours("gelu").half().float())
 
 
 def test_published_digests_are_those_of_openai():
@@ -338,11 +330,9 @@ def test_a_page_without_its_mark_is_understood():
         lambda s: {f"net.clip.{k}": v for k, v in s.items()} | {"loss": torch.ones(2)},
     ],
 )
-@pytest.mark.parametrize("old", [False, True])
-def test_checkpoints_of_trainings_are_unwrapped(tmp_path, wrap, old):
+def test_checkpoints_of_trainings_are_unwrapped(tmp_path, wrap):
     path = tmp_path / "epoch_3.ckpt"
-    zipped = not old
-    torch.save(wrap(ours().state_dict()), path, _use_new_zipfile_serialization=zipped)
+    torch.save(wrap(ours().state_dict()), path)
     assert_same(clip.load("tiny-quickgelu", str(path), "cpu"), ours())
 
 
@@ -406,17 +396,6 @@ def _shard(folder: Path) -> Path:
     return sorted(folder.glob("model-00001-of-*.safetensors"))[0]
 
 
-def _cached_page(folder: Path) -> Path:
-    snapshot(folder, "me/mine", lambda place: open_clip_folder(place, ours()))
-    return folder / "models--me--mine"
-
-
-def _adapter(folder: Path) -> Path:
-    name = "base_model.model.vision_model.q_proj.lora_A.weight"
-    save_file({name: torch.ones(2)}, folder / "adapter_model.safetensors")
-    return folder
-
-
 def _changed(key: str, value):
     def make(folder: Path) -> Path:
         hugging_face().save_pretrained(folder)
@@ -426,18 +405,6 @@ def _changed(key: str, value):
         return folder
 
     return make
-
-
-def _other_resampling(folder: Path) -> Path:
-    hugging_face().save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text('{"resample": 1}')
-    return folder
-
-
-def _bare_config(folder: Path) -> Path:
-    open_clip_folder(folder / "mine", ours())
-    (folder / "mine" / "open_clip_config.json").write_text(json.dumps(TINY))
-    return folder / "mine"
 
 
 def _other_heads(folder: Path) -> Path:
@@ -458,17 +425,11 @@ def _siglip_file(folder: Path) -> Path:
     return folder / "siglip.safetensors"
 
 
-def _tower(part: str) -> dict[str, Tensor]:
-    state = state_of(hugging_face())
-    return {key: value for key, value in state.items() if key.startswith(part)}
-
-
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 350000000\n"
 REFUSED = {
     "LFS pointer": (_written(LFS), "Git LFS pointer.*git lfs pull"),
     "web page": (_written(b"\n<!DOCTYPE html><html>"), "is a web page"),
     "empty": (_written(b""), "is empty: download it again"),
-    "compressed": (_written(b"\x1f\x8b\x08" + bytes(50)), "is compressed: unpack"),
     "text": (_written(b"not found"), "is no weights file"),
     "cut safetensors": (
         _saved(lambda: state_of(ours()), "w.safetensors", cut=True),
@@ -478,36 +439,19 @@ REFUSED = {
         _saved(lambda: ours().state_dict(), cut=True),
         "damaged or cut short.*download it again",
     ),
-    "other zip": (
-        lambda folder: Path(
-            shutil.make_archive(str(folder / "w"), "zip", _full(folder))
-        ),
-        "a zip archive without torch's tensors",
-    ),
     "objects": (
         _saved(lambda: {"state_dict": ours().state_dict(), "s": Settings()}, "w.ckpt"),
-        r"Python objects besides tensors \(.*Settings\).*save its tensors alone",
+        "Python objects besides tensors.*save its state dict alone",
     ),
     "a list": (_saved(lambda: [1, 2]), "holds a list, no state dict"),
     "no CLIP": (
         _saved(lambda: {"layer1.0.conv1.weight": torch.ones(2)}),
         r"no whole CLIP: 1 other tensors \(layer1.0.conv1.weight\)",
     ),
-    "CoOp": (
-        _saved(lambda: {"state_dict": {"prompt_learner.ctx": torch.ones(4, 8)}}),
-        "CoOp's learned prompt: give it as coop_file",
-    ),
-    "image tower": (_saved(lambda: _tower("vision")), "the image tower .* alone"),
-    "text tower": (_saved(lambda: _tower("text")), "the text tower .* alone"),
-    "LoRA": (_adapter, "LoRA adapter: merge it"),
     "other architecture": (
         _saved(lambda: state_of(stirred(open_clip.create_model("other")))),
         r"no tiny: visual.positional_embedding is \[5, 64\] instead of \[17, 64\], "
-        r"visual.conv1.weight is .*; its shapes are those of other$",
-    ),
-    "other architecture of Hugging Face": (
-        _folder(model=lambda: hugging_face(patch_size=16)),
-        r"no tiny-quickgelu: .*\[5, 64\] instead of .* shapes are those of other$",
+        r"visual.conv1.weight is ",
     ),
     "missing": (
         _saved(lambda: {k: v for k, v in state_of(ours()).items() if "ln" not in k}),
@@ -524,23 +468,12 @@ REFUSED = {
         "several files of weights: name one of a.pt, b.ckpt",
     ),
     "nothing": (_folder("readme.txt"), "holds no weights"),
-    "pipeline": (_folder("model_index.json"), "diffusion pipeline, no CLIP"),
-    "cached page": (_cached_page, "write hf-hub:me/mine$"),
     "a shard": (_shard, "one of several shards: save the model in one file"),
     "other heads": (_changed("num_attention_heads", 4), r"\(4, 2\) attention heads"),
     "other heads of open_clip": (_other_heads, "vision_cfg has head_width 16"),
-    "bare config": (_bare_config, "has no model_cfg"),
-    "other resampling": (_other_resampling, "resample 1: open_clip resizes"),
-    "other activation": (_changed("hidden_act", "gelu"), "hidden_act is gelu and"),
     "no page": (lambda folder: "hf-hub:me", "no page of the hub"),
     "no file": (lambda folder: f"local-dir:{folder / 'x'}", "no weights file at"),
 }
-
-
-def _full(folder: Path) -> Path:
-    (folder / "pages").mkdir()
-    (folder / "pages" / "a.txt").write_text("a")
-    return folder / "pages"
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -14,20 +14,16 @@ AN = (
     "apple|Éclair|Übung|Île|Østers|æbleskiver|owl|umbrella|urn|usher|"
     "uninhabited island|unlit candle|unidentified object|upright piano|udon|"
     "ugly duckling|iPod|ox|OWL|hour|hourglass|heir|heiress|honest man|honor|"
-    "honour guard|ytterbium|'owl'|(old) car|MRI|MRI scan|mri|SUV|SUVs|suv|X-ray|"
-    "Xbox|XBOX|F-16|f1 car|M&M|MP3 player|HDMI cable|HDTV|LED|led lamp|LCD|RV|"
-    "SD card|SSD|NBA player|FBI agent|ATM|AI robot|N95 mask|NFL|HIV test|"
-    "H2O molecule|SOS|HVAC unit|A-frame|O-ring|S-bend|H-beam|8-track|8|"
-    "18-wheeler|11|11-inch tablet|1850 map|80s car"
+    "honour guard|ytterbium|'owl'|(old) car|MRI|MRI scan|mri|X-ray|F-16|f1 car|"
+    "M&M|MP3 player|HDTV|RV|SSD|8-track|8|18-wheeler|11|1850 map|80s car"
 )
 A = (
     "dog|unicorn|unicycle|uniform|union|unit|universe|UFO|ufo|UFOs|USB stick|"
-    "US flag|UK flag|URL|UV lamp|UN flag|U-turn|user|usual|utensil|ukulele|"
-    "uranium|urinal|uterus|ubiquitous|unanimous|European|eucalyptus|ewe|ewer|"
+    "UK flag|URL|UV lamp|U-turn|user|usual|utensil|ukulele|"
+    "uranium|uterus|ubiquitous|European|eucalyptus|ewe|ewer|"
     "one-eyed cat|one|once|onesie|ouija board|horse|HORSE|hotel|hôtel|herb|"
-    "Honolulu|hound|FOX|RAT|MOUSE|DOG|NASA rocket|LEGO|RAM|SIM card|scuba|"
-    "schnauzer|sphinx|Shih Tzu|squirrel|fly|FLY|spa|SKI|sky|rhinoceros|llama|"
-    "Lhasa|lynx|gym|T-shirt|TV|CD player|DVD|CRT monitor|yacht|St. Bernard|"
+    "hound|FOX|DOG|RAM|scuba|schnauzer|squirrel|fly|spa|sky|rhinoceros|llama|"
+    "gym|T-shirt|TV|CD player|yacht|St. Bernard|"
     "Mr Potato Head|Mt Fuji|100|1|10|110|7-Eleven|3D printer|猫|xylophone"
 )
 ALIKE = [

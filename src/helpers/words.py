@@ -17,24 +17,18 @@ HYPHENATED = re.compile(r"w+(?:['’]?[-‐‑]['’]?w+)*")
 TAILS = ("-like", "-shaped", "-sized")  # endings that are words of their own
 
 CONSONANT = "[b-df-hj-np-tv-xz]"
-CONSONANT_SOUND = r"""
-    eu | ewe | oui | once\b | ones?\b | onesie    # as in "you" or "one"
-    | u\b | u\d | uni(?!n|m[^o]|dent) | unanim | u[rstv]?[aeio] | usu | uk[aeiru]
-    | ubiq | ug[ae] | (?:us[abp]? | uk | un | ufo | uhd | uno | ups | url | uv)s?\b
-"""
 AN = re.compile(
     rf"""
-    (?!{CONSONANT_SOUND}) [aeiou] | y{CONSONANT}
+    # Vowels, unless they sound as in "you" or "one",
+    (?! eu | ewe | oui | once\b | ones?\b | onesie
+        | u\b | uni(?!n|m[^o]|dent) | u[rst]?[aeio] | usu | uk[aeiru] | ubiq
+        | (?:us[abp]? | uk | un | ufo | url | uv)s?\b )
+    [aeiou] | y{CONSONANT}
+    | (?:mri | suv | led | lcd | hiv)s?\b
     | 8 | 1[18] (?:\d\d)? (?:,?\d{{3}})* (?!\d)    # eight, eleven, eighteen
-    | hours?\b | hourg | hourly | heir | honest | honou?r
-    # Acronyms, though not abbreviations such as "St. Bernard": without a vowel,
-    | (?! (?:[fmls]t | mrs? | ms | sr | sgt)\b ) (?:
-        [fhlmnrsx] {CONSONANT}* (?![a-z])
-        # with a beginning that no word has,
-        | (?: f(?![aeiouylr]) | h(?![aeiouy]) | l(?![aeiouyl]) | [mn](?![aeiouy])
-            | r(?![aeiouyh]) | s(?=[bdgjxz]) | x(?![aeiouy]) ) [a-z]{{1,3}}\b )
-    # and known ones that look like a word.
-    | (?:suv | led | hiv | sos | faq | nes | mit | nyu | rsvp)s?\b
+    | hours?\b | hourg | heir | honest | honou?r
+    # and acronyms without a vowel, though not "St." and its like.
+    | (?! (?:[fmls]t | mrs? | ms | sr)\b ) [fhlmnrsx] {CONSONANT}* (?![a-z])
     """,
     re.VERBOSE,
 )

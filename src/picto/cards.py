@@ -7,6 +7,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import VisionTransformer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -15,12 +16,14 @@ from helpers.models.clip import encode_tokens
 from picto import pool, splits
 
 PHOTO, SKETCH = "a photo of a {}.", "a sketch of a {}."
+LENGTH = 10.0  # of image features, before they are normalised
 TESTS = ("picto", "picto-o", "picto-s", "picto-r", "picto-c", "picto-a")
 
 
 def publish(name: str, model: nn.Module, made: dict, assets: Path) -> dict:
     """Write fp16 weights and their card: how they were made, and what they reach on
     every test split, measured on the weights as they are read back."""
+    set_length(model)
     path = assets / f"{name}.safetensors"
     weights = {
         key: (value.half() if value.is_floating_point() else value).contiguous()
@@ -40,6 +43,20 @@ def publish(name: str, model: nn.Module, made: dict, assets: Path) -> dict:
     }
     (assets / f"{name}.card.json").write_text(json.dumps(card, indent=2) + "\n")
     return card
+
+
+@torch.no_grad()
+def set_length(model: nn.Module) -> None:
+    """Scale a ViT's projection until image features of picto-dev have mean `LENGTH`.
+
+    No cosine changes, and so no prediction of CLIP. But LaFTer's student classifies
+    features as they are, and with features twice as long it is twice as confident: it
+    then learns confidence instead of classes.
+    """
+    if not isinstance(model.visual, VisionTransformer):
+        return
+    lengths = image_features(model, pool.dev_pool()[0]).norm(dim=-1)
+    model.visual.proj.mul_(LENGTH / lengths.mean())
 
 
 def accuracies(name: str, model: nn.Module, split: str) -> dict[str, float]:

@@ -54,6 +54,7 @@ class Recipe:
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.1  # on matrices only
     warmup: int = 300
+    cycles: int = 1  # the rate falls to zero so often (SGDR, arXiv 1608.03983)
     seed: int = 0
     each: tuple[int, ...] = (1, 2)  # pictures of a class in a batch, batches in turn
     names_from: int = 9_000  # step; from then on file names precede some captions
@@ -64,8 +65,10 @@ RECIPES = {  # -2 and -3 differ in the seed alone, and in their teacher's
     "picto-rn": Recipe(steps=12_000),
     "picto-rn-2": Recipe(steps=12_000, seed=1),
     "picto-rn-3": Recipe(steps=12_000, seed=2),
-    "picto-vit": Recipe(steps=12_000, names_from=0, teacher="picto-rn"),
-    "picto-vit-2": Recipe(steps=12_000, seed=1, names_from=0, teacher="picto-rn-2"),
+    "picto-vit": Recipe(steps=24_000, cycles=2, names_from=0, teacher="picto-rn"),
+    "picto-vit-2": Recipe(
+        steps=24_000, cycles=2, seed=1, names_from=0, teacher="picto-rn-2"
+    ),
 }
 STEPS_APART = 1_000_000  # of the torch seeds of two runs
 SCALE_RATE = 10  # the logit scale's learning rate over the others'
@@ -175,13 +178,11 @@ def new_optimizer(
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine to zero."""
+    """Linear warm-up, then a cosine to zero, in each cycle."""
+    length = recipe.steps // recipe.cycles
+    step %= length
     ramp = min(1.0, (step + 1) / recipe.warmup)
-    return (
-        recipe.learning_rate
-        * ramp
-        * (0.5 + 0.5 * math.cos(math.pi * step / recipe.steps))
-    )
+    return recipe.learning_rate * ramp * (0.5 + 0.5 * math.cos(math.pi * step / length))
 
 
 def draw_batch(

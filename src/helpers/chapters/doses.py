@@ -129,7 +129,8 @@ def trend(gains: ArrayLike, doses: Sequence[float]) -> dict[str, float]:
         gains: [doses, N], of the same N images at every dose.
 
     Returns:
-        difference, ci_low, ci_high, p, se and n as in `compare.over_orders`.
+        difference, ci_low, ci_high, p, se and n as in `compare.over_orders`; those of
+        `_turn`, since a line hides a peak.
 
     Raises:
         ValueError: fewer than two different doses, or a row too many or too few.
@@ -143,7 +144,24 @@ def trend(gains: ArrayLike, doses: Sequence[float]) -> dict[str, float]:
     rank = np.unique(doses, return_inverse=True)[1].astype(float)
     centred = rank - rank.mean()
     weights = centred / (centred @ centred) * rank.max()
-    return change(weights @ gains)
+    return change(weights @ gains) | _turn(gains[np.argsort(rank)], sorted(doses))
+
+
+def _turn(gains: np.ndarray, doses: Sequence[float]) -> dict[str, float]:
+    """Where between the ends gains [doses, N] have a peak or a trough; NaN for none.
+
+    turn, the dose; turned, the mean gain there; turned_by, its change from the first
+    dose. The 95 % intervals of the changes from both ends leave out 0.
+    """
+    middle = gains[1:-1].mean(axis=1)
+    for sign in (1, -1):
+        if len(middle):
+            at = 1 + int((sign * middle).argmax())
+            rises = [change(sign * (gains[at] - gains[end])) for end in (0, -1)]
+            if min(rise["ci_low"] for rise in rises) > 0:
+                by = sign * rises[0]["difference"]
+                return {"turn": doses[at], "turned": middle[at - 1], "turned_by": by}
+    return dict.fromkeys(("turn", "turned", "turned_by"), np.nan)
 
 
 def change(values: ArrayLike) -> dict[str, float]:
@@ -264,6 +282,11 @@ def sentence(row: Mapping[str, float | str]) -> str:
     subject = row["subject"][0].upper() + row["subject"][1:]
     if row["verdict"] in compare.DECIDED:
         way = "rises" if row["difference"] > 0 else "falls"
-        return f"{subject} {way} by {findings.amount(row)} {row['over']}."
+        told = f"{way} by {findings.amount(row)} {row['over']}."
+        if np.isnan(row.get("turn", np.nan)):
+            return f"{subject} {told}"
+        most = "greatest" if row["turned_by"] > 0 else "least"
+        there = f"{100 * row['turned']:+.1f} points at {row['turn']:g}"
+        return f"{subject} is {most} in between, {there}; a straight line {told}"
     change = findings.points(row, " points")
     return f"{subject} {row['over']}: {change}, {row['verdict']}."

@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from helpers.data import digits, embedded, folder, imagenet, vision
-from helpers.data.dataset import Dataset, Info, UnreadableImage
-from helpers.data.integrity import readable, verify
+from helpers.data.dataset import Dataset, Info, UnreadableImage, readable, verify
 
 READERS = {
     name: module

@@ -10,30 +10,26 @@ from functools import cache
 from helpers.words import composed
 
 KINDS = {
-    "hidden": r"\..* | __.*",  # .git, .Trash-1000, .thumbnails, __MACOSX, __pycache__
-    "a network drive's own (thumbnails, trash, snapshots)": r"""
-        @eadir | @tmp | @sharebin | @sharesnap | @database | @appstore | @docker
-        | @syno.* | [#](?:recycle|snapshot|synorecycle)                    # Synology
-        | @__thumb | @recycle | @recently-snapshot | @transcode            # QNAP
-        | network\ trash\ folder | network\ recycle\ bin | temporary\ items
-        | thevolumesettingsfolder                                          # AFP
-    """,
-    "the system's own (trash, settings, lost files)": r"""
-        \$recycle\.bin | recycler | system\ volume\ information | \$windows\.~.*
-        | \$extend | \$av_.* | config\.msi | found\.\d{3} | lost\+found
-    """,
-    "a sync client's own": r"onedrivetemp | dropbox\.cache | ~sync.*",
-    "a program's own (packages)": r"node_modules | cvs",
-    "a photo program's own (library, previews, thumbnails)": r"""
-        .*\.(?:photoslibrary|photolibrary|migratedphotolibrary|aplibrary|lrdata
-            |lrcat-data|cocatalog|cocatalogdb|imovielibrary|fcpbundle)
-        | captureone | _?thumbnails? | _thumbs?
-    """,
+    "hidden": r"\..*|__.*",  # .git, .Trash-1000, .thumbnails, __MACOSX, __pycache__
+    "a network drive's own (thumbnails, trash, snapshots)": (
+        r"@(eadir|tmp|recycle|recently-snapshot|(share|syno|__thumb|transcode).*)"
+        r"|#(synorecycle|recycle|snapshot)|network (trash folder|recycle bin)"
+        r"|temporary items"
+    ),
+    "the system's own (trash, settings, lost files)": (
+        r"\$(recycle\.bin|extend|windows\.~.*)|recycler|found\.\d{3}|lost\+found"
+        r"|system volume information"
+    ),
+    "a sync client's or a program's own": (
+        r"onedrivetemp|dropbox\.cache|~sync.*|node_modules|cvs"
+    ),
+    "a photo program's own (library, previews, thumbnails)": (
+        r".*\.(\w*library|lr(cat-)?data|cocatalog(db)?|fcpbundle)|captureone"
+        r"|_?thumbnails?|_thumbs?"
+    ),
 }
 # Between class folders these may be class names: of waste, of hands.
-INSIDE = {
-    "thumbnails, trash or a cache": r"thumbs? | trash | _?cache | previews?",
-}
+INSIDE = {"thumbnails, trash or a cache": r"thumbs?|trash|_?cache|previews?"}
 
 
 @cache
@@ -44,5 +40,4 @@ def reason(folder: str, inside: bool = False) -> str:
     """
     name = composed(folder).casefold()
     kinds = KINDS | INSIDE if inside else KINDS
-    found = (k for k, names in kinds.items() if re.fullmatch(names, name, re.VERBOSE))
-    return next(found, "")
+    return next((kind for kind, p in kinds.items() if re.fullmatch(p, name)), "")

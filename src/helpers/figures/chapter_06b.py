@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from helpers.figures.style import INK, WIDTH, label_rows, require, styled
+from helpers.figures.style import INK, VERMILION, WIDTH, label_rows, require, styled
 from helpers.results.compare import DECIDED
 
 
@@ -12,12 +12,14 @@ from helpers.results.compare import DECIDED
 def causes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """How far each cause moves what it acts on, with 95 % intervals.
 
-    Filled: `compare.corrected` finds a change.
+    Filled: `compare.corrected` finds a change. A cross: the change from the first dose
+    to a peak or trough, which the line through all doses hides.
 
     Args:
-        frame: cause, subject, difference, ci_low, ci_high, verdict.
+        frame: cause, subject, difference, ci_low, ci_high, verdict, turned_by.
     """
-    require(frame, ["cause", "subject", "difference", "ci_low", "ci_high", "verdict"])
+    columns = ["difference", "ci_low", "ci_high", "verdict", "turned_by"]
+    require(frame, ["cause", "subject", *columns])
     labels: list[str] = []
     fig, ax = plt.subplots(figsize=(WIDTH, 0.9))
     ax.axvline(0, color=INK, lw=1)
@@ -30,10 +32,14 @@ def causes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             inside = INK if row.verdict in DECIDED else "white"
             look = {"color": INK, "markersize": 6, "markeredgewidth": 1.5}
             ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **look)
+            ax.plot(100 * row.turned_by, y, "X", color=VERMILION, markersize=8)
     fig.set_figheight(0.9 + 0.2 * len(labels))
     label_rows(ax, labels)
     causes = set(frame["cause"])
     for tick in ax.get_yticklabels():
         tick.set_fontweight("bold" if tick.get_text() in causes else "normal")
-    ax.set_xlabel("change (points)\nfilled: a change, after correction")
+    label = "change (points)\nfilled: a change, after correction"
+    if frame["turned_by"].notna().any():
+        label += "\ncross: from the first dose to a peak or trough in between"
+    ax.set_xlabel(label)
     return fig, frame.reset_index(drop=True)

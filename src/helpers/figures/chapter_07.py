@@ -1,6 +1,7 @@
 """What chapter 07 draws: gains, prices and agreement of all methods."""
 
 import textwrap
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -40,14 +41,16 @@ LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkB": 0}
 LEADER |= {"color": FAINT, "lw": 0.8, "shrinkA": 2}
 
 
-def _looks(rows: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """Colour and marker of each labelled method in the rows, by name."""
+def _looks(rows: pd.DataFrame, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour and marker of each of these methods that is in the rows, by name."""
     methods = rows.drop_duplicates("name").set_index("name")["method"]
-    return {
-        name: {"color": colour(registry.find(methods[name]).key), "marker": marker}
-        for name, marker in zip(LABELLED, MARKERS, strict=False)
-        if name in methods
-    }
+    looks = {}
+    for name, marker in zip(names, MARKERS, strict=False):
+        if name in methods:
+            shade = colour(registry.find(methods[name]).key)
+            grey = shade[1:3] == shade[3:5] == shade[5:7]  # as the others are
+            looks[name] = {"color": INK if grey else shade, "marker": marker}
+    return looks
 
 
 def _legend(fig: Figure, looks: dict[str, dict[str, Any]]) -> None:
@@ -77,7 +80,7 @@ def frontier(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         sharey="row",
         figsize=(WIDTH, 1.2 + 2.2 * len(sets)),
     )
-    looks = _looks(rows)
+    looks = _looks(rows, dict.fromkeys(rows.loc[rows["labelled"], "name"]))
     for (down, across), ax in np.ndenumerate(axes):
         at = rows["dataset"].eq(sets[down]) & rows["backbone"].eq(backbones[across])
         if not at.any():
@@ -204,7 +207,7 @@ def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         sharey=True,
         figsize=(WIDTH, 0.8 + 2.5 * -(-len(parts) // columns)),
     )
-    looks = _looks(table)
+    looks = _looks(table, LABELLED)
     for ax in axes.flat[len(parts) :]:
         ax.remove()
     for ax, (dataset, part) in zip(axes.flat, parts, strict=False):
@@ -349,7 +352,10 @@ def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             ax.plot(100 * leaf["expect"], y, "o", ms=8, mec=BLUE, mfc=face)
             points = f"{100 * leaf['expect']:+.1f}"
             ax.text(100 * leaf["expect"], y - 0.15, points, ha="center", va="bottom")
-        texts = [tree.share(leaf["broken"]), tree.share(leaf["ece"])]
+        error = tree.share(leaf["ece"])
+        note = tree.calibrated(leaf).removeprefix(error).strip()
+        numbers.text(columns["ECE"], y + 0.3, note, ha="right", va="center", fontsize=8)
+        texts = [tree.share(leaf["broken"]), error]
         texts += [f"{1000 * leaf['seconds_per_image']:.0f}", leaf["keeps"]]
         for x, text in zip(columns.values(), texts, strict=True):
             numbers.text(x, y, text or "–", ha="right", va="center", fontsize=10)

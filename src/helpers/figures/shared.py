@@ -22,7 +22,6 @@ from helpers.figures.style import (
     WIDTH,
     as_picture,
     beside,
-    colour,
     coloured,
     gains_and_losses,
     label_cells,
@@ -149,8 +148,9 @@ def _sized(frame: pd.DataFrame, datasets: Sequence[str]) -> list[str]:
 def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Forest plot of accuracy gained or lost against a baseline on the same images.
 
-    A marker is filled where the verdict is "gains" or "loses". On the right: images
-    won, which only the method gets right, and lost, which only the baseline does.
+    A marker is filled where the verdict is "gains" or "loses"; variants have the colour
+    of their method. On the right: images won, which only the method gets right, and
+    lost, which only the baseline does.
 
     Args:
         frame: rows of `compare.corrected`, in the order in which to draw.
@@ -169,7 +169,7 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for ax, (names, group) in zip(axes.flat, groups, strict=True):
         ax.axvline(0, color=INK, lw=1)
         for y, row in enumerate(group.itertuples()):
-            shade = colour(row.method) if coloured(row.method) else INK
+            shade = registry.colours().get(coloured(row.method), INK)
             ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
             look = {"color": shade, "markersize": 7, "markeredgewidth": 1.6}
             inside = shade if row.verdict in DECIDED else "white"

@@ -305,8 +305,8 @@ def with_quick_gelu(name: str, weights: str) -> str:
     OpenAI's weights need QuickGELU. open_clip builds the plain name with GELU and only
     warns, which costs accuracy.
     """
-    config = open_clip.get_pretrained_cfg(name, weights) or {}
-    return files.variant(name, config.get("quick_gelu") or None)
+    config = open_clip.get_pretrained_cfg(name, weights)
+    return files.variant(name, True) if config and config.get("quick_gelu") else name
 
 
 def resolve_device(device: str) -> torch.device:

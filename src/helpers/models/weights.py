@@ -45,7 +45,7 @@ KNOWN = (  # names of weights files; the first that a folder has is read
 )
 OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's number: open_clip's name
+BILINEAR = 2  # Pillow's number; all others count as bicubic, its 3
 OPENAI = "OpenAI's archive"
 NUMBERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -66,12 +66,6 @@ RENAMED = {  # Hugging Face's names -> OpenAI's, replaced in this order
     "layer_norm": "ln_",
     "mlp.fc1": "mlp.c_fc",
     "mlp.fc2": "mlp.c_proj",
-}
-PARTS = {  # part of a tensor's name -> what a file is that holds no whole CLIP
-    "prompt_learner.": "CoOp's learned prompt: give it as coop_file or cocoop_file",
-    "lora_": "a LoRA adapter: merge it into its model and save that",
-    "vision_model.": "the image tower of a Hugging Face model alone",
-    "text_model.": "the text tower of a Hugging Face model alone",
 }
 
 
@@ -142,9 +136,7 @@ def fill(model: nn.Module, name: str, found: Weights) -> None:
     state.pop("text.transformer.embeddings.position_ids", None)
     wrong = _difference(own, state) or _setting(model, name, found)
     if wrong:
-        fitting = _fitting(found)
-        hint = f"; its shapes are those of {fitting}" if fitting else ""
-        raise ValueError(f"{found.path} ({found.kind}) is no {name}: {wrong}{hint}")
+        raise ValueError(f"{found.path} ({found.kind}) is no {name}: {wrong}")
     if not any(tensor.is_meta for tensor in state.values()):
         model.load_state_dict(state)
 
@@ -231,11 +223,6 @@ def _fetch(page: str) -> Path:
 
 def _file_in(folder: Path) -> Path:
     """The weights file in a folder."""
-    if (folder / "model_index.json").is_file():
-        raise ValueError(f"{folder} is a diffusion pipeline, no CLIP")
-    if (folder / "snapshots").is_dir():
-        page = folder.name.removeprefix("models--").replace("--", "/")
-        raise ValueError(f"{folder} is a page in the hub's cache: write {PAGE}{page}")
     for name in KNOWN:
         if (folder / name).is_file():
             return folder / name
@@ -262,8 +249,6 @@ def _content(file: Path) -> tuple[str, Any]:
         raise ValueError(f"{file} {fault}")
     if head.startswith(b"PK"):
         return _zipped(file)
-    if head.startswith(b"\x80"):  # torch.save before 1.6
-        return "state dict", _unpickled(file)
     try:
         return "state dict", load_file(file)
     except Exception as error:
@@ -280,8 +265,6 @@ def _fault(head: bytes) -> str:
         return "is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "is a web page: download the file itself, not the page about it"
-    if start.startswith((b"\x1f\x8b", b"\xfd7zxz", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd")):
-        return "is compressed: unpack it first"
     return ""
 
 
@@ -294,8 +277,6 @@ def _zipped(file: Path) -> tuple[str, Any]:
         raise ValueError(
             f"{file} is damaged or cut short ({error}): download it again"
         ) from error
-    if not any(name.endswith("data.pkl") for name in names):
-        raise ValueError(f"{file} is a zip archive without torch's tensors")
     if not any(name.endswith("constants.pkl") for name in names):
         return "state dict", _unpickled(file)
     with file.open("rb") as opened:
@@ -304,37 +285,25 @@ def _zipped(file: Path) -> tuple[str, Any]:
         return OPENAI, torch.jit.load(file, map_location="cpu").state_dict()
     raise ValueError(
         f"{file} is a TorchScript archive, which runs code when it is opened, and its "
-        f"SHA-256 {digest[:12]}… is none that OpenAI published; where you trust it, "
-        f'make a state dict: python -c "import torch; torch.save(torch.jit.load('
-        f"{str(file)!r}, 'cpu').state_dict(), {_converted(file)!r})\""
+        f"SHA-256 {digest[:12]}… is none that OpenAI published: where you trust it, "
+        "save torch.jit.load(FILE, 'cpu').state_dict() with torch.save and name that"
     )
 
 
 def _unpickled(file: Path) -> Any:
     try:
-        try:
-            return torch.load(file, "cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # not a zip: before torch 1.6
-            return torch.load(file, "cpu", weights_only=True)
+        return torch.load(file, "cpu", weights_only=True, mmap=True)
     except Exception as error:
-        objects = re.search(r"GLOBAL (\S+)", str(error))
         if "Weights only load failed" not in str(error):
             first = str(error).strip().splitlines()[0][:200]
             raise ValueError(
                 f"{file} is damaged or no weights file: {first}"
             ) from error
-        named = f" ({objects[1]})" if objects else ""
         raise ValueError(
-            f"{file} holds Python objects besides tensors{named}, and unpickling them "
-            "would run code; where you trust it, save its tensors alone: python -c "
-            f"\"import torch; c = torch.load({str(file)!r}, 'cpu', "
-            f"weights_only=False); torch.save(c.get('state_dict', c), "
-            f'{_converted(file)!r})"'
+            f"{file} holds Python objects besides tensors, and unpickling them would "
+            "run code: where you trust it, open it by torch.load(FILE, 'cpu', "
+            "weights_only=False) and save its state dict alone with torch.save"
         ) from error
-
-
-def _converted(file: Path) -> str:
-    return str(file.with_name(f"{file.stem}-state.pt"))
 
 
 def _tensors(file: Path, content: Any, plan: bool) -> dict[str, Tensor]:
@@ -360,9 +329,9 @@ def _clip_tensors(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
     scales = [key for key in tensors if re.search(r"(^|\.)logit_scale$", key)]
     if not scales:
         some = ", ".join(list(tensors)[:3]) or "none"
-        other = f"{len(tensors)} other tensors ({some})"
-        known = (what for part, what in PARTS.items() if part in " ".join(tensors))
-        raise ValueError(f"{file} holds no whole CLIP: {next(known, other)}")
+        raise ValueError(
+            f"{file} holds no whole CLIP: {len(tensors)} other tensors ({some})"
+        )
     prefix = min(scales, key=len).removesuffix("logit_scale")
     return {
         key.removeprefix(prefix): value
@@ -373,12 +342,9 @@ def _clip_tensors(file: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object")
-    return content
 
 
 def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -411,14 +377,8 @@ def _transformers_config(file: Path, state: Mapping[str, Tensor]) -> dict[str, A
     if not config:
         return {}
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    acts = {part.get("hidden_act", "quick_gelu") for part in (vision, text)}
-    if acts not in ({"quick_gelu"}, {"gelu"}):
-        raise ValueError(
-            f"{path}: hidden_act is {' and '.join(sorted(acts))}; open_clip's towers "
-            "have both quick_gelu or both gelu"
-        )
     return {
-        "quick_gelu": acts == {"quick_gelu"},
+        "quick_gelu": vision.get("hidden_act", "quick_gelu") == "quick_gelu",
         "heads": (
             vision.get("num_attention_heads", 12),
             text.get("num_attention_heads", 8),
@@ -431,9 +391,7 @@ def _open_clip_config(file: Path) -> dict[str, Any]:
     """The settings in open_clip's folder."""
     path = file.with_name(OPEN_CLIP)
     config = _json(path)
-    model, preprocess = config.get("model_cfg"), config.get("preprocess_cfg", {})
-    if not isinstance(model, dict):
-        raise ValueError(f"{path} has no model_cfg, the architecture's settings")
+    model, preprocess = config.get("model_cfg", {}), config.get("preprocess_cfg", {})
     return {
         "quick_gelu": bool(model.get("quick_gelu", False)),
         "config": model,
@@ -450,14 +408,11 @@ def _preprocess(file: Path) -> dict[str, Any]:
     path = next((path for path in processors if path.is_file()), None)
     config = _json(path) if path else {}
     config = config.get("image_processor", config)
-    resample = config.get("resample", 3)
-    if resample not in INTERPOLATIONS:
-        known = " or ".join(f"{k} ({name})" for k, name in INTERPOLATIONS.items())
-        raise ValueError(f"{path}: resample {resample}: open_clip resizes by {known}")
+    bilinear = config.get("resample") == BILINEAR
     return {
         "image_mean": _hashable(config.get("image_mean")),
         "image_std": _hashable(config.get("image_std")),
-        "image_interpolation": INTERPOLATIONS[resample],
+        "image_interpolation": "bilinear" if bilinear else "bicubic",
         "image_resize_mode": None if config.get("do_center_crop", True) else "squash",
     }
 
@@ -501,19 +456,6 @@ def _setting(model: nn.Module, name: str, found: Weights) -> str:
             other = theirs.get(key, value)
             if other != value and not key.startswith("hf_") and "pretrained" not in key:
                 return f"its {part} has {key} {other!r} instead of {value!r}"
-    return ""
-
-
-def _fitting(found: Weights) -> str:
-    """The architecture of open_clip with these tensors' names and shapes, or ""."""
-    width = getattr(found.state.get("text_projection"), "shape", [0])[-1]
-    for name in open_clip.list_models():
-        config = open_clip.get_model_config(name)
-        keys = config["vision_cfg"].keys() | config["text_cfg"].keys()
-        if config["embed_dim"] != width or keys & {"timm_model_name", "hf_model_name"}:
-            continue
-        if not _difference(outline(name).state_dict(), found.state):
-            return name
     return ""
 
 

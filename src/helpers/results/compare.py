@@ -11,7 +11,6 @@ sentence, and what is bold, filled or starred.
 import math
 from collections.abc import Collection, Iterable
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,7 @@ from scipy.stats import norm
 from statsmodels.stats.contingency_tables import mcnemar as _mcnemar
 
 from helpers.data.dataset import UNKNOWN
-from helpers.results import metrics, predictions
+from helpers.results import metrics
 
 LEVEL, POWER = 0.05, 0.8  # of every test
 DECIDED = ("gains", "loses")
@@ -305,13 +304,11 @@ def detectable(se: float, n: int, level: float = LEVEL) -> float:
     return float(max(z * se, needed / n))
 
 
-def compare(
-    ledgers: str | Path | Iterable[pd.DataFrame], *, baseline: str
-) -> pd.DataFrame:
+def compare(ledgers: Iterable[pd.DataFrame], *, baseline: str) -> pd.DataFrame:
     """Every method against a baseline on the same images.
 
     Args:
-        ledgers: a study's output folder, or frames of `predictions.read`.
+        ledgers: frames of `predictions.read`.
         baseline: a method that has a ledger for each data set and backbone. A method
             is paired with the baseline of its own seed, or with the baseline's lowest
             seed if there is none.
@@ -325,13 +322,8 @@ def compare(
         ValueError: no baseline, two ledgers that are not about the same images, or
             no labels.
     """
-    frames: Iterable[pd.DataFrame] = (
-        predictions.read_all(ledgers, with_logits=False)
-        if isinstance(ledgers, str | Path)
-        else ledgers
-    )
     runs: dict[tuple[str, str], dict[tuple[str, int], pd.DataFrame]] = {}
-    for frame in frames:
+    for frame in ledgers:
         about = frame.attrs
         images = frame.set_index("image_id")[["label"]]
         images["hit"] = (frame["prediction"] == frame["label"]).to_numpy()

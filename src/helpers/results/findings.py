@@ -51,9 +51,10 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
         of one prompt, and `agree`, the share of images on which one prompt and the
         ensemble predict the same; have, use (a ledger or "nothing more"), over (against
         what), seconds_per_image; on the other half expect, expect_low, expect_high, n,
-        broken (share that the method gets wrong and the baseline right), ece and
-        verdict (of `compare.corrected`, all rows being the family). Of one prompt only
-        ece and seconds.
+        broken (share that the method gets wrong and the baseline right), ece, ece_one
+        (of one prompt), surer (mean confidence less accuracy) and verdict (of
+        `compare.corrected`, all rows being the family). Of one prompt only ece, surer
+        and seconds.
     """
     rows = []
     for (dataset, backbone), part in board.groupby(["dataset", "backbone"], sort=False):
@@ -67,7 +68,7 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
         if many is not None:
             both = shared(scores[one], scores[many])
             seen["agree"] = (both[0]["prediction"] == both[1]["prediction"]).mean()
-        plain = _chosen(scores, [many] if many else [], one)
+        plain = _chosen(scores, [many] if many else [], one, one)
         for have, panels in HAVE.items():
             known = part[part["panel"].isin(panels)]
             known = known[known["headline"] | known["family"].eq("own")]
@@ -80,18 +81,19 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
             ]
             if not keys and have != "the image alone":
                 continue
-            found = _chosen(scores, keys, many or one)
+            found = _chosen(scores, keys, many or one, one)
             if not found and have == "the image alone":
                 found = plain or {"use": one.method, **_price(scores, one)}
             rows.append({**seen, "have": have, **(found or {"use": "nothing more"})})
     names = {"difference": "expect", "ci_low": "expect_low", "ci_high": "expect_high"}
     columns = ["dataset", "backbone", "sure", "agree", "have", "use", "over", *names]
-    columns += ["n", "broken", "ece", "verdict", "seconds_per_image"]
+    columns += ["n", "broken", "ece", "ece_one", "surer", "verdict"]
+    columns += ["seconds_per_image"]
     table = pd.DataFrame(rows, columns=[*columns, "p", "se"])
     return compare.corrected(table)[columns].rename(columns=names)
 
 
-def _chosen(scores: Scores, keys: Sequence[Key], over: Key) -> dict | None:
+def _chosen(scores: Scores, keys: Sequence[Key], over: Key, one: Key) -> dict | None:
     """The method of `keys` that one half of the images chooses, and its gain on the
     other half."""
     tried = {}
@@ -109,7 +111,9 @@ def _chosen(scores: Scores, keys: Sequence[Key], over: Key) -> dict | None:
     best = [*tried][gains.idxmax()]
     measured = _paired(tried[best][1])
     about = {"use": best.method, "over": over.method, **_price(scores, best)}
-    about |= {"ece": calibration(tried[best][1][0])["ece"]}
+    half = tried[best][1][0]
+    same = scores[one].index.intersection(half.index)
+    about |= _calibrated(half) | {"ece_one": _calibrated(scores[one].loc[same])["ece"]}
     return about | measured | {"broken": measured["losses"] / measured["n"]}
 
 
@@ -120,7 +124,12 @@ def _paired(pair: Sequence[pd.DataFrame]) -> dict[str, float]:
 def _price(scores: Scores, key: Key) -> dict[str, float]:
     images = scores[key]
     seconds = images.attrs["seconds_per_image"]
-    return {"ece": calibration(images)["ece"], "seconds_per_image": seconds}
+    return _calibrated(images) | {"seconds_per_image": seconds}
+
+
+def _calibrated(images: pd.DataFrame) -> dict[str, float]:
+    surer = images["confidence"].mean() - images["hit"].mean()
+    return {"ece": calibration(images)["ece"], "surer": surer}
 
 
 def halved(images: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -372,16 +381,22 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
     one = pd.DataFrame([_price(scores, key) for key in singles if key])
     times = gains["seconds_per_image"] / one["seconds_per_image"]
     dearest = gains.loc[times.idxmax()]
-    text = f"An image takes at most {times.max():.1f} times as long as with one prompt "
-    told.append(f"{text}({dearest['use']})")
-    worse = gains["ece"] - one["ece"]
-    at, some = worse.idxmax(), f"{(worse > 0).sum()} of these {len(gains)}"
-    if worse[at] <= 0:
-        return ". ".join([*told, "None of these is worse calibrated than one prompt"])
-    text = "All of these are" if (worse > 0).all() and len(gains) > 1 else f"{some} are"
-    text += f" worse calibrated than one prompt, {gains['use'][at]} most: its "
-    text += f"calibration error is {100 * gains['ece'][at]:.0f} % instead of "
-    return ". ".join([*told, f"{text}{100 * one['ece'][at]:.0f} %"])
+    text = f"The dearest, {dearest['use']}, takes "
+    text += f"{1000 * dearest['seconds_per_image']:.0f} ms an image, one prompt "
+    told.append(f"{text}{1000 * one['seconds_per_image'][times.idxmax()]:.0f}")
+    worse = gains["ece"] - gains["ece_one"]
+    at, much = worse.idxmax(), worse >= 0.01
+    if not much.any():
+        same = "None of these is worse calibrated than one prompt by a point or more"
+        return ". ".join([*told, same])
+    some = listed(dict.fromkeys(gains["use"][much]))
+    told.append(f"Worse calibrated than one prompt by a point or more: {some}")
+    surer = "surer" if gains["surer"][at] > 0 else "less sure"
+    text = f"Worst is {gains['use'][at]}: a calibration error of "
+    text += (
+        f"{100 * gains['ece'][at]:.0f} % instead of {100 * gains['ece_one'][at]:.0f} "
+    )
+    return ". ".join([*told, f"{text}%, since it is {surer} than it is right"])
 
 
 def _expected(row: pd.Series) -> str:

@@ -120,6 +120,25 @@ def settled(labels: ArrayLike, a: ArrayLike, b: ArrayLike) -> dict[str, float]:
     }
 
 
+def enough(a: ArrayLike, b: ArrayLike, gain: float) -> float:
+    """How many labels of images on which a and b differ would show this gain.
+
+    By the corrected test's rule for one comparison: in four cases out of five, if every
+    such label is a win or a loss.
+
+    Args:
+        a, b: predictions [N].
+        gain: accuracy of a minus that of b on the N images.
+
+    Returns:
+        A whole number, or infinity where labels of all such images would not do.
+    """
+    apart = np.asarray(a) != np.asarray(b)
+    if not apart.any():
+        return math.inf
+    return 1 + _more(1, int(apart.sum()), 1, abs(gain) / apart.mean())
+
+
 def _more(labelled: int, disagree: int, decided: int, difference: float) -> float:
     """Labels until a difference among disagreeing images is likely to be seen."""
     if not decided:

@@ -19,7 +19,6 @@ from statsmodels.stats.proportion import proportion_confint
 
 from helpers.data.dataset import UNKNOWN
 
-BINNINGS = ("width", "mass")
 BINS = 15  # of confidence
 BLOCK = 4096  # images scored at once
 FEWEST = 3  # images that tell an interval: of fewer, resamples are mostly all alike
@@ -131,69 +130,31 @@ def entropy(logits: ArrayLike) -> np.ndarray:
 
 
 def reliability_bins(
-    logits: ArrayLike, labels: ArrayLike, bins: int = BINS, binning: str = "width"
+    logits: ArrayLike, labels: ArrayLike, bins: int = BINS
 ) -> pd.DataFrame:
     """Confidence against accuracy, bin by bin.
 
-    `width` cuts (0, 1] into intervals of equal width, closed on the right (Guo et al.
-    2017, arXiv 1706.04599); `mass` cuts the sorted confidences into groups of equal
-    size, give or take one image (Nguyen and O'Connor 2015). Images of equal confidence
-    at the border of two groups count with their common accuracy in both, so that the
-    order of the images does not matter.
+    Bins are intervals of (0, 1] of equal width, closed on the right (Guo et al. 2017,
+    arXiv 1706.04599).
 
     Returns:
-        A row per bin: `low`, `high` (the interval, or the extremes of the group),
-        `count`, mean `confidence`, `accuracy`, and its 95 % Wilson interval `ci_low`,
-        `ci_high`. Empty bins have count 0 and no means.
+        A row per bin: `low`, `high`, `count`, mean `confidence`, `accuracy`, and its
+        95 % Wilson interval `ci_low`, `ci_high`. Empty bins have count 0 and no means.
     """
-    return _bins(_labelled(logits, labels), bins, binning)
-
-
-def _bins(images: pd.DataFrame, bins: int, binning: str) -> pd.DataFrame:
-    confidence = images["confidence"].to_numpy()
-    member, hit = _members(images, bins, binning)
-    frame = pd.DataFrame({"member": member, "confidence": confidence, "accuracy": hit})
-    groups = frame.groupby("member")
-    table = groups.mean().assign(count=groups.size())
-    if binning == "width":
-        table = table.reindex(range(bins))
-        edges = np.linspace(0, 1, bins + 1)
-        table["low"], table["high"] = edges[:-1], edges[1:]
-    else:
-        table["low"] = groups["confidence"].min()
-        table["high"] = groups["confidence"].max()
+    images = _labelled(logits, labels)
+    images["accuracy"] = images["hit"].astype(float)
+    groups = images.groupby(confidence_bin(images["confidence"], bins))
+    table = groups[["confidence", "accuracy"]].mean().assign(count=groups.size())
+    table = table.reindex(range(bins))
+    edges = np.linspace(0, 1, bins + 1)
+    table["low"], table["high"] = edges[:-1], edges[1:]
     table["count"] = table["count"].fillna(0).astype(np.int64)
     filled = table[table["count"] > 0]
     correct = filled["count"] * filled["accuracy"]
     interval = proportion_confint(correct, filled["count"], method="wilson")
     table["ci_low"], table["ci_high"] = interval  # NaN where a bin is empty
     columns = ["low", "high", "count", "confidence", "accuracy", "ci_low", "ci_high"]
-    return table.reset_index(drop=True)[columns]
-
-
-def _members(
-    images: pd.DataFrame, bins: int, binning: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """The bin of each image of `scores`, int64 [N], and its share of hits, [N]."""
-    if bins < 1:
-        raise ValueError(f"bins must be at least 1, not {bins}")
-    if binning not in BINNINGS:
-        raise ValueError(f"binning must be one of {BINNINGS}, not {binning!r}")
-    confidence, hit = images["confidence"].to_numpy(), images["hit"].to_numpy(float)
-    if binning == "width":
-        return confidence_bin(confidence, bins), hit
-    member = np.empty(len(images), dtype=np.int64)
-    groups = np.array_split(np.argsort(confidence), min(bins, len(images)))
-    member[np.concatenate(groups)] = np.repeat(
-        np.arange(len(groups)), [len(group) for group in groups]
-    )
-    _, tie = np.unique(confidence, return_inverse=True)
-    return member, (np.bincount(tie, hit) / np.bincount(tie))[tie]
-
-
-def _calibration(images: pd.DataFrame, bins: int, binning: str) -> float:
-    member, hit = _members(images, bins, binning)
-    return calibration_error(images["confidence"], hit, member)
+    return table[columns]
 
 
 def confidence_bin(confidence: ArrayLike, bins: int = BINS) -> np.ndarray:
@@ -218,11 +179,14 @@ def calibration_error(
     return float(np.abs(np.bincount(bins, count * gap)).sum() / count.sum())
 
 
-def expected_calibration_error(
-    logits: ArrayLike, labels: ArrayLike, bins: int = BINS, binning: str = "width"
-) -> float:
-    """`calibration_error` of logits; `binning` as in `reliability_bins`."""
-    return _calibration(_labelled(logits, labels), bins, binning)
+def expected_calibration_error(logits: ArrayLike, labels: ArrayLike) -> float:
+    """`calibration_error` of logits, with 15 bins of equal width."""
+    return _calibration(_labelled(logits, labels))
+
+
+def _calibration(images: pd.DataFrame) -> float:
+    confidence = images["confidence"]
+    return calibration_error(confidence, images["hit"], confidence_bin(confidence))
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -246,8 +210,8 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded").x))
 
 
-def bootstrap_interval(correct: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of an accuracy.
+def bootstrap_interval(correct: ArrayLike) -> tuple[float, float]:
+    """Percentile bootstrap interval of an accuracy, 95 %.
 
     The number of correct images in a resample follows a binomial law, whose quantiles
     are what infinitely many resamples give. Where all images are correct, or none is,
@@ -255,29 +219,27 @@ def bootstrap_interval(correct: ArrayLike, level: float = 0.95) -> tuple[float, 
 
     Args:
         correct: booleans [N].
-        level: the interval's coverage.
     """
     correct = as_array(correct)
     if correct.ndim != 1 or correct.size == 0 or not np.isin(correct, (0, 1)).all():
         raise ValueError("correct must be a non-empty sequence of booleans")
     if correct.size < FEWEST:
         return 0.0, 1.0
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    low, high = binom.ppf(tails, correct.size, correct.mean()) / correct.size
+    low, high = binom.ppf([0.025, 0.975], correct.size, correct.mean()) / correct.size
     return float(low), float(high)
 
 
 def summary(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """The numbers that a results table quotes, calibration errors with 15 bins.
+    """The numbers that a results table quotes, the calibration error with 15 bins.
 
-    Keys: n, top1, ci_low, ci_high, top5, ece, ece_mass, nll, brier, entropy. `n` counts
+    Keys: n, top1, ci_low, ci_high, ece, nll, brier, entropy. `n` counts
     the images that have a label: all but the entropy is about these, NaN without any.
     """
     images = scores(logits, labels)
     entropy = float(images["entropy"].mean())
     images = images.dropna()
     if images.empty:
-        names = ("top1", "ci_low", "ci_high", "top5", "ece", "ece_mass", "nll", "brier")
+        names = ("top1", "ci_low", "ci_high", "ece", "nll", "brier")
         return {"n": 0, **dict.fromkeys(names, np.nan), "entropy": entropy}
     low, high = bootstrap_interval(images["hit"])
     return {
@@ -285,9 +247,7 @@ def summary(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         "top1": float(images["hit"].mean()),
         "ci_low": low,
         "ci_high": high,
-        "top5": float((images["rank"] < 5).mean()),
-        "ece": _calibration(images, BINS, "width"),
-        "ece_mass": _calibration(images, BINS, "mass"),
+        "ece": _calibration(images),
         "nll": float(images["nll"].mean()),
         "brier": float(images["brier"].mean()),
         "entropy": entropy,

@@ -312,7 +312,11 @@ COMMON = 100
 
 
 def on_equal_images(
-    scores: Scores, board: pd.DataFrame, dataset: str, backbone: str
+    scores: Scores,
+    board: pd.DataFrame,
+    dataset: str,
+    backbone: str,
+    labelled: Sequence[str] = LABELLED,
 ) -> pd.DataFrame:
     """What the tested methods gain over one prompt, all on the same images.
 
@@ -338,7 +342,7 @@ def on_equal_images(
         for row in rows.itertuples()
     }
     common = scores[one].index
-    for name in [name for name in LABELLED if name in ledgers]:
+    for name in [name for name in labelled if name in ledgers]:
         both = common.intersection(ledgers[name].index)
         if len(both) < min(COMMON, len(ledgers[name])):
             del ledgers[name]
@@ -350,10 +354,42 @@ def on_equal_images(
             pair = ledgers[row.name].loc[common, "hit"], plain
             about = {"dataset": dataset, "backbone": backbone, "name": row.name}
             about |= {"method": row.method, "family": row.family, "panel": row.panel}
-            about |= {"labelled": row.name in LABELLED, "top1": plain.mean()}
+            about |= {"labelled": row.name in labelled, "top1": plain.mean()}
             about |= {"seconds": prices[row.method]}
             found.append(about | compare.paired_difference(*pair))
     return pd.DataFrame(found)
+
+
+def overruled(folder: str | Path, board: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts of chapters' own tables that the protocol's tests do not share.
+
+    Both are against one prompt. A chapter corrects for the comparisons of its table.
+
+    Returns:
+        chapter, dataset, backbone, name, n and verdict of the chapter's table,
+        board_n and board_verdict. Verdicts without the difference that would be seen.
+    """
+    rows = tested(board)[lambda b: b["gain"].notna()]
+    recipe = main_recipe(Key("", "", method) for method in board["method"])
+    about = ["dataset", "backbone", "name"]
+    ours = rows[[*about, "n", "gain_verdict"]].set_axis(
+        [*about, "board_n", "board_verdict"], axis=1
+    )
+    parts = [pd.DataFrame(columns=["chapter", *about, "n", "verdict"])]
+    for path in sorted((Path(folder) / "tables").glob("*.csv")):
+        table = pd.read_csv(path)
+        if not {"dataset", "backbone", "method", "baseline", "verdict"} <= set(table):
+            continue
+        if "views" in table:
+            table = table[table["views"].isna() | table["views"].eq(recipe)]
+        table = table[table["baseline"].isin(registry.ledgers(ONE))]
+        called = table["method"].map(lambda method: display_name(method, recipe))
+        table = table.assign(name=called, chapter=path.name.partition("_")[0])
+        parts.append(table[parts[0].columns])
+    both = pd.concat(parts).merge(ours, on=about)
+    for verdict in ("verdict", "board_verdict"):
+        both[verdict] = both[verdict].str.split(" (", regex=False).str[0]
+    return both[both["verdict"].ne(both["board_verdict"])].drop_duplicates()
 
 
 def priced(board: pd.DataFrame, backbone: str) -> pd.Series:

@@ -58,8 +58,9 @@ def leaves(
         asks (about the images), datasets (joined by commas), have (besides the image),
         backbone, use (what figures call the method, or `KEEP`), over (the baseline's
         name); of the half that did not choose: expect, expect_low, expect_high, n,
-        broken (share that the method gets wrong and the baseline right) and ece;
-        verdict, seconds_per_image; keeps (what the method keeps between images);
+        broken (share that the method gets wrong and the baseline right), ece, ece_one
+        (one prompt's) and surer (mean confidence less accuracy); verdict,
+        seconds_per_image; keeps (what the method keeps between images);
         without: what else one may have and no method gains from, joined by commas.
     """
     first = {name: place for place, name in enumerate(backbones)}
@@ -105,7 +106,8 @@ def leaves(
     return pd.DataFrame(found, columns=columns)
 
 
-_NUMBERS = ["expect", "expect_low", "expect_high", "n", "broken", "ece"]
+_NUMBERS = ["expect", "expect_low", "expect_high", "n", "broken"]
+_NUMBERS += ["ece", "ece_one", "surer"]
 
 
 def _leaf(row: pd.Series, folder: str | Path) -> dict:
@@ -126,7 +128,7 @@ def _named(haves: Iterable[str]) -> str:
 def _kept(rows: pd.DataFrame) -> dict:
     """The leaf of one prompt: means over data sets."""
     plain = rows[rows["have"].eq(NOTHING)]
-    told = plain.reindex(columns=["ece", "seconds_per_image"]).mean().to_dict()
+    told = plain.reindex(columns=["ece", "surer", "seconds_per_image"]).mean().to_dict()
     told |= {"backbone": plain["backbone"].iloc[0], "over": ""}
     return told | {"have": NOTHING, "use": KEEP, "verdict": "", "keeps": "nothing"}
 
@@ -156,7 +158,7 @@ def readable(found: pd.DataFrame) -> pd.DataFrame:
         question = asked(leaf) or "Otherwise" * bool(siblings[at])
         row = {"your images": "" if repeated[at] else leaf["asks"], "and": question}
         row |= {"use": leaf["use"], "points gained": gained(leaf)}
-        row |= {"broken": share(leaf["broken"]), "ECE": share(leaf["ece"])}
+        row |= {"broken": share(leaf["broken"]), "ECE": calibrated(leaf)}
         row |= {"ms an image": f"{1000 * leaf['seconds_per_image']:.0f}"}
         rows.append(row | {"keeps": leaf["keeps"]})
     table = pd.DataFrame(rows)
@@ -175,6 +177,15 @@ def gained(leaf: Mapping) -> str:
         return "no gain found"
     points = [100 * leaf[k] for k in ("expect", "expect_low", "expect_high")]
     return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points) + f" over {leaf['over']}"
+
+
+def calibrated(leaf: Mapping) -> str:
+    """ "34.5 % too sure (31.6 %)": the error, its direction, one prompt's error."""
+    parts = [share(leaf["ece"])]
+    if 2 * abs(leaf["surer"]) > leaf["ece"]:  # most of the error is of one sign
+        parts.append("too sure" if leaf["surer"] > 0 else "too unsure")
+    one = share(leaf["ece_one"])
+    return " ".join([*parts, f"({one})"] if one else parts)
 
 
 def share(value: float) -> str:

@@ -146,6 +146,8 @@ def card(
     pixels = _stacked(backbone.crop(image) for image in _pictures(home))
     features = _encode(backbone, pixels)
     labels = torch.from_numpy(home.labels) if labelled else None
+    length, of = _length(backbone, pixels), len(pixels)
+    rows.add("length of image features", length, "", of, "images")
     _geometry(rows, features, wordings[0], labels)
     _confidence(rows, backbone.logit_scale * features @ wordings[0].T, labels)
     _wordings(rows, features, wordings[2:], labels)
@@ -212,6 +214,17 @@ def _encode(backbone: Backbone, pixels: Tensor) -> Tensor:
     parts = (part.to(backbone.device) for part in pixels.split(BATCH))
     encoded = (backbone.encode_images(backbone.normalise(part)) for part in parts)
     return torch.cat([features.cpu() for features in encoded])
+
+
+@torch.no_grad()
+def _length(backbone: Backbone, pixels: Tensor) -> float:
+    """Mean length of features that are not normalised, of uint8 [N, 3, S, S]."""
+    encode, total = backbone.model.encode_image, 0.0
+    for part in pixels.split(BATCH):
+        with backbone.autocast():
+            found = encode(backbone.normalise(part.to(backbone.device)))
+        total += found.float().norm(dim=-1).sum().item()
+    return total / len(pixels)
 
 
 def _correct(features: Tensor, classes: Tensor, labels: Tensor | None) -> Tensor | None:

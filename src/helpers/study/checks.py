@@ -238,6 +238,16 @@ def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:
     return _weights(weights, {"backbone": value})
 
 
+def _more_backbones(value: list, parameters: Mapping[str, Any]) -> str:
+    known = [parameters.get(key, "") for key in ("backbone", "second_backbone")]
+    for place, name in enumerate(value):
+        if not isinstance(name, str) or name in known or name in value[:place]:
+            return "accepted: names, each once, and none of the other two backbones"
+        if fault := _second_backbone(name, parameters):
+            return f"{name!r}: {fault}"
+    return ""
+
+
 def _weights(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.models import clip
     from helpers.models import weights as files
@@ -402,6 +412,7 @@ RULES: dict[str, tuple[type, Rule]] = {
         ("shifts", list, _shifts),
         ("backbone", str, _backbone),
         ("second_backbone", str, _second_backbone),
+        ("more_backbones", list, _more_backbones),
         ("weights", str, _weights),
         ("class_names", str, _class_names),
         (
@@ -438,7 +449,7 @@ RULES: dict[str, tuple[type, Rule]] = {
         ("focus", str, lambda value, p: _one_of(value, _sets(p))),
         ("augmentations", list, _named_in("views", "VIEWS", several=True)),
         ("memory", float, _passing(lambda value: value > 0, "a number above 0")),
-        ("jacobian transductive", bool, _anything),
+        ("jacobian transductive everywhere", bool, _anything),
         ("dev unlabelled", str, _same_classes_or_none),
         ("view_counts", list, _view_counts),
         ("fractions", list, _fractions),

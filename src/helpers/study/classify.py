@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from helpers import paths
-from helpers.data import integrity
+from helpers.data import dataset
 from helpers.data.dataset import open_image, to_rgb
 from helpers.data.embedded import CLASS_NAMES
 from helpers.data.folder import UNREAD, printable
@@ -31,7 +31,7 @@ from helpers.prompts.names import alike, told_alike, too_long
 from helpers.prompts.templates import TEMPLATES
 from helpers.store.views import draw, encode
 from helpers.study import checks, parameters
-from helpers.study.environment import print_error
+from helpers.study.process import print_error
 from helpers.study.report import aligned
 from helpers.words import folded
 
@@ -161,7 +161,7 @@ def fault(path: Path) -> str:
         return "a folder: chapter 08 is for folders, `study run my_images`"
     if not path.is_file():
         return "no such file"
-    return UNREAD.get(path.suffix.lower()) or integrity.fault(path)
+    return UNREAD.get(path.suffix.lower()) or dataset.fault(path)
 
 
 class Classifier:

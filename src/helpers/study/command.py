@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from helpers import files, paths
-from helpers.study import environment, parameters, report
+from helpers.study import parameters, process, report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,24 +18,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     or 143: stopped by SIGHUP or SIGTERM. 141: nobody reads the output.
     """
     if sys.platform == "win32":
-        environment.print_error(
-            "the study runs on Linux and macOS: on Windows, use WSL 2"
-        )
+        process.print_error("the study runs on Linux and macOS: on Windows, use WSL 2")
         return 2
-    with environment.prepared():
+    with process.prepared():
         try:
             arguments = _parser().parse_args(argv)
             status = arguments.command(arguments)
             sys.stdout.flush()
             return status
         except BrokenPipeError:
-            environment.discard_output()
-            return environment.NO_READER
+            process.discard_output()
+            return process.NO_READER
         except (ValueError, OSError, RuntimeError) as error:
-            environment.print_error(str(error))
+            process.print_error(str(error))
             return 2
         except KeyboardInterrupt as stop:
-            environment.print_error(str(stop) or "interrupted")
+            process.print_error(str(stop) or "interrupted")
             return getattr(stop, "status", 130)
 
 
@@ -193,7 +191,7 @@ def _run(arguments: argparse.Namespace) -> int:
         with parallel.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)
     except (runner.NotebookFailed, runner.KernelMissing) as failure:
-        environment.print_error(str(failure))
+        process.print_error(str(failure))
         return 1 if isinstance(failure, runner.NotebookFailed) else 3
     print(f"Notebooks, figures, tables and results.csv: {paths.shown(folder)}")
     return 0

@@ -1,14 +1,13 @@
-"""What a study takes here, roughly: its time, memory and disk, for `study doctor`.
+"""How long a study takes here, roughly, for `study doctor`.
 
 A chapter's parameters tell how many views it encodes, prompts it encodes, classes it
 carries through a tuned prompt or a step of tuning, and pictures it trains on. Each of
 these is timed on a few pictures, with random weights where the study's own are not
 here. The rest is not counted, nor what the store holds already: a factor of two is
-possible.
-`helpers.study.watch` watches the memory of a run in any case.
+possible. The store refuses views that the disk has no room for, and
+`helpers.study.process` watches the memory of a run.
 """
 
-import shutil
 import time
 import warnings
 from collections import Counter
@@ -25,15 +24,12 @@ from helpers.models import clip, template_prompts
 from helpers.models.prompts import PromptTower
 from helpers.models.visual import ImageTower
 from helpers.models.weights import quiet
-from helpers.paths import CACHE
 from helpers.study.parameters import Job
-from helpers.study.report import BAD, GOOD, NOTE, Report
-from helpers.study.watch import available_memory, gigabytes
+from helpers.study.report import BAD, GOOD, Report
 
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, CLASSES = 8, 32  # pictures, or classes, that are timed together
 TUNINGS = 3  # of each image in chapter 02: TPT's serves three methods
-LIBRARIES = 1.2e9  # bytes that torch, transformers and ours take
 TRAININGS = 8  # in chapter 05: five ablations, a transductive one, two confidences
 TEMPLATES = 80  # of the largest shared set
 NAMES = {
@@ -53,7 +49,7 @@ def check_cost(
     datasets: Mapping[str, Dataset],
     weights_are_here: bool,
 ) -> None:
-    """Report the time of each chapter, and the memory and disk of the study."""
+    """Report the time of each chapter."""
     parameters = {k: v for job in jobs for k, v in job.parameters.items()}
     weights = parameters["weights"] if weights_are_here else "random"
     options = {k: parameters[k] for k in ("device", "precision") if k in parameters}
@@ -65,13 +61,12 @@ def check_cost(
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         report.add("time", BAD, str(error))
         return
-    lines, whole, everything = [], 0.0, Counter()
+    lines, whole = [], 0.0
     for job in jobs:
         try:
             done = work(job.parameters, datasets)
         except KeyError:  # a user's own notebook may declare fewer keys
             done = Counter()
-        everything += done
         spent = {name: pace[name] * n for name, n in done.items()}
         seconds = START + sum(spent.values())
         whole += seconds
@@ -81,22 +76,6 @@ def check_cost(
     random = "" if weights_are_here else ", with random weights as the study's are away"
     first = f"about {duration(whole)}, timed on a few pictures, {model.device}{random}:"
     report.add("time", GOOD, "\n".join([first, *lines]))
-    disk = 2 * model.embed_dim * everything["views"]
-    cache = next(folder for folder in (CACHE, *CACHE.parents) if folder.exists())
-    for what, needed, free in (
-        ("memory", memory(parameters, datasets, model), available_memory()),
-        ("disk", disk, shutil.disk_usage(cache).free),
-    ):
-        text = f"at most about {gigabytes(needed)}, {gigabytes(free)} free"
-        if needed <= free:
-            report.add(what, GOOD, text)
-        else:
-            report.add(
-                what,
-                NOTE,
-                f"{text}: take fewer images or views, say -p "
-                "images 500, or smaller batches, or a larger machine",
-            )
 
 
 def work(p: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Counter[str]:
@@ -221,25 +200,6 @@ def _training_seconds(model: clip.Backbone, pixels: torch.Tensor) -> float:
         torch.autograd.grad(loss, norms, allow_unused=True)[0].cpu()
 
     return _seconds(step) / len(pixels)
-
-
-def memory(
-    p: Mapping[str, Any], datasets: Mapping[str, Dataset], model: clip.Backbone
-) -> float:
-    """Bytes that the study's largest chapter takes, of its merged parameters."""
-    images = sum(map(len, datasets.values()))
-    classes = len(next(iter(datasets.values())).class_names)
-    models = 1 + bool(p.get("second_backbone"))
-    weights = sum(4 * part.numel() for part in model.model.parameters())
-    always = LIBRARIES + (1 + models) * weights + 4 * models * images * model.embed_dim
-    numbers, side = 4 * classes * model.embed_dim, model.image_size
-    chapters = [
-        10 * 4 * images * classes + 8 * TEMPLATES * numbers,  # ledgers and templates
-        1e9 * p.get("memory", 0) + 8 * model.embed_dim * numbers * p.get("jacobian", 0),
-        # Two halves, and the graphs of a batch.
-        6 * side**2 * images + min(2e9, 2000 * side**2 * p.get("batch", 0)),
-    ]
-    return always + max(chapters)
 
 
 def duration(seconds: float) -> str:

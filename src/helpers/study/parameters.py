@@ -274,8 +274,9 @@ def _too_long(
         return
     from helpers.prompts.names import too_long
 
-    for key in ("backbone", "second_backbone"):
-        if model := job.parameters.get(key):
+    given = [job.parameters.get(key) for key in ("backbone", "second_backbone")]
+    for model in (*given, *job.parameters.get("more_backbones", [])):
+        if model:
             yield from too_long(model, images.every_name[0])
 
 

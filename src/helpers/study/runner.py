@@ -18,12 +18,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 from filelock import FileLock, Timeout
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -37,13 +36,12 @@ from helpers.files import DiskFull, enough_room, replacing
 from helpers.notebooks import number_of
 from helpers.paths import shown
 from helpers.progress import MARK
-from helpers.study import environment, fingerprints, watch
+from helpers.study import fingerprints, process
 from helpers.study.parameters import Job
 
 ENGINE = "study"
 STARTS = 2  # so often is a kernel started that dies at once
 STARTING = 600  # seconds that a kernel may take: a network's disk may be slow
-ENDING = 5.0  # seconds that the kernel of a killed run has to end by itself
 
 
 class NotebookFailed(Exception):
@@ -72,7 +70,7 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
     run and why.
     """
     folder = outputs / jobs[0].parameters["study"]
-    with locked(folder) as note_kernel:
+    with locked(folder):
         if not again:
             _refuse_to_replace(jobs, folder)
         made_from = [fingerprints.made_from(job, folder) for job in jobs]
@@ -85,7 +83,7 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
                 continue
             try:
                 _refuse_without_ledgers(job, folder)
-                seen = _run(job, made, folder, outputs, note_kernel)
+                seen = _run(job, made, folder, outputs)
             except NotebookFailed as failure:
                 failures.append(str(failure))
                 print(f"{name:<40}did not run", flush=True)
@@ -101,62 +99,27 @@ def run(jobs: Sequence[Job], outputs: Path, again: bool = False) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[Callable[[int], object]]:
-    """Hold the folder for the block; yields the function that notes a kernel's pid.
-
-    Raises RuntimeError where another run has it.
-    """
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for the block; RuntimeError where another run has it."""
     folder.mkdir(parents=True, exist_ok=True)
     running, lock = folder / ".running", FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        owner = {"pid": "?", "host": "?", "since": "?"} | _owner(running)
+        owner = running.read_text() if running.is_file() else "another run"
         raise RuntimeError(
-            "another run, process {pid} on {host}, since {since}, ".format(**owner)
-            + f"holds {folder}: wait until it has ended or stop it, or give this run a "
-            "folder of its own with --outputs"
+            f"{owner} holds {folder}: wait until it has ended or stop it, or give this "
+            "run a folder of its own with --outputs"
         ) from None
     try:
-        _end_kernel(_owner(running))
-        about = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": time.strftime("%Y-%m-%d %H:%M"),
-        }
-        running.write_text(json.dumps(about))
-        yield lambda pid: running.write_text(
-            json.dumps(about | {"kernel": [pid, psutil.Process(pid).create_time()]})
-        )
+        since = f"since {time.strftime('%Y-%m-%d %H:%M')},"
+        who = f"another run, process {os.getpid()} on {socket.gethostname()}"
+        running.write_text(f"{who}, {since}")
+        yield
     finally:
         running.unlink(missing_ok=True)
         Path(lock.lock_file).unlink(missing_ok=True)  # while it is still held
         lock.release()
-
-
-def _owner(running: Path) -> dict:
-    """What the file says of the process that has, or had, the folder; empty if none."""
-    try:
-        found = json.loads(running.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _end_kernel(owner: dict) -> None:
-    """Wait for the kernel that a killed run has left; kill it if it does not end."""
-    if "kernel" not in owner or owner.get("host") != socket.gethostname():
-        return
-    pid, began = owner["kernel"]
-    with suppress(psutil.NoSuchProcess):
-        kernel = psutil.Process(pid)
-        if kernel.create_time() != began:  # another process with its number
-            return
-        try:
-            kernel.wait(ENDING)
-        except psutil.TimeoutExpired:
-            kernel.kill()
-            kernel.wait(ENDING)
 
 
 def _collect(folder: Path) -> None:
@@ -210,8 +173,7 @@ def _run(
     made: dict[str, Any],
     folder: Path,
     outputs: Path,
-    note_kernel: Callable[[int], None],
-) -> watch.Watch:
+) -> process.Watch:
     name = job.notebook.stem
     before = fingerprints.states(folder, number_of(name))
     partial = folder / f"{name}.partial.ipynb"
@@ -221,7 +183,7 @@ def _run(
         tempfile.TemporaryDirectory(
             prefix="study-", ignore_cleanup_errors=True
         ) as private,
-        watch.watched() as seen,
+        process.watched() as seen,
     ):
         facts = {}
 
@@ -241,11 +203,10 @@ def _run(
                 language="python",
                 progress_bar=False,
                 line=line,
-                note_kernel=note_kernel,
                 private=Path(private),
                 start={
                     "cwd": str(job.notebook.parent),
-                    "env": environment.kernel_variables(outputs, Path(private)),
+                    "env": process.kernel_variables(outputs, Path(private)),
                 },
             )
             files = fingerprints.written_since(folder, number_of(name), before)
@@ -322,7 +283,7 @@ def _progress(name: str, cells: int) -> Iterator[tqdm]:
 
 
 class _OwnKernel(AsyncKernelManager):
-    """Starts `helpers.study.kernel` in this very interpreter.
+    """Starts `process.kernel` in this very interpreter.
 
     A kernelspec "python3" that the user has installed may start any other one.
     """
@@ -330,7 +291,8 @@ class _OwnKernel(AsyncKernelManager):
     kernel_spec = KernelSpec(
         argv=[
             *(sys.executable, "-P", "-Xfrozen_modules=off"),
-            *("-m", "helpers.study.kernel", "-f", "{connection_file}"),
+            *("-c", "from helpers.study import process; process.kernel()"),
+            *("-f", "{connection_file}"),
         ],
         display_name="Python 3",
         language="python",
@@ -378,14 +340,11 @@ class _Engine(NBClientEngine):
         nb_man: Any,
         kernel_name: str,
         line: tqdm,
-        note_kernel: Callable[[int], None],
         private: Path,
         start: dict,
         **_: Any,
     ) -> None:
         def next_cell(cell: Any, cell_index: int) -> None:
-            if line.n == 0:
-                note_kernel(client.km.provisioner.pid)
             line.n += 1
             line.set_postfix_str("")
 

@@ -8,7 +8,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from helpers.data import embedded
+from helpers.files import replacing
 from helpers.notebooks import number_of
 from helpers.paths import ROOT
 from helpers.study import board, chapter_page, manual
@@ -54,8 +54,7 @@ class Evidence:
 def build(folder: Path) -> Path:
     """Write `site/` into a study's folder of outputs; returns its index.
 
-    The pages are written beside the old site and take its place together: whoever
-    stops a build keeps the old one. The same outputs give the same bytes.
+    The same outputs give the same bytes.
 
     Raises:
         FileNotFoundError: no such folder, or no finished chapter in it.
@@ -160,24 +159,13 @@ def _backbones(provenance: dict[str, Any]) -> list[str]:
 
 
 def _publish(site: Path, files: dict[str, str]) -> None:
-    new, old = site.with_name(".site.new"), site.with_name(".site.old")
-    _settle(site, old, new)  # what a killed build may have left
-    try:
-        new.mkdir()
-        for name, text in files.items():
-            (new / name).write_text(text, encoding="utf-8")
-        if site.exists():
-            site.rename(old)
-        new.rename(site)
-    finally:
-        _settle(site, old, new)
-
-
-def _settle(site: Path, old: Path, new: Path) -> None:
-    if old.exists() and not site.exists():
-        old.rename(site)
-    shutil.rmtree(old, ignore_errors=True)
-    shutil.rmtree(new, ignore_errors=True)
+    """Write the pages, each at once, and remove those of an earlier run."""
+    for name, text in files.items():
+        with replacing(site / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    for path in site.glob("*.html"):
+        if path.name not in files:
+            path.unlink()
 
 
 def _unfinished(path: Path) -> Unfinished:
