@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import data, store
+from helpers import data, keys, store
 from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.methods import coop, selection, tpt, vote
@@ -49,6 +49,17 @@ def test_text_side_is_the_tower_at_its_words(model, dataset, text, capsys):
     longer = PromptTower(model, dataset.class_names, 7)
     assert torch.equal(other.class_features, longer.features(learned))
     assert "contexts at once" in capsys.readouterr().out
+
+
+def test_the_jacobian_is_computed_once(model, dataset, monkeypatch, tmp_path):
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
+    one, two = dataset.class_names[:1], dataset.class_names[:2]
+    first = adaptation.prepare(model, one, jacobian=True).jacobian
+    adaptation.prepare(model, two, jacobian=True)  # and kept apart
+    monkeypatch.setattr(PromptTower, "jacobian", None)
+    again = adaptation.prepare(model, one, jacobian=True).jacobian
+    assert torch.equal(again, first)
+    assert adaptation.prepare(model, two, jacobian=True).jacobian.shape[0] == 2
 
 
 def test_memory_bounds_what_goes_through_the_tower(model, dataset, capsys):

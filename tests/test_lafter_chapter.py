@@ -222,6 +222,28 @@ def test_runs_resume_from_checkpoints_of_their_own(vit, tmp_path, monkeypatch):
     assert runs[1].log["top1"].between(0, 1).all()
 
 
+def test_a_long_training_goes_on_from_a_short_one(vit, tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
+    cut = self_training.halves(vit, data.load("picto-s", images=64), pool_images=6)
+    weight = torch.randn(64, vit.embed_dim, generator=torch.manual_seed(0))
+    on = partial(ImageTower, vit), weight, cut.pool
+
+    def training(epochs):
+        used = {"prompts": 2, "epochs": epochs, "batch": 3}
+        kept = self_training.kept(vit, "lafter", cut.pool, weight, **used)
+        return partial(lafter, *on, **used, **kept)
+
+    short, long = training(1), training(2)
+    made = self_training.continued(short, long)
+    assert made.log[:1].equals(short().log)  # seconds, too: they were trained once
+    whole = lafter(*on, **{k: long.keywords[k] for k in ("prompts", "epochs", "batch")})
+    apart = ["seconds"]
+    assert made.log.drop(columns=apart).equals(whole.log.drop(columns=apart))
+    ends = (x.model.state_dict() for x in (made, whole))
+    assert all(map(torch.equal, *(end.values() for end in ends)))
+    assert len(self_training.continued(training(4), training(3)).log) == 3
+
+
 def test_upl_is_trained_once_for_each_seed_on_views_without_the_image(
     vit, tmp_path, monkeypatch
 ):

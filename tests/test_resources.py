@@ -44,7 +44,7 @@ def test_what_chapters_do_is_counted():
     assert found["passes"] == 200 * tuned
     assert found["steps"] == 200 * (tuned + 100 * 3)  # a second one at 3 rates
     assert work_of("03")["captions"] == 200 * 2 * 7500
-    assert work_of("05")["trained"] == 50 * 3750 * (4 + 2 + 1)
+    assert work_of("05")["trained"] == 50 * 3750 * (8 + 1 + 1)
     assert work_of("06") == {"views": 1000 * 64}
     both = {"passes": 200 * 8 * 1000, "steps": 200 * 8 * 1000}
     assert work_of("06c") == {"views": 1000 * 64, **both}
@@ -82,9 +82,16 @@ def test_the_doctor_tells_the_time():
     ((topic, _, text),) = report.lines
     assert topic == "time"
     assert "02_tpt_augmentations: about" in text
-    seconds = cost.paces(clip.load("picto-rn", "picto", "cpu"), datasets["picto"])
+    seconds = cost.paces([clip.load("picto-rn", "picto", "cpu")], datasets["picto"])
     assert seconds.keys() == cost.NAMES.keys()
     assert all(0 < spent <= 1 for spent in seconds.values()), seconds
+
+
+def test_the_first_vit_is_timed_in_training(monkeypatch):
+    models = [clip.load(name, "picto", "cpu") for name in ("picto-rn", "picto-vit")]
+    monkeypatch.setattr(cost, "_training_seconds", lambda model, _: model.name)
+    assert cost.paces(models, data.read("picto"))["trained"] == "picto-vit"
+    assert cost.paces(models[:1], data.read("picto"))["trained"] == "picto-rn"
 
 
 def test_weights_that_do_not_load_stop_the_study(monkeypatch):

@@ -65,7 +65,7 @@ def prepare(
 
     `context`: words, or a learned context [M, W]. `memory`: gigabytes (1e9 bytes) that
     prompts on their way through the tower may take; one context at a time goes through
-    it in any case. Says how many do and, where it is computed, what the Jacobian took.
+    it in any case. Says how many do and what the Jacobian took, which the store keeps.
     """
     words = context if isinstance(context, str) else len(context)
     tower = PromptTower(backbone, class_names, words)
@@ -75,14 +75,22 @@ def prepare(
     report = f"{backbone.name}: {batch} contexts at once, {peak:.2f} GB at most"
     found = None
     if jacobian:
-        began = time.perf_counter()
-        found = tower.jacobian(start)
-        spent = time.perf_counter() - began
+        where = folder("jacobians", backbone.key, tower.class_names, start, _code())
+        label = f"Jacobian of {backbone.name}"
+        work = partial(_jacobian, tower, start)
+        made, spent = timed(where, 1, work, label, 1)
+        found = made[0].to(start)
         report += f"; Jacobian of {tower.jacobian_bytes / 1e6:,.0f} MB in {spent:.1f} s"
     print(report)
     with torch.no_grad():
         classes = tower.features(start)
     return Text(tower, start, classes, backbone.logit_scale, batch, found)
+
+
+def _jacobian(
+    tower: PromptTower, start: Tensor, one: range
+) -> Iterator[tuple[range, Tensor]]:
+    yield one, tower.jacobian(start)[None]
 
 
 def first_view(views: Tensor, text: Text) -> Tensor:

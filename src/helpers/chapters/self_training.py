@@ -170,6 +170,21 @@ def side_by_side(
     return [call() for call in trainings]
 
 
+def continued(
+    short: Callable[[], training.Trained], long: Callable[[], training.Trained]
+) -> training.Trained:
+    """The result of `long`, which begins with the epochs of `short`.
+
+    Both are trainings as in `side_by_side`, alike but for `epochs`, and no epoch
+    depends on their number. `short` is trained first, and kept.
+    """
+    fewer, more = (call.keywords["checkpoint"] for call in (short, long))
+    if more.load() is None and short.keywords["epochs"] <= long.keywords["epochs"]:
+        short()
+        more.save(fewer.load())
+    return long()
+
+
 def accuracy(logits: Tensor, labels: Sequence[int]) -> float:
     """Top-1 accuracy of logits [N, C]."""
     chosen = logits.argmax(dim=-1).cpu()

@@ -21,6 +21,7 @@ from helpers import views
 from helpers.data.dataset import Dataset
 from helpers.methods.training import Student
 from helpers.models import clip, template_prompts
+from helpers.models.fast import is_clip_vit
 from helpers.models.prompts import PromptTower
 from helpers.models.visual import ImageTower
 from helpers.models.weights import quiet
@@ -30,6 +31,7 @@ from helpers.study.report import BAD, GOOD, Report
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, CLASSES = 8, 32  # pictures, or classes, that are timed together
 TUNINGS = 3  # of each image in chapter 02: TPT's serves three methods
+TRAININGS = 8  # in chapter 05: five ablations, a transductive one, two confidences
 TEMPLATES = 80  # of the largest shared set
 NAMES = {
     "views": "drawing and encoding views",
@@ -55,8 +57,9 @@ def check_cost(
     try:
         # QuickGELU and random weights: said elsewhere.
         with quiet(), warnings.catch_warnings(action="ignore", category=UserWarning):
-            model = clip.load(parameters["backbone"], weights, **options)
-        pace = paces(model, next(iter(datasets.values())))
+            names = [parameters["backbone"], parameters.get("second_backbone")]
+            models = [clip.load(name, weights, **options) for name in names if name]
+        pace = paces(models, next(iter(datasets.values())))
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         report.add("time", BAD, str(error))
         return
@@ -72,8 +75,9 @@ def check_cost(
         most = max(spent, key=spent.__getitem__, default="")
         dearest = f" (most of it {NAMES[most]})" if spent.get(most, 0) > START else ""
         lines.append(f"{job.notebook.stem}: about {duration(seconds)}{dearest}")
-    random = "" if weights_are_here else ", with random weights as the study's are away"
-    first = f"about {duration(whole)}, timed on a few pictures, {model.device}{random}:"
+    on = str(models[0].device)
+    on += "" if weights_are_here else ", with random weights as the study's are away"
+    first = f"about {duration(whole)}, timed on a few pictures, {on}:"
     report.add("time", GOOD, "\n".join([first, *lines]))
 
 
@@ -125,19 +129,26 @@ def work(p: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Counter[str]:
         pool = taken("pool_images", focus // 2)
         found["trained"] = 2 * p["epochs"] * pool
         if "long_epochs" in p:
-            found["trained"] = (
-                p["epochs"] * (4 + p["seeds"]) + p["long_epochs"]
-            ) * pool
+            # Of the seeds' trainings, one is the beginning of the long one.
+            short = p["epochs"] * (TRAININGS + p["seeds"] - 1 + len(datasets) - 1)
+            found["trained"] = (short + p["long_epochs"]) * pool
+            tried = p["epochs"] * len(p["learning_rates"]) * bool(p["dev"])
+            found["trained"] += tried * (p["dev_images"] // 2)
     if "max_minutes" in p and not p["diffusion"].startswith("picto-"):
         trials = 1 + len(p["strengths"]) + len(p["step_counts"])
         found["drawn"] = 60 * p["max_minutes"] * trials
     return +Counter(found)
 
 
-def paces(model: clip.Backbone, dataset: Dataset) -> dict[str, float]:
-    """Seconds for one of each key of `NAMES`."""
+def paces(models: Sequence[clip.Backbone], dataset: Dataset) -> dict[str, float]:
+    """Seconds for one of each key of `NAMES`, with the first of the models.
+
+    The first ViT is trained, as in chapter 05.
+    """
     images = [dataset.image(i % len(dataset)) for i in range(FEW)]
-    pixels = torch.stack([model.crop(image) for image in images])
+    model = models[0]
+    student = next((m for m in models if is_clip_vit(m.model.visual)), model)
+    pixels = torch.stack([student.crop(image) for image in images])
     names = (dataset.class_names * CLASSES)[:CLASSES]
     prompts = [f"a photo of a {name}." for name in names]
     captions = [f"a field with {{a}} in front of {i} trees" for i in range(FEW)]
@@ -155,7 +166,7 @@ def paces(model: clip.Backbone, dataset: Dataset) -> dict[str, float]:
         "texts": _seconds(lambda: model.encode_texts(prompts).cpu()) / CLASSES,
         "captions": _seconds(prompted) / FEW / CLASSES,
         **_tuning_seconds(model, names),
-        "trained": _training_seconds(model, pixels),
+        "trained": _training_seconds(student, pixels),
         "drawn": 1.0,  # chapters that draw are limited in time
     }
 
