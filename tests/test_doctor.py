@@ -267,9 +267,11 @@ PUBLISHED = {"a paper": 0.2183, "its code": 0.2188}
     [
         (0.2180, 7500, "✓", "difference -0.03"),
         (0.2237, 7500, "✓", "its code"),  # the nearest source counts: +0.49
-        (0.2239, 7500, "!", "whether weights, class names and prompt"),
-        (0.2020, 7500, "!", "difference -1.63"),
-        (0.0050, 7500, "✗", "shifted"),
+        (0.2239, 7500, "!", "ensemble"),
+        (0.2324, 7500, "!", "ensemble"),
+        (0.2020, 7500, "!", "curated"),
+        (0.1500, 7500, "!", "QuickGELU"),
+        (0.0050, 7500, "✗", "0.5 %"),
         (0.2500, 200, "✓", "on 200 images"),  # within twice the standard error
     ],
 )

@@ -218,7 +218,7 @@ def test_learning_rate_warms_up_and_falls_to_zero():
     assert rates[-1] == pytest.approx(last * TOY.learning_rate)
     assert max(rates) <= TOY.learning_rate
     twice = replace(TOY, steps=2 * TOY.steps, cycles=2)
-    again = [train.learning_rate(step, twice) for step in range(twice.steps)]
+    again = [train.learning_rate(step, twice, 2) for step in range(twice.steps)]
     assert again == rates * 2
 
 

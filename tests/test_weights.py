@@ -407,6 +407,12 @@ def _changed(key: str, value):
     return make
 
 
+def _other_resampling(folder: Path) -> Path:
+    hugging_face().save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text('{"resample": 1}')
+    return folder
+
+
 def _other_heads(folder: Path) -> Path:
     vision = TINY["vision_cfg"] | {"head_width": 16}
     return open_clip_folder(folder / "mine", ours(), vision_cfg=vision)
@@ -471,6 +477,8 @@ REFUSED = {
     "a shard": (_shard, "one of several shards: save the model in one file"),
     "other heads": (_changed("num_attention_heads", 4), r"\(4, 2\) attention heads"),
     "other heads of open_clip": (_other_heads, "vision_cfg has head_width 16"),
+    "other resampling": (_other_resampling, "resample 1: open_clip resizes"),
+    "other activation": (_changed("hidden_act", "gelu"), "hidden_act is gelu and"),
     "no page": (lambda folder: "hf-hub:me", "no page of the hub"),
     "no file": (lambda folder: f"local-dir:{folder / 'x'}", "no weights file at"),
 }

@@ -116,7 +116,7 @@ def train_clip(
     model.train()
     while step < recipe.steps:
         for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * learning_rate(step, recipe)
+            group["lr"] = group["rate"] * learning_rate(step, recipe, recipe.cycles)
         images, texts = draw_batch(pictures, tokens, members, step, recipe)
         torch.manual_seed(recipe.seed * STEPS_APART + step)  # what a tower disturbs
         loss = training_step(model, optimizer, images, texts, teacher)
@@ -177,9 +177,9 @@ def new_optimizer(
     )
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
+def learning_rate(step: int, recipe: Recipe, cycles: int = 1) -> float:
     """Linear warm-up, then a cosine to zero, in each cycle."""
-    length = recipe.steps // recipe.cycles
+    length = recipe.steps // cycles
     step %= length
     ramp = min(1.0, (step + 1) / recipe.warmup)
     return recipe.learning_rate * ramp * (0.5 + 0.5 * math.cos(math.pi * step / length))

@@ -45,7 +45,7 @@ KNOWN = (  # names of weights files; the first that a folder has is read
 )
 OPEN_CLIP, TRANSFORMERS = "open_clip_config.json", "config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-BILINEAR = 2  # Pillow's number; all others count as bicubic, its 3
+INTERPOLATIONS = {2: "bilinear", 3: "bicubic"}  # Pillow's number: open_clip's name
 OPENAI = "OpenAI's archive"
 NUMBERS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives
 WRAPPERS = ("state_dict", "model_state_dict", "model")
@@ -377,8 +377,14 @@ def _transformers_config(file: Path, state: Mapping[str, Tensor]) -> dict[str, A
     if not config:
         return {}
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    acts = {part.get("hidden_act", "quick_gelu") for part in (vision, text)}
+    if acts not in ({"quick_gelu"}, {"gelu"}):
+        raise ValueError(
+            f"{path}: hidden_act is {' and '.join(sorted(acts))}; open_clip's towers "
+            "have both quick_gelu or both gelu"
+        )
     return {
-        "quick_gelu": vision.get("hidden_act", "quick_gelu") == "quick_gelu",
+        "quick_gelu": acts == {"quick_gelu"},
         "heads": (
             vision.get("num_attention_heads", 12),
             text.get("num_attention_heads", 8),
@@ -408,11 +414,14 @@ def _preprocess(file: Path) -> dict[str, Any]:
     path = next((path for path in processors if path.is_file()), None)
     config = _json(path) if path else {}
     config = config.get("image_processor", config)
-    bilinear = config.get("resample") == BILINEAR
+    resample = config.get("resample", 3)
+    if resample not in INTERPOLATIONS:
+        known = " or ".join(f"{k} ({name})" for k, name in INTERPOLATIONS.items())
+        raise ValueError(f"{path}: resample {resample}: open_clip resizes by {known}")
     return {
         "image_mean": _hashable(config.get("image_mean")),
         "image_std": _hashable(config.get("image_std")),
-        "image_interpolation": "bilinear" if bilinear else "bicubic",
+        "image_interpolation": INTERPOLATIONS[resample],
         "image_resize_mode": None if config.get("do_center_crop", True) else "squash",
     }
 

@@ -138,6 +138,15 @@ def write(
         raise ValueError(
             f"image ids must be unique: {ids[int(repeated.argmax())]!r} comes twice"
         )
+    if logits.ndim == 2:
+        finite = np.isfinite(logits).all(axis=1)
+        if not finite.all():
+            first = [ids[row] for row in np.flatnonzero(~finite)[:3]]
+            raise ValueError(
+                f"{method} on {dataset}: logits of {(~finite).sum()} images are not "
+                f"finite in float32, first {first}; compute them in float32 or check "
+                "the method on these images"
+            )
     if not (math.isfinite(seconds_per_image) and seconds_per_image >= 0):
         raise ValueError(
             f"seconds_per_image must be finite and not negative: {seconds_per_image}"

@@ -368,14 +368,34 @@ def judge(
     if not published:
         return GOOD, f"{said}; nothing published to compare with"
     source, nearest = min(published.items(), key=lambda item: abs(item[1] - top1))
+    if top1 < nearest / 10:
+        return BAD, (
+            f"{said}, published {nearest:.2%}: the labels are shifted against the "
+            "class names. Known causes: folders sorted as strings (ImageNet-V2, about "
+            "1 %), the rank among 200 folders used with 1000 names (ImageNet-A and -R, "
+            "0.5 %), folders of another set, weights that were never loaded"
+        )
     error = 0.0 if n == full else 2 * math.sqrt(nearest * (1 - nearest) / n)
     gap = top1 - nearest
     said += f", published {nearest:.2%} ({source}), difference {100 * gap:+.2f} points"
     if abs(gap) <= TOLERANCE + error:
         return GOOD, said
-    if top1 < nearest / 10:
-        return BAD, f"{said}: the labels are shifted against the class names"
-    return NOTE, f"{said}: see whether weights, class names and prompt are theirs"
+    if gap > 0:
+        cause = (
+            "a prompt ensemble instead of the single prompt gains 1.4 to 4.6 points; "
+            "so does an easier part of the set"
+        )
+    elif gap > -0.03:
+        cause = (
+            "class names that are not the curated ones cost 1 to 2 points, a missing "
+            "full stop or a resize without antialiasing some tenths"
+        )
+    else:
+        cause = (
+            "OpenAI's weights without QuickGELU, weights of another model, or "
+            "some folders of another class order"
+        )
+    return NOTE, f"{said}. Known causes: {cause}"
 
 
 def _some(texts: Sequence[str], limit: int) -> str:
