@@ -335,7 +335,7 @@ def test_a_chapter_is_overruled_where_its_verdict_is_another(tmp_path):
     ledger(tmp_path, "autoclip_80", ids, names(0, 260))
     ledger(tmp_path, "zero-crops", ids, names(0, 201))
     board = synthesis.leaderboard(synthesis.load(tmp_path))
-    said = ["gains", "gains", "gains", "no detectable difference (...)"]
+    said = ["gains", "gains", "loses", "loses"]
     table = pd.DataFrame({"method": ["autoclip_80", "zero", "zero", "zero"]})
     table = table.assign(dataset="d", backbone="b", n=9, verdict=said)
     table["views"] = [None, "crops", "others", "crops"]
