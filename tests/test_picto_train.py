@@ -25,7 +25,6 @@ from picto import (
 )
 from picto import filter as hard_filter
 
-OLDER = {"picto-vit"}  # its weights are of an earlier recipe
 TOY = train.Recipe(steps=6, images=16, warmup=2)
 
 
@@ -144,15 +143,14 @@ def test_checkpoints_of_one_name_differ_in_their_seeds_alone():
         first, number = re.fullmatch(r"(picto-[a-z]+)(-\d)?", name).groups()
         same = replace(train.RECIPES[first], seed=recipe.seed, teacher=recipe.teacher)
         assert recipe == same
-        if name in set(embedded.names()) - OLDER:
+        if name in embedded.names():
             told = embedded.card(name)["recipe"]
             assert told == json.loads(json.dumps(asdict(recipe)))
         assert recipe.seed == int((number or "-1")[1:]) - 1
         if recipe.teacher:
             assert recipe.teacher == f"picto-rn{number or ''}"
-        if first not in OLDER:
-            config = (embedded.ASSETS / f"{name}.json").read_text()
-            assert config == (embedded.ASSETS / f"{first}.json").read_text()
+        config = (embedded.ASSETS / f"{name}.json").read_text()
+        assert config == (embedded.ASSETS / f"{first}.json").read_text()
 
 
 def test_captions_encoded_by_length_are_the_same(toy_pool):
@@ -441,6 +439,13 @@ def test_the_world_is_a_distribution_with_shifts(name, at_home):
         assert 0.25 < reached[shift]["photo"] < reached["picto"]["photo"] - 0.1, shift
     assert reached["picto-o"]["photo"] > 0.65
     assert reached["picto-s"]["sketch"] > reached["picto-s"]["photo"] + 0.1
+
+
+def test_a_shipped_vit_has_the_length_of_clips_features():
+    model = clip.load("picto-vit", "picto", device="cpu").model
+    pictures = pool.render("picto-dev", range(0, splits.SPLITS["picto-dev"].size, 20))
+    lengths = cards.image_features(model, pictures).norm(dim=-1)
+    assert lengths.mean().item() == pytest.approx(cards.LENGTH, rel=0.02)
 
 
 def test_picto_a_is_what_fooled_the_filter():
