@@ -66,17 +66,21 @@ def results(backbone: clip.Backbone) -> dict[str, Tensor]:
         name: t.model(features[:, 0] if name == "upl" else seen.images).detach()
         for name, t in trained.items()
     }
-    found |= {
+    by_prompt = {
         "tpt": tpt.tpt(features, *side, rho=0.5),
         "tpt, jacobian": tpt.tpt(features, *side, rho=0.5, jacobian=text.jacobian),
         "ctpt": ctpt.ctpt(features, *side, rho=0.5),
+        "rlcf prompt": rlcf.prompt(
+            features, features, side[0], classes, *side[1:], rho=0.5
+        ),
+    }
+    # What a step adds to all classes has no gradient but rounding, and cancels.
+    found |= {name: x - x.mean(dim=1, keepdim=True) for name, x in by_prompt.items()}
+    found |= {
         "coop": coop.train(features, labels, *side, 2).context,
         "cocoop": conditional.context,
         "tent": tent.tent(make, classes, scale, seen.images, batch=4),
         "marginal": tent.marginal(make, classes, scale, views),
-        "rlcf prompt": rlcf.prompt(
-            features, features, side[0], classes, *side[1:], rho=0.5
-        ),
         "rlcf encoder": rlcf.encoder(
             make, classes, scale, views, features, classes, rho=0.5
         ),

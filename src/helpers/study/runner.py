@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +106,12 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        owner = running.read_text() if running.is_file() else "another run"
+        owner = ""
+        with suppress(OSError):  # the other run ends just now
+            owner = running.read_text()
         raise RuntimeError(
-            f"{owner} holds {folder}: wait until it has ended or stop it, or give this "
-            "run a folder of its own with --outputs"
+            f"{owner or 'another run'} holds {folder}: wait until it has ended or stop "
+            "it, or give this run a folder of its own with --outputs"
         ) from None
     try:
         since = f"since {time.strftime('%Y-%m-%d %H:%M')},"
