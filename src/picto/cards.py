@@ -50,8 +50,8 @@ def set_length(model: nn.Module) -> None:
     """Scale a ViT's projection until image features of picto-dev have mean `LENGTH`.
 
     No cosine changes, and so no prediction of CLIP. But LaFTer's student classifies
-    features as they are, and with features twice as long it is twice as confident: it
-    then learns confidence instead of classes.
+    features as they are. From features twice as long it is twice as confident, and at
+    the paper's rate it then learns confidence instead of classes.
     """
     if not isinstance(model.visual, VisionTransformer):
         return
