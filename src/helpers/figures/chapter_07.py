@@ -340,7 +340,7 @@ def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for part in (words, numbers):
         part.axis("off")
     _questions(words, leaves)
-    columns = {"broken": 0.2, "ECE": 0.45, "ms": 0.61, "keeps": 1.0}
+    columns = {"broken": 0.14, "ECE": 0.45, "ms": 0.61, "keeps": 1.0}
     for y, leaf in enumerate(leaves.to_dict("records")):
         if leaf["use"] == tree.KEEP:
             look = {"textcoords": "offset points", "va": "center", "fontsize": 9}
