@@ -22,6 +22,7 @@ from helpers.methods import selection
 from helpers.methods.registry import method
 from helpers.methods.tpt import (
     TextFeatures,
+    class_logits,
     confident_marginal,
     revote,
     tpt,
@@ -92,10 +93,10 @@ def readings(
     originals, parts = [], []
     for part, at in zip(views.split(batch), tuned.split(batch), strict=True):
         with torch.no_grad():
-            columns = text_features(at).mT
+            classes = text_features(at)
         part = part.to(at.dtype)
-        originals.append(logit_scale * part[:, :1] @ columns)
-        parts.append(logit_scale * part @ columns)
+        originals.append(class_logits(part[:, :1], classes, logit_scale))
+        parts.append(class_logits(part, classes, logit_scale))
     after = torch.cat(parts)
     before = _start_logits(views, text_features, logit_scale, context, batch)
     read = torch.cat(originals)[:, 0], confident_marginal(after, rho)
@@ -117,9 +118,9 @@ def _start_logits(
         return view_logits(views, text_features, logit_scale, context, batch)
     with torch.no_grad():  # in a batch, as after the tuning: rounding depends on it
         several = context.expand(min(batch, len(views)), -1, -1)
-        columns = text_features(several).mT
+        classes = text_features(several)
     parts = [part.to(context.dtype) for part in views.split(batch)]
-    return torch.cat([logit_scale * part @ columns[: len(part)] for part in parts])
+    return torch.cat([class_logits(x, classes[: len(x)], logit_scale) for x in parts])
 
 
 @torch.no_grad()

@@ -164,7 +164,9 @@ def tpt_linear(
     for original, at in pairs:
         moved = ((at - context).flatten(1) @ rows.T).unflatten(1, start.shape)
         features = F.normalize(start + moved, dim=-1)
-        logits.append(_logits(original[:, None].to(at.dtype), features, logit_scale))
+        logits.append(
+            class_logits(original[:, None].to(at.dtype), features, logit_scale)
+        )
     return torch.cat(logits)[:, 0]
 
 
@@ -216,7 +218,7 @@ def tune(
             first = shared if step == 1 else None
             features, pull_back = first or _own_features(text_features, at)
             if step == 1:
-                logits = _logits(part, features, logit_scale)
+                logits = class_logits(part, features, logit_scale)
                 selected = selection.confident(logits, keep)
                 trusted = selection.take(part, selected)
             value, cotangent = _loss_gradient(trusted, features, logit_scale, loss)
@@ -226,7 +228,7 @@ def tune(
             )
             gradients.append(gradient)
             losses.append(value)
-            originals.append(_logits(part[:, :1], features, logit_scale)[:, 0])
+            originals.append(class_logits(part[:, :1], features, logit_scale)[:, 0])
         stacked = (torch.stack(each, dim=1) for each in (losses, originals))
         parts.append(Tuned(at, gradients[0], selected, *stacked))
     return Tuned(*map(torch.cat, zip(*parts, strict=True)))
@@ -255,7 +257,7 @@ def view_logits(
     for part, at in zip(views.split(batch), contexts.split(batch), strict=True):
         with torch.no_grad():
             features = text_features(at)
-        logits.append(_logits(part.to(at.dtype), features, logit_scale))
+        logits.append(class_logits(part.to(at.dtype), features, logit_scale))
     return torch.cat(logits)
 
 
@@ -282,7 +284,7 @@ def adamw_step(
     return at, mean, square
 
 
-def _logits(views: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
+def class_logits(views: Tensor, class_features: Tensor, logit_scale: float) -> Tensor:
     """[b, V, D] and [b, C, D] or [C, D] -> [b, V, C]."""
     return logit_scale * views @ class_features.mT
 
@@ -293,7 +295,7 @@ def _loss_gradient(
     """Losses [b], and d loss / d class features [b, C, D], of views [b, K, D]."""
     with torch.enable_grad():
         features = features.expand(len(trusted), -1, -1).requires_grad_()
-        values = loss(_logits(trusted, features, logit_scale), features)
+        values = loss(class_logits(trusted, features, logit_scale), features)
         (gradient,) = torch.autograd.grad(values.sum(), features)
     return values.detach(), gradient
 

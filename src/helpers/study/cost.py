@@ -31,7 +31,7 @@ from helpers.study.report import BAD, GOOD, Report
 START = 15.0  # seconds of a kernel, its imports and a chapter's figures
 FEW, CLASSES = 8, 32  # pictures, or classes, that are timed together
 TUNINGS = 3  # of each image in chapter 02: TPT's serves three methods
-TRAININGS = 8  # in chapter 05: five ablations, a transductive one, two confidences
+TRAININGS = 8  # in chapter 05: five ablations, a transductive one, two lengths
 TEMPLATES = 80  # of the largest shared set
 NAMES = {
     "views": "drawing and encoding views",
