@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from test_synthesis import ledger, names
 
 from helpers import notebooks
+from helpers.figures import chapter_07
 from helpers.methods import registry
 from helpers.results import compare, findings, protocol, synthesis, tree
 from helpers.results.compare import corrected
@@ -201,6 +202,43 @@ def test_a_number_tells_a_checkpoint_only_beside_its_architecture():
         "ViT-B-16": ["ViT-B-16"],
         "ViT-B-32": ["ViT-B-32"],
     }
+
+
+def test_trainings_of_one_architecture_are_held_against_each_other(tmp_path):
+    ids, wins = names(0, 40), {"b": 30, "b-2": 0, "other": 30}
+    for backbone, right in wins.items():
+        ledger(tmp_path, "zero_shot_photo", ids, names(0, 5), backbone=backbone)
+        ledger(tmp_path, "vote-crops", ids, names(0, 5 + right), backbone=backbone)
+        ledger(tmp_path, "vote_reference-crops", ids, ids, backbone=backbone)
+    board = synthesis.leaderboard(synthesis.load(tmp_path))
+    (row,) = protocol.trainings(board).to_dict("records")
+    assert (row["backbone"], row["other"], row["method"]) == ("b", "b-2", "vote-crops")
+    assert (row["gain"], row["gain_other"]) == (0.75, 0)
+    assert row["gain_verdict"] == "gains" != row["gain_verdict_other"]
+    assert protocol.trainings(board[board["backbone"] != "b-2"]).empty
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "shade", "face"),
+    [
+        ("gains", "gains", "BLUE", "BLUE"),
+        ("gains", "loses", "VERMILION", "VERMILION"),
+        ("gains", "no detectable difference", "OTHERS", "white"),
+    ],
+)
+def test_the_figure_of_trainings_is_filled_where_both_are_decided(
+    one, other, shade, face
+):
+    row = {"backbone": "b", "other": "b-2", "dataset": "d", "name": "vote of views"}
+    for end, verdict in {"": one, "_other": other}.items():
+        row |= {f"gain{end}": 0.1, f"gain_low{end}": 0.05, f"gain_high{end}": 0.2}
+        row |= {f"gain_verdict{end}": verdict}
+    fig, _ = chapter_07.trainings(pd.DataFrame([row]))
+    (mark,) = (m for m in fig.axes[0].get_lines() if m.get_marker() in ("o", "X"))
+    colours = {"white": "white"} | vars(chapter_07)
+    assert mark.get_markeredgecolor() == colours[shade]
+    assert mark.get_markerfacecolor() == colours[face]
+    assert mark.get_marker() == ("X" if other == "loses" else "o")
 
 
 def test_values_are_laid_out_by_checkpoint_and_seed(tmp_path):

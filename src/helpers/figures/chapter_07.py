@@ -319,6 +319,57 @@ def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 
 @styled
+def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
+    """What a method gains with one training of a CLIP, and up with another.
+
+    A mark per method and data set, a panel per pair of trainings. Blue: both tests find
+    the same; vermilion: they find opposites; hollow: one finds nothing, or both.
+    The three marks farthest from the diagonal have a name.
+
+    Args:
+        table: of `protocol.trainings`.
+    """
+    require(table, ["backbone", "other", "gain", "gain_other", "gain_verdict"])
+    pairs = table.groupby(["backbone", "other"], sort=False)
+    fig, axes = plt.subplots(
+        1, len(pairs), squeeze=False, figsize=(max(7, 4.5 * len(pairs)), 5)
+    )
+    for ax, ((one, other), part) in zip(axes[0], pairs, strict=True):
+        apart = (part["gain"] - part["gain_other"]).abs()
+        part = part.assign(told=apart.rank(ascending=False, method="first") <= 3)
+        ax.axhline(0, color=INK, lw=1, zorder=1)
+        ax.axvline(0, color=INK, lw=1, zorder=1)
+        ax.axline((0, 0), slope=1, color=FAINT, lw=4, alpha=0.6, zorder=0)
+        for row in part.to_dict("records"):
+            x, y = 100 * row["gain"], 100 * row["gain_other"]
+            verdicts = {row["gain_verdict"], row["gain_verdict_other"]}
+            decided = verdicts <= set(DECIDED)
+            shade = (BLUE if len(verdicts) == 1 else VERMILION) if decided else OTHERS
+            look = {"color": shade, "lw": 0.7, "alpha": 0.4, "zorder": 2}
+            ax.plot([100 * row["gain_low"], 100 * row["gain_high"]], [y, y], **look)
+            ends = row["gain_low_other"], row["gain_high_other"]
+            ax.plot([x, x], [100 * end for end in ends], **look)
+            marker = "X" if decided and len(verdicts) == 2 else "o"
+            face = shade if decided else "white"
+            ax.plot(x, y, marker=marker, ms=5, mfc=face, mec=shade, zorder=3)
+            if row["told"]:
+                side = "right" if x > 0 else "left"
+                about, at = f"{row['name']}, {row['dataset']}", (-6 if x > 0 else 6, 4)
+                look = {"textcoords": "offset points", "ha": side, "size": 9}
+                ax.annotate(about, (x, y), at, **look)
+        ax.set(xlabel=f"points gained with {one}", ylabel=f"points with {other}")
+    looks = {"both find the same": (BLUE, BLUE, "o")}
+    looks |= {"they find opposites": (VERMILION, VERMILION, "X")}
+    looks |= {"one finds nothing, or both": (OTHERS, "white", "o")}
+    keys = [
+        Line2D([], [], color=edge, mfc=face, marker=marker, ls="", label=name)
+        for name, (edge, face, marker) in looks.items()
+    ]
+    fig.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=9)
+    return fig, table.reset_index(drop=True)
+
+
+@styled
 def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Questions on the left, then the method of each leaf, its gain, its price.
 

@@ -17,6 +17,7 @@ of `macro`. No number pools the images of several data sets.
 
 import re
 from collections.abc import Iterable, Sequence
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -172,3 +173,29 @@ def summary(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
     columns = ["outcome", "backbone", "name", "method", "difference", "ci_low"]
     columns += ["ci_high", "datasets", "checkpoints", "seeds", "n", *compare.DECIDED]
     return pd.DataFrame(rows, columns=[*columns, "undecided"])
+
+
+def trainings(board: pd.DataFrame) -> pd.DataFrame:
+    """Tests of the protocol that two trainings of one architecture share.
+
+    Args:
+        board: of `synthesis.leaderboard`.
+
+    Returns:
+        A row per data set, headline method and pair of checkpoints: dataset, name,
+        method, backbone and other (the two); gain, gain_low, gain_high, gain_verdict of
+        the one, and with the ending _other of the other.
+    """
+    place, found = ["dataset", "name", "method"], ["gain", "gain_low", "gain_high"]
+    found = [*found, "gain_verdict"]
+    board = board[board["headline"] & board["gain_verdict"].ne("")]
+    columns = [*place, "backbone", "other", *found, *(f"{k}_other" for k in found)]
+    parts = [pd.DataFrame(columns=columns)]
+    for names in architectures(board["backbone"]).values():
+        for one, two in combinations(sorted(names, key=len), 2):
+            left, right = (board.loc[board["backbone"] == k] for k in (one, two))
+            pairs = left[[*place, *found]].merge(
+                right[[*place, *found]], on=place, suffixes=("", "_other")
+            )
+            parts.append(pairs.assign(backbone=one, other=two))
+    return pd.concat(parts, ignore_index=True)[columns]
