@@ -421,11 +421,12 @@ def test_a_kernel_that_does_not_start_is_told_as_that(
     spec = runner.KernelSpec(argv=[sys.executable, "-c", does, "{connection_file}"])
     monkeypatch.setattr(runner._OwnKernel, "kernel_spec", spec)
     monkeypatch.setattr(runner, "STARTING", 1)
+    before = psutil.Process().children()
     assert main(["run", "small"]) == 3
     error = capsys.readouterr().err
     assert "01_small.ipynb: its kernel did not start" in error
     assert cause in error
-    assert not [p for p in psutil.Process().children() if p.status() == "running"]
+    assert [p for p in psutil.Process().children() if p not in before] == []
     assert not (small / "outputs/small/.running").exists()
 
 
