@@ -18,6 +18,7 @@ from PIL import Image
 
 from helpers import keys, paths
 from helpers.chapters import adaptation, notebook
+from helpers.files import note
 from helpers.study import fingerprints, main, parameters, runner
 
 CELLS = (
@@ -264,7 +265,7 @@ def test_a_finished_chapter_runs_again_only_where_something_differs(
     assert ran() == ["07"]
     monkeypatch.setattr(fingerprints, "code", lambda: "other code")
     assert ran("--only", "01") == ["01"]
-    fingerprints.note(here / "outputs/small", "01_small", {}, afresh=True)
+    note(here / "outputs/small", "01_small", {}, afresh=True)
     assert ran("--only", "01") == ["01"], "it was started elsewhere in between"
 
 

@@ -1,11 +1,16 @@
-"""Atomic writes, and errors that say what to do about a full or read-only disk."""
+"""Atomic writes, errors of a full or read-only disk, and the notes of a study.
+
+The notes, `provenance.json` in the study's folder, have an entry for each chapter.
+"""
 
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from helpers.keys import key
 
@@ -87,6 +92,32 @@ def enough_room(path: Path) -> Iterator[None]:
 def digest(paths: Iterable[Path]) -> str:
     """Return a short hash of names and contents of files, in any order."""
     return key((path.name, path.read_bytes()) for path in sorted(paths))
+
+
+def note(
+    folder: Path, chapter: str, facts: dict[str, Any], afresh: bool = False
+) -> None:
+    """Add facts to a chapter's entry in a study's notes, dictionaries key by key.
+
+    `afresh` drops what the entry held.
+    """
+    known = notes(folder)
+    entry = {} if afresh else known.get(chapter, {})
+    for name, fact in facts.items():
+        old = entry.get(name)
+        entry[name] = {**old, **fact} if isinstance(old, dict) else fact
+    known[chapter] = entry
+    text = json.dumps(dict(sorted(known.items())), indent=2, ensure_ascii=False)
+    with replacing(folder / "provenance.json") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def notes(folder: Path) -> dict[str, Any]:
+    """A study's notes; empty where there are none yet, or damaged ones."""
+    try:
+        return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
