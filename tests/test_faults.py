@@ -112,8 +112,11 @@ def wait_for(condition, seconds: float = 600):
 
 def kernel_of(run: subprocess.Popen) -> psutil.Process | None:
     """The run's kernel, None until it has started."""
-    children = psutil.Process(run.pid).children()
-    return next((p for p in children if "process.kernel" in str(p.cmdline())), None)
+    for process in psutil.Process(run.pid).children():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "process.kernel" in str(process.cmdline()):
+                return process
+    return None
 
 
 def kept(folder: Path) -> int:
