@@ -9,11 +9,15 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from helpers.keys import key
 
+SOURCE = Path(__file__).parents[1]
+PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -92,6 +96,17 @@ def enough_room(path: Path) -> Iterator[None]:
 def digest(paths: Iterable[Path]) -> str:
     """Return a short hash of names and contents of files, in any order."""
     return key((path.name, path.read_bytes()) for path in sorted(paths))
+
+
+@cache
+def code() -> str:
+    """Hash of both packages' files and of the versions of the libraries."""
+    found = [*(SOURCE / "helpers").rglob("*"), *(SOURCE / "picto").rglob("*")]
+    files = [
+        f for f in found if f.is_file() and f.suffix != ".pyc" and f.name[0] != "."
+    ]
+    named = {f.relative_to(SOURCE).as_posix(): digest([f]) for f in sorted(files)}
+    return key([named, {package: version(package) for package in PACKAGES}])
 
 
 def note(

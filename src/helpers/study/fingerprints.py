@@ -17,19 +17,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from helpers import keys, notebooks
-from helpers.files import digest, notes
+from helpers.files import code, notes
 from helpers.models import optional
 from helpers.paths import from_root, number_of
 from helpers.study.parameters import Job
 
-SOURCE = Path(__file__).parents[2]
-PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
 LATER = "07"  # chapters from this one on read the ledgers of all others
 
 
@@ -51,17 +47,6 @@ def cells(notebook: Path) -> str:
         [c["cell_type"], "".join(c["source"]), c["metadata"].get("tags", [])]
         for c in found
     )
-
-
-@cache
-def code() -> str:
-    """Hash of the packages' files and of the versions of the libraries."""
-    found = [*(SOURCE / "helpers").rglob("*"), *(SOURCE / "picto").rglob("*")]
-    files = [
-        f for f in found if f.is_file() and f.suffix != ".pyc" and f.name[0] != "."
-    ]
-    named = {f.relative_to(SOURCE).as_posix(): digest([f]) for f in sorted(files)}
-    return keys.key([named, {package: version(package) for package in PACKAGES}])
 
 
 def data(parameters: dict[str, Any]) -> str:
