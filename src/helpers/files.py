@@ -129,10 +129,16 @@ def note(
 
 def notes(folder: Path) -> dict[str, Any]:
     """A study's notes; empty where there are none yet, or damaged ones."""
+    return read_object(folder / "provenance.json")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where the file is missing or damaged."""
     try:
-        return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

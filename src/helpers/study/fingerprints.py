@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import keys, notebooks
-from helpers.files import code, notes
+from helpers.files import code, notes, read_object
 from helpers.models import optional
 from helpers.paths import from_root, number_of
 from helpers.study.parameters import Job
@@ -90,8 +90,8 @@ def earlier(notebook: Path, folder: Path) -> str:
 def recorded(executed: Path) -> dict[str, Any]:
     """The record in a finished notebook; empty if there is none."""
     try:
-        return json.loads(executed.read_text(encoding="utf-8"))["metadata"]["run"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return read_object(executed)["metadata"]["run"]
+    except (KeyError, TypeError):
         return {}
 
 

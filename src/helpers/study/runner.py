@@ -32,7 +32,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from tqdm import tqdm
 
-from helpers.files import DiskFull, enough_room, note, replacing
+from helpers.files import DiskFull, enough_room, note, read_object, replacing
 from helpers.paths import number_of, shown
 from helpers.progress import MARK
 from helpers.study import fingerprints, process
@@ -249,9 +249,8 @@ def _code_cells(notebook: Path) -> int:
 
 def _annotate(notebook: Path, facts: dict[str, Any]) -> None:
     """Add to the notebook's metadata."""
-    try:
-        content = json.loads(notebook.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # papermill has not written the notebook
+    content = read_object(notebook)
+    if not content:  # papermill has not written it
         return
     content["metadata"] |= facts
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
