@@ -149,7 +149,7 @@ def panel_grid(
     size = (max(WIDTH, wide[0] + wide[1] * columns), high[0] + high[1] * rows)
     fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=size, **options)
     for ax in axes.flat[count:]:
-        ax.axis("off")
+        ax.remove()
     return fig, axes
 
 
