@@ -14,7 +14,7 @@ from lookalikes import imagenet_layout, picture
 
 from helpers import paths
 from helpers.methods import registry
-from helpers.notebooks import number_of
+from helpers.paths import number_of
 from helpers.results import predictions
 from helpers.study import main
 

@@ -1,11 +1,19 @@
 """What CONTRIBUTING.md names is there, and its code runs; hooks and workflow fit."""
 
+import json
 import re
+import sys
+import threading
 
 import numpy as np
 import yaml
 
-from helpers.paths import ROOT
+import helpers
+from helpers import data, keys
+from helpers.chapters import adaptation, notebook
+from helpers.methods.vote import confident_vote
+from helpers.models import clip
+from helpers.paths import NOTEBOOKS, ROOT
 from helpers.study import command
 
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
@@ -63,3 +71,45 @@ def test_hooks_and_workflow_do_what_make_test_does():
     assert any(step.get("run", "").startswith("make test") for step in job["steps"])
     actions = [step["uses"] for step in job["steps"] if "uses" in step]
     assert all(re.fullmatch(r"[\w/-]+@v\d+\.\d+\.\d+", action) for action in actions)
+
+
+def walk(given: dict) -> None:
+    """Chapter 02 from its parameters to a ledger of a few images."""
+    run = notebook.start("02_tpt_augmentations", given)
+    size = given["data_root"], 4, given["seed"]
+    dataset = data.load(given["dataset"], *size)
+    model = clip.load(given["backbone"], given["weights"], given["device"])
+    text = adaptation.prepare(model, dataset.class_names)
+    methods = {"vote": adaptation.in_feature_space(confident_vote)}
+    adaptation.evaluate(run, model, dataset, text, methods, "preaugment", 10)
+
+
+def test_one_image_takes_the_way_that_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(keys, "CACHE", tmp_path)
+    monkeypatch.setattr(notebook, "OUTPUTS", tmp_path)
+    content = (NOTEBOOKS / "02_tpt_augmentations.ipynb").read_text("utf-8")
+    cells = json.loads(content)["cells"]
+    tagged = (c for c in cells if "parameters" in c["metadata"].get("tags", []))
+    given: dict = {}
+    exec("".join(next(tagged)["source"]), given)
+    given["include"] = "picto.yaml"
+    source, called = helpers.__path__[0], set()
+
+    def look(frame, event, _) -> None:
+        code = frame.f_code
+        if event == "call" and code.co_filename.startswith(source):
+            while frame and frame.f_code.co_name != "<module>":  # of an import
+                frame = frame.f_back
+            if not (frame and frame.f_code.co_filename.startswith(source)):
+                called.add(code.co_filename.removeprefix(f"{source}/"))
+
+    threading.setprofile(look)
+    sys.setprofile(look)
+    try:
+        walk(given)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    told = re.search(r"a test follows it\.\n\n(.*?)\n\n`", GUIDE, re.DOTALL)[1]
+    files = {name for line in told.splitlines() for name in line[22:].split(", ")}
+    assert {f"{name}.py" for name in files} == called

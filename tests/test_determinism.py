@@ -13,7 +13,7 @@ from helpers.chapters import adaptation
 from helpers.chapters.notebook import Run
 from helpers.methods import tpt, vote
 from helpers.models import clip
-from helpers.notebooks import number_of
+from helpers.paths import number_of
 from helpers.store import features
 from helpers.store import views as view_store
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from helpers import keys, paths
 from helpers.chapters import adaptation, notebook
+from helpers.files import note
 from helpers.study import fingerprints, main, parameters, runner
 
 CELLS = (
@@ -111,8 +112,11 @@ def wait_for(condition, seconds: float = 600):
 
 def kernel_of(run: subprocess.Popen) -> psutil.Process | None:
     """The run's kernel, None until it has started."""
-    children = psutil.Process(run.pid).children()
-    return next((p for p in children if "process.kernel" in str(p.cmdline())), None)
+    for process in psutil.Process(run.pid).children():
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            if "process.kernel" in str(process.cmdline()):
+                return process
+    return None
 
 
 def kept(folder: Path) -> int:
@@ -264,7 +268,7 @@ def test_a_finished_chapter_runs_again_only_where_something_differs(
     assert ran() == ["07"]
     monkeypatch.setattr(fingerprints, "code", lambda: "other code")
     assert ran("--only", "01") == ["01"]
-    fingerprints.note(here / "outputs/small", "01_small", {}, afresh=True)
+    note(here / "outputs/small", "01_small", {}, afresh=True)
     assert ran("--only", "01") == ["01"], "it was started elsewhere in between"
 
 

@@ -22,7 +22,7 @@ from traitlets.config import Config
 
 from helpers import paths
 from helpers.models import clip
-from helpers.notebooks import number_of
+from helpers.paths import number_of
 from helpers.study import check, parameters, site
 
 OURS = {"backbone": "picto-vit", "second_backbone": "picto-rn", "weights": "picto"}

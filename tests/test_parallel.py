@@ -17,7 +17,7 @@ import torch
 
 import helpers
 import picto
-from helpers import data, keys, parallel, store
+from helpers import data, files, keys, parallel, store
 from helpers.chapters import adaptation, self_training
 from helpers.chapters.notebook import Run
 from helpers.methods.lafter import lafter
@@ -144,8 +144,8 @@ def test_a_gpu_task_does_many_spans_since_it_is_slow_to_start():
 
 def test_nodes_are_compared_by_the_sources_of_both_packages(monkeypatch):
     seen = []
-    monkeypatch.setattr(parallel, "digest", lambda files: seen.extend(files) or "")
-    parallel._code.__wrapped__()
+    monkeypatch.setattr(files, "digest", lambda found: seen.extend(found) or "")
+    files.code.__wrapped__()
     assert {Path(helpers.__file__), Path(picto.__file__)} <= set(seen)
 
 

@@ -444,7 +444,7 @@ def test_a_chapter_says_in_its_metadata_what_its_title_says(path):
 
 def test_every_optional_model_is_some_chapters():
     assert [c.number for c in notebooks.chapters()] == [
-        notebooks.number_of(path.stem) for path in CHAPTERS
+        paths.number_of(path.stem) for path in CHAPTERS
     ]
     named = [key for chapter in notebooks.chapters() for key in chapter.optional]
     assert sorted(named) == sorted(optional.MODELS)

@@ -1,14 +1,23 @@
-"""Atomic writes, and errors that say what to do about a full or read-only disk."""
+"""Atomic writes, errors of a full or read-only disk, and the notes of a study.
+
+The notes, `provenance.json` in the study's folder, have an entry for each chapter.
+"""
 
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from helpers.keys import key
 
+SOURCE = Path(__file__).parents[1]
+PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
@@ -87,6 +96,49 @@ def enough_room(path: Path) -> Iterator[None]:
 def digest(paths: Iterable[Path]) -> str:
     """Return a short hash of names and contents of files, in any order."""
     return key((path.name, path.read_bytes()) for path in sorted(paths))
+
+
+@cache
+def code() -> str:
+    """Hash of both packages' files and of the versions of the libraries."""
+    found = [*(SOURCE / "helpers").rglob("*"), *(SOURCE / "picto").rglob("*")]
+    files = [
+        f for f in found if f.is_file() and f.suffix != ".pyc" and f.name[0] != "."
+    ]
+    named = {f.relative_to(SOURCE).as_posix(): digest([f]) for f in sorted(files)}
+    return key([named, {package: version(package) for package in PACKAGES}])
+
+
+def note(
+    folder: Path, chapter: str, facts: dict[str, Any], afresh: bool = False
+) -> None:
+    """Add facts to a chapter's entry in a study's notes, dictionaries key by key.
+
+    `afresh` drops what the entry held.
+    """
+    known = notes(folder)
+    entry = {} if afresh else known.get(chapter, {})
+    for name, fact in facts.items():
+        old = entry.get(name)
+        entry[name] = {**old, **fact} if isinstance(old, dict) else fact
+    known[chapter] = entry
+    text = json.dumps(dict(sorted(known.items())), indent=2, ensure_ascii=False)
+    with replacing(folder / "provenance.json") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def notes(folder: Path) -> dict[str, Any]:
+    """A study's notes; empty where there are none yet, or damaged ones."""
+    return read_object(folder / "provenance.json")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where the file is missing or damaged."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_disk_full(error: BaseException | None) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import paths
+from helpers.paths import number_of
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,6 @@ def read(notebook: Path) -> Chapter:
     content = json.loads(notebook.read_text(encoding="utf-8"))
     defaults = {"number": number_of(notebook.stem), "question": "", "minutes": 0}
     return Chapter(**(defaults | content["metadata"].get("study", {})))
-
-
-def number_of(chapter: str) -> str:
-    """The number of a chapter of this name: "02" of "02_tpt_augmentations"."""
-    return chapter.partition("_")[0]
 
 
 def files(folder: Path) -> list[Path]:

@@ -30,12 +30,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from helpers.files import digest
+from helpers.files import code
 from helpers.progress import track
 
 WORKERS, ADDRESS = "STUDY_WORKERS", "STUDY_RAY_ADDRESS"
@@ -190,7 +188,7 @@ def _in_tasks(
     key = hashlib.sha256(content).hexdigest()
     shipped = [ray.put(content)]  # in a list, so that tasks get no copies
     threads = max(1, room.cpus)
-    code = _code() if os.environ.get(ADDRESS) else ""  # here it is the same
+    ours = code() if os.environ.get(ADDRESS) else ""  # here it is the same
     # Named here, not in .options(): GPU tasks then leave their process, and so its
     # memory and its choice of a GPU, behind.
     task = ray.remote(
@@ -207,7 +205,7 @@ def _in_tasks(
             # Results are tensors: as many as may be, never all of them, are under way.
             while waiting and len(running) < 2 * room.at_once:
                 some = waiting.pop()
-                running[task.remote(shipped, key, some, threads, code)] = some
+                running[task.remote(shipped, key, some, threads, ours)] = some
             done, _ = ray.wait(list(running), timeout=STALLED)
             if not done:
                 placement(ray.nodes(), _workers(), on_gpu)  # raises if none is left
@@ -339,20 +337,12 @@ def placement(
     return Placement(each, 1 / sharing, workers or gpus)
 
 
-@cache
-def _code() -> str:
-    """What a worker must have in common with the driver: both packages, and torch."""
-    packages = (Path(__file__).parents[1] / name for name in ("helpers", "picto"))
-    sources = digest(file for package in packages for file in package.rglob("*.py"))
-    return f"sources {sources}, torch {version('torch')}"
-
-
 _loaded: dict[str, Work] = {}
 """On a worker: the work it did last, under its hash, so that it is unpacked once."""
 
 
 def _task(
-    shipped: list, key: str, spans: Sequence[range], threads: int, code: str
+    shipped: list, key: str, spans: Sequence[range], threads: int, theirs: str
 ) -> list:
     import ray
     import torch
@@ -361,10 +351,10 @@ def _task(
         os.environ.pop(name, None)  # a task does not spread its own work
     torch.set_num_threads(threads)
     if key not in _loaded:
-        if code and code != _code():
+        if theirs and theirs != code():
             raise RuntimeError(
-                f"worker {socket.gethostname()} has {_code()}, the study {code}: "
-                "install the same commit and requirements on all nodes"
+                f"worker {socket.gethostname()} has other sources or libraries than "
+                "the study: install the same commit and requirements on all nodes"
             )
         _loaded.clear()
         _loaded[key] = ray.cloudpickle.loads(ray.get(shipped[0]))

@@ -1,4 +1,4 @@
-"""Folders of the repository, and of what runs write (STUDY_OUTPUTS, STUDY_CACHE)."""
+"""Folders of the repository and of what runs write, and the names of chapters."""
 
 import os
 from pathlib import Path
@@ -51,6 +51,11 @@ def require_checkout() -> None:
             "clone the repository and install it from there with `pip install -e .` "
             "(or `make study`)"
         )
+
+
+def number_of(chapter: str) -> str:
+    """The number of a chapter of this name: "02" of "02_tpt_augmentations"."""
+    return chapter.partition("_")[0]
 
 
 # A variable that is "" counts as unset.

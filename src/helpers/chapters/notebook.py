@@ -27,13 +27,12 @@ from numpy.typing import ArrayLike
 
 from helpers import figures
 from helpers.data.dataset import Dataset
+from helpers.files import note
 from helpers.models.clip import Backbone, resolve_device
 from helpers.models.optional import MissingModel
-from helpers.notebooks import number_of
-from helpers.paths import OUTPUTS, PARAMS, ROOT, require_checkout, shown
+from helpers.paths import OUTPUTS, PARAMS, ROOT, number_of, require_checkout, shown
 from helpers.results import predictions
 from helpers.study.checks import check
-from helpers.study.fingerprints import note
 from helpers.study.parameters import INCLUDE, fill
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")

@@ -23,7 +23,7 @@ import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from helpers.data.naming import Classes, flat
-from helpers.files import replacing
+from helpers.files import read_object, replacing
 from helpers.keys import key, state
 from helpers.paths import CACHE
 from helpers.progress import track
@@ -318,7 +318,7 @@ def verify(dataset: Dataset) -> list[tuple[str, str]]:
         return []
     # Folders of one name share a record.
     record = CACHE / "verified" / f"{key(dataset.name)}.json"
-    sound = _load(record)
+    sound = read_object(record)
     states = {str(p): state(p) if p.is_file() else None for p in dataset.files}
     unknown = [
         path for path, now in states.items() if not now or sound.get(path) != now
@@ -368,12 +368,3 @@ def _reason(error: BaseException) -> str:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
         return f"over {limit:,.0f} million pixels, more than are read: scale it down"
     return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _load(record: Path) -> dict[str, list[int]]:
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):  # none yet, or damaged
-        return {}
-    found = found if isinstance(found, dict) else {}
-    return {path: state for path, state in found.items() if isinstance(state, list)}

@@ -56,12 +56,6 @@ INFO = official(SUBFOLDERS)
 
 
 @cache
-def wnids() -> tuple[str, ...]:
-    """Return the 1000 WordNet ids in class order."""
-    return _timm_table("imagenet_synsets.txt")
-
-
-@cache
 def indices(name: str) -> tuple[int, ...]:
     """Return the 1000-way indices of a data set's classes, in its class order."""
     if name in ("imagenet-a", "imagenet-r"):
@@ -74,7 +68,8 @@ def folders(name: str) -> tuple[str, ...]:
     """Return the folder names of a data set's classes, in its class order."""
     if name == "imagenet-v2":
         return tuple(str(index) for index in indices(name))
-    return tuple(wnids()[index] for index in indices(name))
+    wordnet_ids = _timm_table("imagenet_synsets.txt")
+    return tuple(wordnet_ids[index] for index in indices(name))
 
 
 @cache

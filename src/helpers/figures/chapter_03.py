@@ -16,9 +16,9 @@ from helpers.figures.style import (
     FAINT,
     INK,
     VERMILION,
-    WIDTH,
     as_picture,
     label_rows,
+    panel_grid,
     require,
     styled,
 )
@@ -81,17 +81,8 @@ def waterfall(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     columns = ["dataset", "step", "top1", "difference", "ci_low", "ci_high", "verdict"]
     require(frame, columns)
     panels = list(frame.groupby("dataset", sort=False))
-    columns = min(3, len(panels))
-    rows, steps = math.ceil(len(panels) / columns), frame["step"].nunique()
-    fig, axes = plt.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        sharey=True,
-        figsize=(max(WIDTH, 2.0 + 2.1 * columns), 0.7 + rows * (0.5 + 0.3 * steps)),
-    )
-    for ax in axes.flat[len(panels) :]:
-        ax.axis("off")
+    high = 0.5 + 0.3 * frame["step"].nunique()
+    fig, axes = panel_grid(len(panels), (2.0, 2.1), (0.7, high), sharey=True)
     for ax, (name, part) in zip(axes.flat, panels, strict=False):
         values = 100 * part[["top1", "difference", "ci_low", "ci_high"]].to_numpy()
         steps_of = zip(values, part["verdict"], strict=True)

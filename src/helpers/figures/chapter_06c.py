@@ -12,6 +12,7 @@ from helpers.figures.style import (
     WIDTH,
     beside,
     label_rows,
+    panel_grid,
     require,
     styled,
 )
@@ -32,16 +33,9 @@ def gain_by_price(frame: pd.DataFrame, full: int) -> tuple[Figure, pd.DataFrame]
     """
     require(frame, ["method", "rule", "views", "difference", "ci_low", "ci_high"])
     methods, rules = frame["method"].unique(), frame["rule"].unique()
-    columns = min(3, len(methods) + 1)  # one place is the legend's
-    rows = -(-(len(methods) + 1) // columns)
-    fig, axes = plt.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        figsize=(1.0 + 2.5 * columns, 0.6 + 2.5 * rows),
-    )
+    panels = len(methods) + 1  # the last one is the legend's
+    shared = {"sharex": True, "sharey": True}
+    fig, axes = panel_grid(panels, (1.0, 2.5), (0.6, 2.5), **shared)
     shades = sns.color_palette("colorblind", len(rules))
     for ax, method in zip(axes.flat, methods, strict=False):
         part = frame[frame["method"] == method]
@@ -57,12 +51,11 @@ def gain_by_price(frame: pd.DataFrame, full: int) -> tuple[Figure, pd.DataFrame]
         ax.axhline(0, color=INK, lw=1, ls="--", zorder=1)
         ax.axvline(full / 4, color=INK, lw=1, ls="--", zorder=1)
         ax.set(title=registry.title(method), xlim=(0, full + 1))
-    for ax in axes.flat[len(methods) :]:
-        ax.axis("off")
+    axes.flat[len(methods)].axis("off")
     axes.flat[len(methods)].legend(
         *axes.flat[0].get_legend_handles_labels(), loc="center"
     )
-    for ax in axes.flat[max(0, len(methods) - columns) : len(methods)]:
+    for ax in axes.flat[max(0, len(methods) - axes.shape[1]) : len(methods)]:
         ax.tick_params(labelbottom=True)
     fig.supxlabel("views encoded per image", fontsize=11)
     fig.supylabel("points gained", fontsize=11)

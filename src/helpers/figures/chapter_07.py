@@ -26,6 +26,7 @@ from helpers.figures.style import (
     label_rows,
     logarithmic,
     number_in_cell,
+    panel_grid,
     require,
     styled,
     two_lines,
@@ -199,17 +200,8 @@ def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """
     require(table, ["dataset", "name", "method", "n", "ece", "ece_t", "ece_low_t"])
     parts = list(table.groupby("dataset", sort=False))
-    columns = min(3, len(parts))
-    fig, axes = plt.subplots(
-        -(-len(parts) // columns),
-        columns,
-        squeeze=False,
-        sharey=True,
-        figsize=(WIDTH, 0.8 + 2.5 * -(-len(parts) // columns)),
-    )
+    fig, axes = panel_grid(len(parts), (WIDTH, 0.0), (0.8, 2.5), sharey=True)
     looks = _looks(table, LABELLED)
-    for ax in axes.flat[len(parts) :]:
-        ax.remove()
     for ax, (dataset, part) in zip(axes.flat, parts, strict=False):
         for row in part.to_dict("records"):
             errors = 100 * row["ece"], 100 * row["ece_t"]

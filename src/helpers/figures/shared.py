@@ -28,6 +28,7 @@ from helpers.figures.style import (
     label_rows,
     level_colours,
     logarithmic,
+    panel_grid,
     require,
     styled,
     two_lines,
@@ -288,17 +289,7 @@ def curves(
     panels = list(frame.groupby(panel, sort=False)) if panel else [("", frame)]
     levels = frame[hue].unique()
     colours = level_colours(hue, levels)
-    rows = math.ceil(len(panels) / 3)
-    columns = math.ceil(len(panels) / rows)
-    fig, axes = plt.subplots(
-        rows,
-        columns,
-        squeeze=False,
-        sharey=True,
-        figsize=(max(WIDTH, 1.0 + 2.3 * columns), 1.2 + 2.4 * rows),
-    )
-    for ax in axes.flat[len(panels) :]:
-        ax.remove()
+    fig, axes = panel_grid(len(panels), (1.0, 2.3), (1.2, 2.4), sharey=True)
     for ax, (title, part) in zip(axes.flat, panels, strict=False):
         for number, level in enumerate(levels):
             line = part[part[hue] == level].sort_values(x)
@@ -394,22 +385,12 @@ def difference_panels(
     require(frame, [panel, row, hue, *columns])
     titles, rows, levels = (list(frame[name].unique()) for name in (panel, row, hue))
     colours = level_colours(hue, levels)
-    across = min(3, len(titles))
-    down = math.ceil(len(titles) / across)
     names = [textwrap.fill(registry.title(str(name)), 20) for name in rows]
     high = 0.6 + len(rows) * max(0.26, 0.15 * len(levels))
-    wide = max(WIDTH, 1.3 + 2.2 * across)
+    shared = {"sharex": True, "sharey": True}
+    fig, axes = panel_grid(len(titles), (1.3, 2.2), (0.9, high), **shared)
+    wide, across = fig.get_figwidth(), axes.shape[1]
     letters = int(11.5 * (wide - 1.3) / across)  # that fit above a panel
-    fig, axes = plt.subplots(
-        down,
-        across,
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-        figsize=(wide, 0.9 + down * high),
-    )
-    for ax in axes.flat[len(titles) :]:
-        ax.axis("off")
     for ax, title in zip(axes.flat, titles, strict=False):
         ax.axvline(0, color=INK, lw=1)
         ax.set_title(textwrap.fill(registry.title(str(title)), letters))

@@ -1,6 +1,7 @@
 """The study's look: colours, type, and how a figure is saved with its numbers."""
 
 import functools
+import math
 import re
 import zlib
 from collections.abc import Callable, Sequence
@@ -134,6 +135,22 @@ def require(frame: pd.DataFrame, columns: Sequence[str]) -> None:
         raise ValueError(f"the table lacks {missing}; it has {list(frame.columns)}")
     if frame.empty:
         raise ValueError("nothing to draw: the table has no rows")
+
+
+def panel_grid(
+    count: int, wide: tuple[float, float], high: tuple[float, float], **options: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of `count` panels, at most three in a row: its axes [rows, columns].
+
+    `wide` and `high` are inches: of what surrounds the panels, and of each panel.
+    """
+    rows = math.ceil(count / 3)
+    columns = math.ceil(count / rows)
+    size = (max(WIDTH, wide[0] + wide[1] * columns), high[0] + high[1] * rows)
+    fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=size, **options)
+    for ax in axes.flat[count:]:
+        ax.remove()
+    return fig, axes
 
 
 def beside(ax: plt.Axes, y: float, text: str) -> None:

@@ -196,9 +196,9 @@ def load(
         FileNotFoundError: no weights at that path.
         RuntimeError: weights or tokenizer cannot be downloaded or built.
     """
-    embedded.register()
-    if name not in open_clip.list_models():
-        near = get_close_matches(name, open_clip.list_models(), n=3, cutoff=0.3)
+    known = names()
+    if name not in known:
+        near = get_close_matches(name, known, n=3, cutoff=0.3)
         close = " or ".join(map(repr, near)) or "an open_clip model"
         raise ValueError(
             f"unknown backbone {name!r}; did you mean {close}? "

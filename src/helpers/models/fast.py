@@ -121,7 +121,11 @@ def is_clip_vit(tower: nn.Module) -> bool:
 
 
 def _vit(tower: VisionTransformer, images: Tensor) -> Tensor:
-    x = tower._embeds(images)
+    return read_class_token(tower, tower._embeds(images))
+
+
+def read_class_token(tower: VisionTransformer, x: Tensor) -> Tensor:
+    """Features [B, D], not normalised, of tokens [B, P, W] before the first block."""
     *blocks, last = tower.transformer.resblocks
     for block in blocks:
         x = run_block(block, x, x.shape[1])

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from helpers.models.clip import Backbone
-from helpers.models.fast import is_clip_vit, run_block
+from helpers.models.fast import is_clip_vit, read_class_token
 
 NORMS = (nn.LayerNorm, nn.BatchNorm2d)
 PROMPT_PATCH = 16
@@ -113,11 +113,7 @@ class ImageTower(nn.Module):
         if prompted and self.prompts is not None:
             prompts = self.prompts.to(x.dtype).expand(len(x), -1, -1)
             x = torch.cat([x[:, :1], prompts, x[:, 1:]], dim=1)
-        *blocks, last = tower.transformer.resblocks
-        for block in blocks:
-            x = run_block(block, x, x.shape[1])
-        x = tower.ln_post(run_block(last, x, 1)[:, 0])
-        return x if tower.proj is None else x @ tower.proj
+        return read_class_token(tower, x)
 
 
 def _copy(tower: nn.Module, norms: bool, whole: bool) -> nn.Module:

@@ -14,7 +14,7 @@ import pandas as pd
 from helpers import notebooks
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
-from helpers.notebooks import number_of
+from helpers.paths import number_of
 from helpers.results import compare, metrics, protocol, tree
 from helpers.results.layouts import COUNTERPARTS, KINDS
 from helpers.results.synthesis import (

@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from helpers.methods import registry
-from helpers.notebooks import number_of
+from helpers.paths import number_of
 from helpers.results import compare, published, synthesis
 from helpers.study.chapter_page import ASSETS
 

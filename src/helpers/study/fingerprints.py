@@ -17,20 +17,15 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from helpers import keys, notebooks
-from helpers.files import digest, replacing
+from helpers.files import code, notes, read_object
 from helpers.models import optional
-from helpers.notebooks import number_of
-from helpers.paths import from_root
+from helpers.paths import from_root, number_of
 from helpers.study.parameters import Job
 
-SOURCE = Path(__file__).parents[2]
-PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
 LATER = "07"  # chapters from this one on read the ledgers of all others
 
 
@@ -52,17 +47,6 @@ def cells(notebook: Path) -> str:
         [c["cell_type"], "".join(c["source"]), c["metadata"].get("tags", [])]
         for c in found
     )
-
-
-@cache
-def code() -> str:
-    """Hash of the packages' files and of the versions of the libraries."""
-    found = [*(SOURCE / "helpers").rglob("*"), *(SOURCE / "picto").rglob("*")]
-    files = [
-        f for f in found if f.is_file() and f.suffix != ".pyc" and f.name[0] != "."
-    ]
-    named = {f.relative_to(SOURCE).as_posix(): digest([f]) for f in sorted(files)}
-    return keys.key([named, {package: version(package) for package in PACKAGES}])
 
 
 def data(parameters: dict[str, Any]) -> str:
@@ -106,8 +90,8 @@ def earlier(notebook: Path, folder: Path) -> str:
 def recorded(executed: Path) -> dict[str, Any]:
     """The record in a finished notebook; empty if there is none."""
     try:
-        return json.loads(executed.read_text(encoding="utf-8"))["metadata"]["run"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return read_object(executed)["metadata"]["run"]
+    except (KeyError, TypeError):
         return {}
 
 
@@ -118,7 +102,7 @@ def is_complete(executed: Path, made: dict[str, Any]) -> bool:
     """
     before = dict(recorded(executed))
     files = before.pop("files", [])
-    noted = _notes(executed.parent).get(executed.stem, {}).get("made_from")
+    noted = notes(executed.parent).get(executed.stem, {}).get("made_from")
     files_exist = all((executed.parent / name).is_file() for name in files)
     names = optional.wanted(made["parameters"])
     was_missing = [key for key in left_out(executed) if key in names]
@@ -128,7 +112,7 @@ def is_complete(executed: Path, made: dict[str, Any]) -> bool:
 
 def left_out(executed: Path) -> dict[str, str]:
     """Parameter -> how to get its model, of each optional model that was missing."""
-    return _notes(executed.parent).get(executed.stem, {}).get("left_out", {})
+    return notes(executed.parent).get(executed.stem, {}).get("left_out", {})
 
 
 def hashes(made: dict[str, Any]) -> dict[str, str]:
@@ -165,31 +149,6 @@ def other_parameters(executed: Path, job: Job) -> list[str]:
         for key in sorted(before.keys() | job.parameters.keys())
         if before.get(key) != job.parameters.get(key)
     ]
-
-
-def note(
-    folder: Path, chapter: str, facts: dict[str, Any], afresh: bool = False
-) -> None:
-    """Add facts to a chapter's entry in `provenance.json`, dictionaries key by key.
-
-    `afresh` drops what the entry held.
-    """
-    path, known = folder / "provenance.json", _notes(folder)
-    entry = {} if afresh else known.get(chapter, {})
-    for key, fact in facts.items():
-        old = entry.get(key)
-        entry[key] = {**old, **fact} if isinstance(old, dict) else fact
-    known[chapter] = entry
-    text = json.dumps(dict(sorted(known.items())), indent=2, ensure_ascii=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _notes(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # none yet, or a damaged one
-        return {}
 
 
 def _texts(values: Iterable[Any]) -> Iterator[str]:

@@ -11,8 +11,7 @@ from bs4 import BeautifulSoup
 from markupsafe import Markup
 
 from helpers.methods import registry
-from helpers.notebooks import number_of
-from helpers.paths import ROOT
+from helpers.paths import ROOT, number_of
 from helpers.study import board, chapter_page
 
 GLOSSARY = ROOT / "GLOSSARY.md"

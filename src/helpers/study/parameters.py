@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from helpers import notebooks
-from helpers.notebooks import number_of
-from helpers.paths import ROOT, from_here, located, shown
+from helpers.paths import ROOT, from_here, located, number_of, shown
 from helpers.study.checks import NOUNS, check, closest
 
 if TYPE_CHECKING:

@@ -32,9 +32,8 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from tqdm import tqdm
 
-from helpers.files import DiskFull, enough_room, replacing
-from helpers.notebooks import number_of
-from helpers.paths import shown
+from helpers.files import DiskFull, enough_room, note, read_object, replacing
+from helpers.paths import number_of, shown
 from helpers.progress import MARK
 from helpers.study import fingerprints, process
 from helpers.study.parameters import Job
@@ -230,7 +229,7 @@ def _run(
             raise
         finally:
             _annotate(partial, facts)
-        fingerprints.note(folder, name, {"made_from": fingerprints.hashes(made)})
+        note(folder, name, {"made_from": fingerprints.hashes(made)})
         partial.replace(folder / f"{name}.ipynb")
     return seen
 
@@ -250,9 +249,8 @@ def _code_cells(notebook: Path) -> int:
 
 def _annotate(notebook: Path, facts: dict[str, Any]) -> None:
     """Add to the notebook's metadata."""
-    try:
-        content = json.loads(notebook.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # papermill has not written the notebook
+    content = read_object(notebook)
+    if not content:  # papermill has not written it
         return
     content["metadata"] |= facts
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -19,8 +19,7 @@ from PIL import Image
 
 from helpers.data import embedded
 from helpers.files import replacing
-from helpers.notebooks import number_of
-from helpers.paths import ROOT
+from helpers.paths import ROOT, number_of
 from helpers.results import findings
 from helpers.study import board, chapter_page, manual
 from helpers.study.board import TEMPLATES
