@@ -429,7 +429,9 @@ def test_card_tells_the_truth(name):
     assert measured == pytest.approx(claimed["picto-a"], abs=0.003)
 
 
-@pytest.mark.parametrize(("name", "at_home"), [("picto-rn", 0.9), ("picto-vit", 0.85)])
+@pytest.mark.parametrize(
+    ("name", "at_home"), [("picto-rn", 0.9), ("picto-rn-2", 0.9), ("picto-vit", 0.85)]
+)
 def test_the_world_is_a_distribution_with_shifts(name, at_home):
     """What the study needs of its embedded CLIPs; odd places tell shape from place."""
     reached = embedded.card(name)["zero_shot"]
