@@ -1,6 +1,7 @@
 """The README's answer and tables, written from a run: `python tools/front.py`."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,9 +28,16 @@ def chapters(found: Mapping[str, str], at: str) -> str:
         if not (ROOT / at / notebook.name).is_file():  # an older run
             executed = said.number
         question = f"[{said.question}](notebooks/{notebook.name})"
-        answer = str(found.get(said.number, "")).replace("|", "\\|")
+        answer = short(found.get(said.number, "")).replace("|", "\\|")
+        answer = "See above." if said.number == "07" and answer else answer
         rows.append((executed, question, answer, f"{said.minutes:g}"))
     return _table(["chapter", "question", "what was found", "minutes"], rows)
+
+
+def short(answer: str) -> str:
+    """An answer without its means over data sets and without what a test would see."""
+    told = [x for x in findings.sentences(answer) if not x.startswith("Mean over ")]
+    return re.sub(r" \((at least|picto-)[^)]*\)", "", " ".join(told))
 
 
 def leaves(folder: Path) -> str:
@@ -63,7 +71,7 @@ def main(folder: str = "outputs/reference/picto_full") -> None:
     found = findings.answers(ROOT / folder / "tables")
     if "07" not in found:
         raise FileNotFoundError(f"run chapter 07 of the study in {folder}: no answer")
-    text = renewed(path.read_text("utf-8"), "answer", found["07"])
+    text = renewed(path.read_text("utf-8"), "answer", findings.bullets(found["07"]))
     text = renewed(text, "chapters", chapters(found, folder))
     text = renewed(text, "tree", leaves(ROOT / folder))
     with replacing(path) as temporary:
