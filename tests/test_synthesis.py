@@ -604,8 +604,8 @@ def test_the_synthesis_says_what_to_do_and_what_it_costs(tmp_path):
     assert worst.format("surer") in told(harmed.assign(surer=0.5))
     none = decided.assign(verdict="no detectable difference")
     assert told(none) == (
-        "On ordinary pictures (picto) and sketches (picto-s), keep zero-shot: no tested "
-        "method is shown to gain."
+        "On ordinary pictures (picto) and sketches (picto-s), keep zero-shot: no "
+        "tested method is shown to gain."
     )
 
 
