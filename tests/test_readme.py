@@ -67,7 +67,7 @@ def test_the_table_leaves_out_means_and_what_a_test_would_have_seen():
     parts += " shows no difference (at least 2.0 points) elsewhere. Mean over 6 data"
     parts += " sets: +1.0 points (picto-rn, 600 images). B loses (ViT-B/16)."
     assert findings.bullets(parts).count("\n") == 2
-    assert front.short(parts) == (
+    assert findings.short(parts) == (
         "A gains 1.0 points [0.5, 1.5] on sketches over one prompt, and shows no "
         "difference elsewhere. B loses (ViT-B/16)."
     )

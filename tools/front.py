@@ -1,7 +1,6 @@
 """The README's answer and tables, written from a run: `python tools/front.py`."""
 
 import json
-import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -28,16 +27,10 @@ def chapters(found: Mapping[str, str], at: str) -> str:
         if not (ROOT / at / notebook.name).is_file():  # an older run
             executed = said.number
         question = f"[{said.question}](notebooks/{notebook.name})"
-        answer = short(found.get(said.number, "")).replace("|", "\\|")
+        answer = findings.short(found.get(said.number, "")).replace("|", "\\|")
         answer = "See above." if said.number == "07" and answer else answer
         rows.append((executed, question, answer, f"{said.minutes:g}"))
     return _table(["chapter", "question", "what was found", "minutes"], rows)
-
-
-def short(answer: str) -> str:
-    """An answer without its means over data sets and without what a test would see."""
-    told = [x for x in findings.sentences(answer) if not x.startswith("Mean over ")]
-    return re.sub(r" \((at least|picto-)[^)]*\)", "", " ".join(told))
 
 
 def leaves(folder: Path) -> str:

@@ -339,6 +339,12 @@ def sentences(text: str) -> list[str]:
     return re.split(r"(?<=\.) (?=[A-Z])", text)
 
 
+def short(text: str) -> str:
+    """An answer without means over data sets, detectable differences and code names."""
+    told = [x for x in sentences(text) if not x.startswith("Mean over ")]
+    return re.sub(r" \((at least|picto-)[^)]*\)", "", " ".join(told))
+
+
 def bullets(text: str) -> str:
     """An answer as a list in Markdown, a sentence in each line."""
     return "\n".join(f"- {sentence}" for sentence in sentences(text))
