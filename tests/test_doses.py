@@ -178,8 +178,9 @@ def test_a_peak_that_a_line_hides_is_told():
     trough = doses.trend(-peaked, [1, 2, 3, 4])
     assert (trough["turn"], trough["turned_by"]) == (2, -found["turned_by"])
     row = found | {"subject": "a gain", "over": "here", "verdict": "loses"}
-    peak = f"A gain is greatest in between, {100 * found['turned']:+.1f} points at 2; "
-    assert doses.sentence(row).startswith(f"{peak}a straight line falls by ")
+    told, peak = doses.sentence(row), f"{100 * found['turned']:+.1f} points at 2."
+    assert told.startswith("A gain falls by ")
+    assert told.endswith(f" here, along a line; in between it is greatest: {peak}")
     for plain in (np.sort(peaked, axis=0), peaked[[1, 0]], peaked[[0, 0, 3]]):
         found = doses.trend(plain, range(len(plain)))
         assert np.isnan(found["turn"])

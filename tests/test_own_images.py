@@ -20,9 +20,10 @@ from lookalikes import PHOTOGRAPHS, check_captions
 from PIL import Image
 from traitlets.config import Config
 
-from helpers import paths
+from helpers import data, paths, store
 from helpers.models import clip
 from helpers.paths import number_of
+from helpers.results import predictions
 from helpers.study import check, parameters, site
 
 OURS = {"backbone": "picto-vit", "second_backbone": "picto-rn", "weights": "picto"}
@@ -201,6 +202,19 @@ def test_twelve_classes_of_sixty_photographs(tmp_path):
     assert not {"cupl", "dclip"} & set(results["method"])  # no texts
 
 
+def test_chapter_08_starts_from_the_wording_that_is_asked_for(tmp_path):
+    root, said = photographs(tmp_path / "sketches", {"": 3}), "a sketch of a {}."
+    given = {"class_names": "dog, car", "wording": said}
+    assert "the first prompt: 'a sketch of a dog.'" in run("own", root, "08", **given)
+    ledgers = paths.OUTPUTS / "own" / "predictions" / "sketches" / "picto-vit"
+    kept = predictions.read(ledgers / "zero_shot_photo.parquet")
+    model = clip.load("picto-vit", "picto", "cpu")
+    classes = model.encode_texts([said.format(name) for name in ("dog", "car")])
+    images = store.image_features(model, data.read("folder", str(root), "dog, car"))
+    expected = model.logit_scale * images @ classes.T
+    assert np.allclose(predictions.logits(kept), expected, atol=0.01)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("classes", [{"a": 1, "b": 0}, {"a": 1, "b": 1}])
 def test_one_image_or_two_claim_nothing(classes, tmp_path):
@@ -224,6 +238,7 @@ def test_one_image_or_two_claim_nothing(classes, tmp_path):
         ({"view_count": 2, "view_share": 0.25}, "a number from 1/2, one view of 2"),
         ({"prompt_sets": ["photo"], "closer": "photo"}, "two templates or more"),
         ({"transductive": "yes"}, "true or false"),
+        ({"wording": "{}, sketched"}, "words that end with the name"),
     ],
 )
 def test_settings_that_leave_nothing_are_refused_before_the_work(given, fault):

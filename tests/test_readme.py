@@ -37,7 +37,7 @@ def test_answer_and_table_of_chapters_are_the_reference_runs():
     found = findings.answers(ROOT / REFERENCE / "tables")
     block = front.chapters(found, REFERENCE)
     told = front.renewed(README, "chapters", block)
-    told = front.renewed(told, "answer", found["07"])
+    told = front.renewed(told, "answer", findings.bullets(found["07"]))
     assert told == README, "renew it: make reference, or python tools/front.py"
     assert block.count(" points [") > 6  # answers with their intervals
 
@@ -56,9 +56,21 @@ def test_chapters_after_the_synthesis_answer_as_well(tmp_path):
         findings.answer(number, f"Answer {number}").to_csv(path, index=False)
     found = findings.answers(tmp_path / "tables")
     block = front.chapters(found, REFERENCE)
-    assert [f"| Answer {n}. |" in block for n in ("06", "07", "08")] == [0, 1, 1]
+    assert [f"| Answer {n}. |" in block for n in ("06", "07", "08")] == [0, 0, 1]
+    assert block.count("| See above. |") == 1  # chapter 07's is the page's
     assert f"({REFERENCE}/" in block
     assert "(nowhere/" not in front.chapters(found, "nowhere")
+
+
+def test_the_table_leaves_out_means_and_what_a_test_would_have_seen():
+    parts = "A gains 1.0 points [0.5, 1.5] on sketches (picto-s) over one prompt, and"
+    parts += " shows no difference (at least 2.0 points) elsewhere. Mean over 6 data"
+    parts += " sets: +1.0 points (picto-rn, 600 images). B loses (ViT-B/16)."
+    assert findings.bullets(parts).count("\n") == 2
+    assert findings.short(parts) == (
+        "A gains 1.0 points [0.5, 1.5] on sketches over one prompt, and shows no "
+        "difference elsewhere. B loses (ViT-B/16)."
+    )
 
 
 def test_a_run_without_synthesis_has_no_table(tmp_path):

@@ -308,10 +308,10 @@ def test_the_index_says_that_the_synthesis_is_missing(study: Path) -> None:
 def test_the_index_begins_with_the_synthesis_answer(study: Path) -> None:
     synthesis(study)
     with (study / "tables" / "07_findings.csv").open("a") as found:
-        found.write("06,?,of streams\n07,?,of all\n")
+        found.write('06,?,of streams\n07,?,Vote. Of "all" 5.5.\n')
     index = pages(study)["index.html"]
-    leads = [lead.get_text() for lead in index.select("header p.lead")]
-    assert leads[0] == "of all"
+    leads = [lead.get_text() for lead in index.select("header ul.lead li")]
+    assert leads == ["Vote.", 'Of "all" 5.5.']
     # In the list, the synthesis has its own words, so that nothing is said twice.
     assert index.select(".chapters p")[-1].get_text() == "Side by side."
 

@@ -532,6 +532,11 @@ def test_a_leaf_gains_only_where_the_corrected_test_does(tmp_path):
     kept = tree.leaves(spoiled, ["b"])
     assert kept["use"].tolist() == [tree.KEEP]
     assert kept["datasets"].tolist() == ["picto, picto-s"]
+    one = kept.iloc[0][["ece", "seconds_per_image"]]  # whatever was tried there
+    assert (
+        one.tolist() == rows.iloc[0][["plain_ece", "plain_seconds_per_image"]].tolist()
+    )
+    assert tree.readable(kept)["ms an image"].tolist() == ["10"]
 
 
 def test_the_first_backbone_that_tells_of_a_leaf_counts(tmp_path):
@@ -583,23 +588,24 @@ def test_the_synthesis_says_what_to_do_and_what_it_costs(tmp_path):
         return found.set_index("chapter").loc["07", "answer"]
 
     said = told(decided)
-    assert "On sketches (picto-s), with a stream of test images OnZeta gains " in said
-    assert "On picto no tested method is shown to gain: keep zero-shot." in said
-    assert "The dearest, vote of views, takes 100 ms an image, one prompt 10." in said
+    assert "On sketches (picto-s), with a stream of test images, OnZeta gains " in said
+    assert said.count(" over the prompt ensemble") == 1  # of both methods, said once
+    kept = "On ordinary pictures (picto), keep zero-shot: no tested method is shown to "
+    assert f"{kept}gain." in said
+    dearest = "The dearest of these is vote of views: an image takes 100 ms, and 10 ms "
+    assert f"{dearest}with one prompt." in said
     assert said.endswith(
         "None of these is worse calibrated than one prompt by a point or more."
     )
     harmed = decided.assign(ece=0.5, ece_one=0.1, surer=-0.5)
     assert "a point or more: OnZeta and vote of views. " in told(harmed)
-    worst = "Worst is OnZeta: a calibration error of 50 % instead of 10 %"
-    assert f"{worst}, since it is less sure than it is right." in told(harmed)
-    assert f"{worst}, since it is surer than it is right." in told(
-        harmed.assign(surer=0.5)
-    )
+    worst = "is {} than it is right: its calibration error is 50 %, that of one prompt "
+    assert f"OnZeta, which {worst.format('less sure')}10 %." in told(harmed)
+    assert worst.format("surer") in told(harmed.assign(surer=0.5))
     none = decided.assign(verdict="no detectable difference")
-    assert (
-        told(none)
-        == "No tested method is shown to gain on picto and picto-s: keep zero-shot."
+    assert told(none) == (
+        "On ordinary pictures (picto) and sketches (picto-s), keep zero-shot: no "
+        "tested method is shown to gain."
     )
 
 

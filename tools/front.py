@@ -27,7 +27,8 @@ def chapters(found: Mapping[str, str], at: str) -> str:
         if not (ROOT / at / notebook.name).is_file():  # an older run
             executed = said.number
         question = f"[{said.question}](notebooks/{notebook.name})"
-        answer = str(found.get(said.number, "")).replace("|", "\\|")
+        answer = findings.short(found.get(said.number, "")).replace("|", "\\|")
+        answer = "See above." if said.number == "07" and answer else answer
         rows.append((executed, question, answer, f"{said.minutes:g}"))
     return _table(["chapter", "question", "what was found", "minutes"], rows)
 
@@ -63,7 +64,7 @@ def main(folder: str = "outputs/reference/picto_full") -> None:
     found = findings.answers(ROOT / folder / "tables")
     if "07" not in found:
         raise FileNotFoundError(f"run chapter 07 of the study in {folder}: no answer")
-    text = renewed(path.read_text("utf-8"), "answer", found["07"])
+    text = renewed(path.read_text("utf-8"), "answer", findings.bullets(found["07"]))
     text = renewed(text, "chapters", chapters(found, folder))
     text = renewed(text, "tree", leaves(ROOT / folder))
     with replacing(path) as temporary:

@@ -88,28 +88,32 @@ def estimated_against_true(
 
 
 @styled
-def estimated_accuracies(
-    frame: pd.DataFrame, names: Mapping[str, str], true: Mapping[str, float]
+def estimated_gains(
+    estimated: pd.Series, names: Mapping[str, str], measured: pd.DataFrame
 ) -> tuple[Figure, pd.DataFrame]:
-    """The estimated accuracy of each method with its interval, and the true one.
+    """Points that each method is estimated to gain, the most first, and the true ones.
 
     Args:
-        frame: of `estimates.estimate`.
-        names: of the methods, by the frame's index.
-        true: measured accuracies by method, empty where images have no labels.
+        estimated: gains over one prompt (fractions), by method.
+        names: of the methods.
+        measured: difference, ci_low and ci_high (fractions), by method; empty where
+            images have no labels.
     """
-    require(frame, ["estimated", "low", "high"])
-    data = frame[["estimated", "low", "high"]].assign(true=pd.Series(true, dtype=float))
-    fig, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.33 * len(data)))
-    for y, (method, row) in enumerate((100 * data).iterrows()):
-        ax.plot([row["low"], row["high"]], [y, y], color=colour(method), lw=2)
-        ax.plot(row["estimated"], y, "o", color=colour(method), ms=7)
-        ax.plot(row["true"], y, "D", mfc="white", mec=INK, ms=6)
-    keys = [Line2D([], [], color=INK, marker="o", lw=2, label="estimated, 95 %")]
-    if true:
-        look = {"ls": "", "marker": "D", "mfc": "white", "mec": INK}
-        keys.append(Line2D([], [], label="measured", **look))
+    data = estimated.sort_values(ascending=False).to_frame("estimated")
+    data = data.join(measured.reindex(columns=["difference", "ci_low", "ci_high"]))
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.1 + 0.33 * len(data)))
+    ax.axvline(0, color=INK, lw=1)
+    for y, row in enumerate((100 * data).itertuples()):
+        shade = colour(row.Index)
+        ax.plot([row.ci_low, row.ci_high], [y, y], color=shade, lw=2)
+        ax.plot(row.difference, y, "D", mfc="white", mec=shade, ms=7, mew=1.6)
+        ax.plot(row.estimated, y, "o", color=shade, ms=7)
+    look = {"color": INK, "marker": "o", "ms": 7}
+    keys = [Line2D([], [], ls="", label="estimated", **look)]
+    if len(measured):
+        look |= {"marker": "D", "mfc": "white", "mew": 1.6}
+        keys.append(Line2D([], [], lw=2, label="measured, 95 % interval", **look))
     label_rows(ax, [names[method] for method in data.index])
-    ax.set(xlabel="top-1 accuracy (%)", xlim=(0, 100))
+    ax.set_xlabel("points gained over one prompt")
     fig.legend(handles=keys, loc="outside lower center", ncols=2)
     return fig, data.reset_index(names="method")

@@ -4,6 +4,7 @@ Every sentence is put together from a macro average with its interval and from v
 of `compare.corrected`, so that it says what a study's ledgers say, whatever that is.
 """
 
+import re
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
     Returns:
         dataset, backbone; what can be seen without labels: `sure`, the mean confidence
         of one prompt, and `agree`, the share of images on which one prompt and the
-        ensemble predict the same; have, use (a ledger or "nothing more"), over (against
+        ensemble predict the same; plain_ece, plain_surer and plain_seconds_per_image of
+        one prompt on all images; have, use (a ledger or "nothing more"), over (against
         what), seconds_per_image; on the other half expect, expect_low, expect_high, n,
         broken (share that the method gets wrong and the baseline right), ece, ece_one
         (of one prompt), surer (mean confidence less accuracy) and verdict (of
@@ -67,6 +69,7 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
             continue
         seen = {"dataset": dataset, "backbone": backbone}
         seen |= {"sure": scores[one]["confidence"].mean()}
+        seen |= {f"plain_{k}": value for k, value in _price(scores, one).items()}
         if many is not None:
             both = shared(scores[one], scores[many])
             seen["agree"] = (both[0]["prediction"] == both[1]["prediction"]).mean()
@@ -91,6 +94,7 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
     columns = ["dataset", "backbone", "sure", "agree", "have", "use", "over", *names]
     columns += ["n", "broken", "ece", "ece_one", "surer", "verdict"]
     columns += ["seconds_per_image"]
+    columns += ["plain_ece", "plain_surer", "plain_seconds_per_image"]
     table = pd.DataFrame(rows, columns=[*columns, "p", "se"])
     return compare.corrected(table)[columns].rename(columns=names)
 
@@ -213,7 +217,9 @@ def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
             told.append(f"{verdict} {amounts(some)}{over}")
     same = claim[~claim["verdict"].isin(compare.DECIDED)]
     if len(same):
-        over = f" from {first['over']} on {listed(same['dataset'])}"
+        where = "any" if len(same) > 1 else kind(same["dataset"].iloc[0])
+        where += f" of {len(same)} data sets" * (len(same) > 1)
+        over = f" from {first['over']} on {where}"
         shows = f"shows {compare.undetected(same['detectable'])}"
         told.append(shows + (" elsewhere" if told else over))
     text, images = f"{first['subject']} {', and '.join(told)}", f"{first['n']:,.0f}"
@@ -328,6 +334,22 @@ def answer(chapter: str, text: str) -> pd.DataFrame:
     return pd.DataFrame([row])
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of an answer."""
+    return re.split(r"(?<=\.) (?=[A-Z])", text)
+
+
+def short(text: str) -> str:
+    """An answer without means over data sets, detectable differences and code names."""
+    told = [x for x in sentences(text) if not x.startswith("Mean over ")]
+    return re.sub(r" \((at least|picto-)[^)]*\)", "", " ".join(told))
+
+
+def bullets(text: str) -> str:
+    """An answer as a list in Markdown, a sentence in each line."""
+    return "\n".join(f"- {sentence}" for sentence in sentences(text))
+
+
 def _correct(scores: Scores, backbone: str) -> pd.Series:
     """For each data set, the hits of one prompt's largest ledger."""
     found = {}
@@ -370,34 +392,35 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
     """Who should do what, at what price, and how well calibrated it is."""
     if leaves.empty:
         return ""
-    plain = leaves["use"].eq(tree.KEEP)
-    last = leaves.loc[plain & leaves["asks"].isin([tree.LAST, tree.ALL]), "datasets"]
-    rest = listed(last.iloc[0].split(", ")) if len(last) else ""
-    if plain.all():
-        return f"No tested method is shown to gain on {rest}: keep zero-shot"
-    gains, told = leaves[~plain].reset_index(drop=True), []
+    keep = leaves["use"].eq(tree.KEEP)
+    last = leaves.loc[keep & leaves["asks"].isin([tree.LAST, tree.ALL]), "datasets"]
+    gains, told = leaves[~keep].reset_index(drop=True), []
     for dataset, part in gains.groupby("datasets", sort=False):
         ways = []
         for _, leaf in part.iterrows():
-            has = f"with {leaf['have']} "
+            has = f"with {leaf['have']}, "
             if leaf["have"] == tree.NOTHING:
                 has = "otherwise " * (len(part) > 1)
             elif leaf["use"] in tree.CALLED.values():  # it names what one has
                 has = ""
             ways.append(f"{has}{leaf['use']} gains {_expected(leaf)}")
-            if leaf["over"] != part["over"].shift(-1).get(leaf.name):  # said once
+            if leaf["over"] != part["over"].shift().get(leaf.name):  # said once
                 ways[-1] += f" over {leaf['over']}"
-        told.append(f"On {kind(dataset)}, {listed(ways)}")
-    if rest:
-        told.append(f"On {rest} no tested method is shown to gain: keep zero-shot")
+        told.append(f"On {kind(dataset)}, {'; '.join(ways)}")
+    if len(last):
+        rest = listed(map(kind, last.iloc[0].split(", ")))
+        told.append(f"On {rest}, keep zero-shot: no tested method is shown to gain")
+    if gains.empty:
+        return told[0]
     places = zip(gains["datasets"], gains["backbone"], strict=True)
     singles = (widest(scores, Key(*at, ""), registry.ledgers(ONE)) for at in places)
     one = pd.DataFrame([_price(scores, key) for key in singles if key])
     times = gains["seconds_per_image"] / one["seconds_per_image"]
     dearest = gains.loc[times.idxmax()]
-    text = f"The dearest, {dearest['use']}, takes "
-    text += f"{1000 * dearest['seconds_per_image']:.0f} ms an image, one prompt "
-    told.append(f"{text}{1000 * one['seconds_per_image'][times.idxmax()]:.0f}")
+    text = f"The dearest of these is {dearest['use']}: an image takes "
+    text += f"{1000 * dearest['seconds_per_image']:.0f} ms, and "
+    text += f"{1000 * one['seconds_per_image'][times.idxmax()]:.0f} ms with one prompt"
+    told.append(text)
     worse = gains["ece"] - gains["ece_one"]
     at, much = worse.idxmax(), worse >= 0.01
     if not much.any():
@@ -406,11 +429,10 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
     some = listed(dict.fromkeys(gains["use"][much]))
     told.append(f"Worse calibrated than one prompt by a point or more: {some}")
     surer = "surer" if gains["surer"][at] > 0 else "less sure"
-    text = f"Worst is {gains['use'][at]}: a calibration error of "
-    text += (
-        f"{100 * gains['ece'][at]:.0f} % instead of {100 * gains['ece_one'][at]:.0f} "
-    )
-    return ". ".join([*told, f"{text}%, since it is {surer} than it is right"])
+    own, plain = (f"{100 * gains[k][at]:.0f} %" for k in ("ece", "ece_one"))
+    text = f"The worst is {gains['use'][at]}, which is {surer} than it is right: its "
+    told.append(f"{text}calibration error is {own}, that of one prompt {plain}")
+    return ". ".join(told)
 
 
 def _expected(row: pd.Series) -> str:

@@ -34,6 +34,7 @@ COUNTERPARTS = {
 """Data sets and backbones of the papers, and what plays their part in picto."""
 
 KINDS = {
+    "picto": "ordinary pictures",
     "picto-a": "small or off-centre objects",
     "picto-s": "sketches",
     "picto-r": "other styles",

@@ -533,8 +533,9 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
         )
     )
     sources = table["sources"].fillna("").str.split(", ")
-    found = table[["name", "over"]].assign(published=theirs)
+    found = table[["name", "over"]].set_axis(["method", "baseline"], axis=1)
+    found["points in papers"] = theirs
     found["sources"] = sources.map(lambda names: len(list(filter(None, names))))
-    found["here"] = ours
-    found[["sets", "backbones"]] = table[["datasets", "backbones"]].fillna("")
+    found["points here"] = ours
+    found[["data sets", "backbones"]] = table[["datasets", "backbones"]].fillna("")
     return found.assign(verdict=table["verdict"], reason=table["reason"])

@@ -291,12 +291,13 @@ def readable(rows: pd.DataFrame) -> pd.DataFrame:
         star = "*" if row[f"{value}_verdict"] in compare.DECIDED else ""
         return f"{middle:+.1f}{star} [{low:.1f}, {high:.1f}]"
 
-    table = rows[["panel", "name", "backbone", "n", "top1"]].copy()
+    heads = {"panel": "group", "name": "method", "n": "images", "top1": "accuracy"}
+    table = rows[["panel", "name", "backbone", "n", "top1"]].rename(columns=heads)
     for value, against in (("gain", ONE), ("over", ENSEMBLE)):
         cells = [cell(row, value) for _, row in rows.iterrows()]
         table[f"points over {against}"] = pd.Series(cells, rows.index, dtype=object)
-    table["detectable"] = rows["gain_detectable"]
-    table[["ece", "nll"]] = rows[["ece", "nll"]]
+    table["detectable (points)"] = 100 * rows["gain_detectable"]
+    table[["ECE", "NLL (nats)"]] = rows[["ece", "nll"]]
     return table.assign(**{"ms per image": 1000 * rows["seconds_per_image"]})
 
 

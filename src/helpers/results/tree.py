@@ -126,9 +126,10 @@ def _named(haves: Iterable[str]) -> str:
 
 
 def _kept(rows: pd.DataFrame) -> dict:
-    """The leaf of one prompt: means over data sets."""
+    """The leaf of one prompt: means over data sets, whatever was tried there."""
     plain = rows[rows["have"].eq(NOTHING)]
-    told = plain.reindex(columns=["ece", "surer", "seconds_per_image"]).mean().to_dict()
+    known = {f"plain_{k}": k for k in ("ece", "surer", "seconds_per_image")}
+    told = plain.reindex(columns=list(known)).rename(columns=known).mean().to_dict()
     told |= {"backbone": plain["backbone"].iloc[0], "over": ""}
     return told | {"have": NOTHING, "use": KEEP, "verdict": "", "keeps": "nothing"}
 
@@ -159,7 +160,7 @@ def readable(found: pd.DataFrame) -> pd.DataFrame:
         row = {"your images": "" if repeated[at] else leaf["asks"], "and": question}
         row |= {"use": leaf["use"], "points gained": gained(leaf)}
         row |= {"broken": share(leaf["broken"]), "ECE": calibrated(leaf)}
-        row |= {"ms an image": f"{1000 * leaf['seconds_per_image']:.0f}"}
+        row |= {"ms an image": milliseconds(leaf)}
         rows.append(row | {"keeps": leaf["keeps"]})
     table = pd.DataFrame(rows)
     return table.loc[:, table.ne("").any()]
@@ -186,6 +187,12 @@ def calibrated(leaf: Mapping) -> str:
         parts.append("too sure" if leaf["surer"] > 0 else "too unsure")
     one = share(leaf["ece_one"])
     return " ".join([*parts, f"({one})"] if one else parts)
+
+
+def milliseconds(leaf: Mapping) -> str:
+    """ "33" an image, or nothing where nobody has clocked it."""
+    seconds = leaf["seconds_per_image"]
+    return "" if pd.isna(seconds) else f"{1000 * seconds:.0f}"
 
 
 def share(value: float) -> str:

@@ -180,6 +180,13 @@ def _class_names(value: str | list, parameters: Mapping[str, Any]) -> str:
     return _refusal(parse, value) if value else ""
 
 
+def _wording(value: str, parameters: Mapping[str, Any]) -> str:
+    words, name, _ = value.partition(" {}.")
+    if words.strip() and value == words + name and not set(words) & set("{}"):
+        return ""
+    return 'accepted: words that end with the name, such as "a sketch of a {}."'
+
+
 def _shifts(value: list, parameters: Mapping[str, Any]) -> str:
     from helpers import data
 
@@ -425,6 +432,7 @@ RULES: dict[str, tuple[type, Rule]] = {
         ("seed", int, _between(0, 2**32 - 1)),  # numpy's range
         ("device", str, _device),
         ("precision", str, _precision),
+        ("wording", str, _wording),
         ("wordings", list, _templates),
         ("true_wordings", list, _named_templates),
         ("prompt_sets", list, _prompt_sets),
