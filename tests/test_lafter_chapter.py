@@ -314,7 +314,7 @@ def test_the_figure_of_labels_counts_what_is_learned():
     frame["right"] = [True, True, False, True]
     drawn, shown = chapter_05b.sure_labels(frame, 0.95)
     (ax,) = drawn.axes
-    assert ax.get_title("left") == "texts\n3 of 4 are learned, 67% of them right"
+    assert ax.get_title("left") == "texts\n3 of 4 are learned,\n67% of them right"
     right, wrong = ax.containers
     assert [sum(bar.get_height() for bar in bars) for bars in (right, wrong)] == [3, 1]
     assert shown.equals(frame)

@@ -318,7 +318,7 @@ def verify(dataset: Dataset) -> list[tuple[str, str]]:
         return []
     # Folders of one name share a record.
     record = CACHE / "verified" / f"{key(dataset.name)}.json"
-    sound = read_object(record)
+    sound = {p: s for p, s in read_object(record).items() if isinstance(s, list)}
     states = {str(p): state(p) if p.is_file() else None for p in dataset.files}
     unknown = [
         path for path, now in states.items() if not now or sound.get(path) != now
