@@ -319,7 +319,7 @@ def test_the_figure_of_labels_counts_what_is_learned():
     assert [sum(bar.get_height() for bar in bars) for bars in (right, wrong)] == [3, 1]
     assert shown.equals(frame)
     drawn, _ = chapter_05b.sure_labels(frame, 1.0)
-    assert "0 of 4 are learned, none" in drawn.axes[0].get_title("left")
+    assert drawn.axes[0].get_title("left").endswith("\n0 of 4 are learned")
 
 
 def ledger(run, vit, cut, method: str, right: int, **used) -> pd.DataFrame:
