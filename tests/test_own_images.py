@@ -239,6 +239,8 @@ def test_one_image_or_two_claim_nothing(classes, tmp_path):
         ({"prompt_sets": ["photo"], "closer": "photo"}, "two templates or more"),
         ({"transductive": "yes"}, "true or false"),
         ({"wording": "{}, sketched"}, "words that end with the name"),
+        ({"wording": "a sketch"}, "words that end with the name"),
+        ({"wording": "a {} of a {}."}, "words that end with the name"),
     ],
 )
 def test_settings_that_leave_nothing_are_refused_before_the_work(given, fault):

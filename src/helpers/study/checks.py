@@ -181,8 +181,8 @@ def _class_names(value: str | list, parameters: Mapping[str, Any]) -> str:
 
 
 def _wording(value: str, parameters: Mapping[str, Any]) -> str:
-    words, name, _ = value.partition(" {}.")
-    if words.strip() and value == words + name and not set(words) & set("{}"):
+    words, name, rest = value.partition(" {}.")
+    if words.strip() and name and not rest and not set(words) & set("{}"):
         return ""
     return 'accepted: words that end with the name, such as "a sketch of a {}."'
 
