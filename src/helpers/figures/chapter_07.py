@@ -324,11 +324,9 @@ def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     require(table, ["backbone", "other", "gain", "gain_other", "gain_verdict"])
     pairs = table.groupby(["backbone", "other"], sort=False)
     fig, axes = plt.subplots(
-        1, len(pairs), squeeze=False, figsize=(max(7, 4.5 * len(pairs)), 5)
+        len(pairs), squeeze=False, figsize=(WIDTH, 0.8 + 4 * len(pairs))
     )
-    for ax, ((one, other), part) in zip(axes[0], pairs, strict=True):
-        apart = (part["gain"] - part["gain_other"]).abs()
-        part = part.assign(told=apart.rank(ascending=False, method="first") <= 3)
+    for ax, ((one, other), part) in zip(axes[:, 0], pairs, strict=True):
         ax.axhline(0, color=INK, lw=1, zorder=1)
         ax.axvline(0, color=INK, lw=1, zorder=1)
         ax.axline((0, 0), slope=1, color=FAINT, lw=4, alpha=0.6, zorder=0)
@@ -344,11 +342,21 @@ def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             marker = "X" if decided and len(verdicts) == 2 else "o"
             face = shade if decided else "white"
             ax.plot(x, y, marker=marker, ms=5, mfc=face, mec=shade, zorder=3)
-            if row["told"]:
-                side = "right" if x > 0 else "left"
-                about, at = f"{row['name']}, {row['dataset']}", (-6 if x > 0 else 6, 4)
-                look = {"textcoords": "offset points", "ha": side, "size": 9}
-                ax.annotate(about, (x, y), at, **look)
+        apart = (part["gain"] - part["gain_other"]).abs()
+        far = part.loc[apart.nlargest(3).index].sort_values("gain_other")
+        bottom, top = ax.get_ylim()
+        wanted = (100 * far["gain_other"].to_numpy() - bottom) / (top - bottom)
+        heights = spread(wanted, 0.08, 0.03, 0.97)
+        for row, height in zip(far.to_dict("records"), heights, strict=True):
+            ax.annotate(
+                f"{row['name']}, {row['dataset']}",
+                (100 * row["gain"], 100 * row["gain_other"]),
+                xytext=(1.03, height),
+                textcoords="axes fraction",
+                va="center",
+                fontsize=10,
+                arrowprops=LEADER,
+            )
         ax.set(xlabel=f"points gained with {one}", ylabel=f"points with {other}")
     looks = {"both find the same": (BLUE, BLUE, "o")}
     looks |= {"they find opposites": (VERMILION, VERMILION, "X")}
