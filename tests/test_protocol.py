@@ -211,7 +211,9 @@ def test_trainings_of_one_architecture_are_held_against_each_other(tmp_path):
         ledger(tmp_path, "vote-crops", ids, names(0, 5 + right), backbone=backbone)
         ledger(tmp_path, "vote_reference-crops", ids, ids, backbone=backbone)
     board = synthesis.leaderboard(synthesis.load(tmp_path))
-    (row,) = protocol.trainings(board).to_dict("records")
+    found = protocol.trainings(board)
+    chapter_07.trainings(found)
+    (row,) = found.to_dict("records")
     assert (row["backbone"], row["other"], row["method"]) == ("b", "b-2", "vote-crops")
     assert (row["gain"], row["gain_other"]) == (0.75, 0)
     assert row["gain_verdict"] == "gains" != row["gain_verdict_other"]

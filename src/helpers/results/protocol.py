@@ -190,7 +190,7 @@ def trainings(board: pd.DataFrame) -> pd.DataFrame:
     found = [*found, "gain_verdict"]
     board = board[board["headline"] & board["gain_verdict"].ne("")]
     columns = [*place, "backbone", "other", *found, *(f"{k}_other" for k in found)]
-    parts = [pd.DataFrame(columns=columns)]
+    parts = []
     for names in architectures(board["backbone"]).values():
         for one, two in combinations(sorted(names, key=len), 2):
             left, right = (board.loc[board["backbone"] == k] for k in (one, two))
@@ -198,4 +198,6 @@ def trainings(board: pd.DataFrame) -> pd.DataFrame:
                 right[[*place, *found]], on=place, suffixes=("", "_other")
             )
             parts.append(pairs.assign(backbone=one, other=two))
+    if not parts:
+        return pd.DataFrame(columns=columns)
     return pd.concat(parts, ignore_index=True)[columns]
