@@ -327,9 +327,7 @@ def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         len(pairs), squeeze=False, figsize=(WIDTH, 0.8 + 4 * len(pairs))
     )
     for ax, ((one, other), part) in zip(axes[:, 0], pairs, strict=True):
-        ax.axhline(0, color=INK, lw=1, zorder=1)
-        ax.axvline(0, color=INK, lw=1, zorder=1)
-        ax.axline((0, 0), slope=1, color=FAINT, lw=4, alpha=0.6, zorder=0)
+        _gain_against_gain(ax)
         for row in part.to_dict("records"):
             x, y = 100 * row["gain"], 100 * row["gain_other"]
             verdicts = {row["gain_verdict"], row["gain_verdict_other"]}
@@ -344,27 +342,13 @@ def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             ax.plot(x, y, marker=marker, ms=5, mfc=face, mec=shade, zorder=3)
         apart = (part["gain"] - part["gain_other"]).abs()
         far = part.loc[apart.nlargest(3).index].sort_values("gain_other")
-        bottom, top = ax.get_ylim()
-        wanted = (100 * far["gain_other"].to_numpy() - bottom) / (top - bottom)
-        heights = spread(wanted, 0.08, 0.03, 0.97)
-        for row, height in zip(far.to_dict("records"), heights, strict=True):
-            ax.annotate(
-                f"{row['name']}, {row['dataset']}",
-                (100 * row["gain"], 100 * row["gain_other"]),
-                xytext=(1.03, height),
-                textcoords="axes fraction",
-                va="center",
-                fontsize=10,
-                arrowprops=LEADER,
-            )
+        told = far["name"] + ", " + far["dataset"]
+        _names_beside(ax, told, 100 * far["gain"], 100 * far["gain_other"], 0.08)
         ax.set(xlabel=f"points gained with {one}", ylabel=f"points with {other}")
     looks = {"both find the same": (BLUE, BLUE, "o")}
     looks |= {"they find opposites": (VERMILION, VERMILION, "X")}
     looks |= {"one finds nothing, or both": (OTHERS, "white", "o")}
-    keys = [
-        Line2D([], [], color=edge, mfc=face, marker=marker, ls="", label=name)
-        for name, (edge, face, marker) in looks.items()
-    ]
+    keys = _key_of_marks(looks)
     fig.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=9)
     return fig, table.reset_index(drop=True)
 
@@ -483,10 +467,7 @@ def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.Dat
     looks = {"sign of the papers": (BLUE, BLUE, "o")}
     looks |= {"opposite sign": (VERMILION, VERMILION, "X")}
     looks |= {"no detectable difference": (UNDECIDED, "white", "o")}
-    keys = [
-        Line2D([], [], color=edge, mfc=face, marker=marker, ls="", label=name)
-        for name, (edge, face, marker) in looks.items()
-    ]
+    keys = _key_of_marks(looks)
     keys.append(Line2D([], [], color=FAINT, lw=4, label="as in papers"))
     fig.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=9)
     return fig, pd.concat([part for _, part in parts], ignore_index=True)
@@ -502,9 +483,7 @@ def _literature_panel(ax: plt.Axes, part: pd.DataFrame) -> None:
         low, high = 100 * min(0, part[ends[0]].min()), 100 * max(0, part[ends[1]].max())
         room = 0.06 * max(high - low, 1)
         ax.set(**{f"{scale}lim": (low - room, high + room)})
-    ax.axhline(0, color=INK, lw=1, zorder=1)
-    ax.axvline(0, color=INK, lw=1, zorder=1)
-    ax.axline((0, 0), slope=1, color=FAINT, lw=4, alpha=0.6, zorder=0)
+    _gain_against_gain(ax)
     for row in part.to_dict("records"):
         x, y = 100 * row["published"], 100 * row["gain"]
         same, decided = (x > 0) == (y > 0), row["outcome"] in DECIDED
@@ -516,18 +495,39 @@ def _literature_panel(ax: plt.Axes, part: pd.DataFrame) -> None:
         look = {"mfc": shade if decided else "white", "mec": shade, "mew": 1.5}
         ax.plot(x, y, marker=marker, ms=7, zorder=3, **look)
     part = part[part["outcome"].isin(DECIDED)]
+    x, y = 100 * part["published"], 100 * part["gain"]
+    told = part["name"] + y.map(" {:+.1f}".format) + x.map(" ({:+.1f})".format)
+    _names_beside(ax, told, x, y, 0.1)
+
+
+def _gain_against_gain(ax: plt.Axes) -> None:
+    """Where either gain is zero, and where both are the same."""
+    ax.axhline(0, color=INK, lw=1, zorder=1)
+    ax.axvline(0, color=INK, lw=1, zorder=1)
+    ax.axline((0, 0), slope=1, color=FAINT, lw=4, alpha=0.6, zorder=0)
+
+
+def _names_beside(
+    ax: plt.Axes, texts: pd.Series, x: pd.Series, y: pd.Series, gap: float
+) -> None:
+    """Texts to the right of the axes, each with a line to its mark; y ascends."""
     bottom, top = ax.get_ylim()
-    wanted = (100 * part["gain"].to_numpy() - bottom) / (top - bottom)
-    for row, height in zip(
-        part.to_dict("records"), spread(wanted, 0.1, 0.03, 0.97), strict=True
-    ):
-        x, y = 100 * row["published"], 100 * row["gain"]
+    heights = spread((y.to_numpy() - bottom) / (top - bottom), gap, 0.03, 0.97)
+    for text, mark, height in zip(texts, zip(x, y, strict=True), heights, strict=True):
         ax.annotate(
-            f"{row['name']} {y:+.1f} ({x:+.1f})",
-            (x, y),
+            text,
+            mark,
             xytext=(1.03, height),
             textcoords="axes fraction",
             va="center",
             fontsize=10,
             arrowprops=LEADER,
         )
+
+
+def _key_of_marks(looks: dict[str, tuple[str, str, str]]) -> list[Line2D]:
+    """Keys of a legend, by name: edge, face and shape of a mark."""
+    return [
+        Line2D([], [], color=edge, mfc=face, marker=marker, ls="", label=name)
+        for name, (edge, face, marker) in looks.items()
+    ]
