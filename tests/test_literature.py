@@ -479,6 +479,16 @@ def test_every_method_has_its_look_and_every_decided_one_a_label():
     plt.close(fig)
 
 
+def test_a_panel_without_decided_methods_has_marks_and_no_labels():
+    cells = literature.cells(world({"tpt": 1, "mta": -1}, n=600))
+    assert not cells["outcome"].isin(["gains", "loses"]).any()
+    fig, _ = drawn.literature(cells, literature.ranks(cells))
+    (ax,) = fig.axes
+    assert not ax.texts
+    assert sum(line.get_marker() == "o" for line in ax.lines) == 2
+    plt.close(fig)
+
+
 def test_counterparts_are_the_worlds_data_sets_and_backbones():
     assert literature.stands_for("picto") == "ImageNet-V2 and ImageNet"
     assert literature.stands_for("imagenet-a") == "imagenet-a"

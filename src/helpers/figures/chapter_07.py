@@ -496,7 +496,10 @@ def _literature_panel(ax: plt.Axes, part: pd.DataFrame) -> None:
         ax.plot(x, y, marker=marker, ms=7, zorder=3, **look)
     part = part[part["outcome"].isin(DECIDED)]
     x, y = 100 * part["published"], 100 * part["gain"]
-    told = part["name"] + y.map(" {:+.1f}".format) + x.map(" ({:+.1f})".format)
+    told = [
+        f"{name} {ours:+.1f} ({theirs:+.1f})"
+        for name, ours, theirs in zip(part["name"], y, x, strict=True)
+    ]
     _names_beside(ax, told, x, y, 0.1)
 
 
@@ -508,7 +511,7 @@ def _gain_against_gain(ax: plt.Axes) -> None:
 
 
 def _names_beside(
-    ax: plt.Axes, texts: pd.Series, x: pd.Series, y: pd.Series, gap: float
+    ax: plt.Axes, texts: Iterable[str], x: pd.Series, y: pd.Series, gap: float
 ) -> None:
     """Texts to the right of the axes, each with a line to its mark; y ascends."""
     bottom, top = ax.get_ylim()
