@@ -940,6 +940,8 @@ def test_files_are_opened_by_position(tmp_path):
         ("picto-dev", "picto-dev"),
         ("picto-few-shot", "few-shot"),
         ("picto-unlabelled", "unlabelled"),
+        ("picto-s-unlabelled", "unlabelled-s"),
+        ("picto-a-unlabelled", "unlabelled-a"),
     ],
 )
 def test_picto_pictures_labels_and_facts_belong_together(name, split):
@@ -954,6 +956,21 @@ def test_picto_pictures_labels_and_facts_belong_together(name, split):
         assert dataset.facts["style"][position] == scene.style
         pixels = np.asarray(dataset.image(position))
         assert np.array_equal(pixels, splits.image(split, index))
+
+
+@pytest.mark.parametrize(
+    ("pools", "dataset", "pool"),
+    [
+        ("{}-unlabelled", "picto", "picto-unlabelled"),
+        ("{}-unlabelled", "picto-s", "picto-s-unlabelled"),
+        ("{}-unlabelled", "imagenet-a", ""),
+        ("picto-unlabelled", "picto", "picto-unlabelled"),
+        ("picto-unlabelled", "picto-s", ""),
+        ("", "picto", ""),
+    ],
+)
+def test_the_pool_of_a_data_set_is_found_by_its_name(pools, dataset, pool):
+    assert data.pool_name(pools, dataset, first="picto") == pool
 
 
 def test_the_few_shot_set_has_as_many_photos_of_each_class():

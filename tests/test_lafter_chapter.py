@@ -138,6 +138,11 @@ def test_tested_images_are_left_out_of_a_pool_of_its_own_and_named(vit):
     assert cut.seen.name == "picto-unlabelled"
     assert cut.name == "picto"
     assert cut.twins == {}
+    assert (len(cut.seen), len(cut.test)) == (5, 64)  # no image is needed for a pool
+    fewer = self_training.halves(vit, dataset, photos, test_images=7)
+    assert fewer.test.ids == self_training.halves(vit, dataset, test_images=7).test.ids
+    some = dataset.subset(range(8))  # of the images that are tested
+    assert len(self_training.halves(vit, dataset, some).test) == 32
     cut = self_training.halves(vit, dataset, dataset)
     assert (len(cut.seen), cut.protocol) == (32, "inductive")
     assert cut.twins == {name: name for name in cut.test.ids}
@@ -362,6 +367,7 @@ def test_a_mean_gain_weighs_data_sets_alike_and_earlier_ledgers_fit(vit, tmp_pat
         ("text_templates", "openai_8", "openai_7"),
         ("tap_templates", "", "styles"),
         ("unlabelled", "unlabelled", "picto-unlabelled"),
+        ("unlabelled", "{}-unlabeled", "picto-s-unlabelled"),
         ("pool_images", 1, "at least 2"),
         ("seeds", 0, "1 to 100"),
         ("text_noise", -0.1, "at least 0"),

@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_store import pictures
 
-from helpers import keys
+from helpers import keys, store
 from helpers.chapters import adaptation, paying
 from helpers.chapters.paying import Rule
 from helpers.methods import sequential
@@ -48,6 +48,13 @@ def between(margins: torch.Tensor, stage: int) -> float:
     low, high = margins[:, stage].sort().values[5:7].tolist()
     assert high - low > 1e-5  # features of chunks differ by rounding
     return (low + high) / 2
+
+
+@pytest.fixture(autouse=True)
+def untimed(monkeypatch):
+    """Timing encodes images, which some tests count."""
+    monkeypatch.setattr(store, "seconds_per_image", lambda *_: 0.01)
+    monkeypatch.setattr(store, "view_seconds_per_image", lambda *_: 0.1)
 
 
 @pytest.fixture

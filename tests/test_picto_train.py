@@ -450,14 +450,15 @@ def test_a_shipped_vit_has_the_length_of_clips_features():
     assert lengths.mean().item() == pytest.approx(cards.LENGTH, rel=0.02)
 
 
-def test_picto_a_is_what_fooled_the_filter():
+@pytest.mark.parametrize("split", ["picto-a", "unlabelled-a"])
+def test_picto_a_and_its_pool_are_what_fooled_the_filter(split):
     network = hard_filter.load_filter()
-    indices = range(0, splits.SPLITS["picto-a"].size, 10)
-    labels = np.array([splits.scene("picto-a", i).label for i in indices])
-    pictures = splits.images("picto-a", indices)
+    indices = range(0, splits.SPLITS[split].size, 10)
+    labels = np.array([splits.scene(split, i).label for i in indices])
+    pictures = splits.images(split, indices)
     probability = hard_filter.probabilities(network, pictures)
     assert hard_filter.fooled(probability, labels).mean() > 0.99
-    first, attempt = splits.kept()[0]
+    first, attempt = splits.kept(split)[0]
     label = first % len(splits.CLASS_NAMES)
     assert attempt == splits.solvable_attempt("hard-pool", first, label)
 
@@ -472,10 +473,17 @@ def test_choosing_picto_a_needs_no_clip(monkeypatch, toy_pool):
     monkeypatch.setattr(open_clip, "create_model_and_transforms", refuse)
     pool_of_40 = replace(splits.SPLITS["hard-pool"], count=40)
     monkeypatch.setitem(splits.SPLITS, "hard-pool", pool_of_40)
+    monkeypatch.setitem(hard_filter.KEEP, "picto-a", 3)
+    monkeypatch.setattr(hard_filter, "CONFIDENCE", 0.0)
     network = hard_filter.train_filter(steps=2, images=16, batch=8)
     report = hard_filter.publish(network, toy_pool)
     assert report["pool"] == 40
-    assert len(report["scenes"]) == round(report["kept_share"] * 40)
+    scenes = report["scenes"]
+    assert set(scenes) == {"picto-a", "unlabelled-a"}
+    kept = [i for i, _ in [*scenes["picto-a"], *scenes["unlabelled-a"]]]
+    assert len(scenes["picto-a"]) == 3
+    assert kept == sorted(set(kept))
+    assert len(kept) == round(report["kept_share"] * 40)
 
 
 def test_unknown_asset_is_named():

@@ -1,6 +1,7 @@
 """The procedural world: scenes, pictures, captions, splits."""
 
 import dataclasses
+import json
 import random
 import re
 from collections import Counter
@@ -18,7 +19,8 @@ from picto.scenes import Nuisance, sample
 from picto.styles import STYLES, training_shares
 
 CLASSES = len(picto.CLASS_NAMES)
-SPLITS = [name for name in picto.SPLITS if name != "picto-a"]
+SPLITS = [name for name in picto.SPLITS if name not in ("picto-a", "unlabelled-a")]
+ENDS = "", "-o", "-s", "-r", "-c"
 CLEAR = Nuisance(
     scale=(0.4, 0.42), off_centre=0, occluded=0, clutter=0, unlit=0, degraded=1e-9
 )
@@ -296,14 +298,18 @@ def test_splits_have_their_sizes():
     assert sizes == {
         "train": 40_000,
         "few-shot": 16 * CLASSES,
-        "unlabelled": 6_000,
         "picto": 2_000,
         "picto-o": 2_000,
         "picto-s": 2_000,
         "picto-r": 2_400,
         "picto-c": 3_000,
-        "hard-pool": 12_000,
+        "hard-pool": 20_000,
         "picto-dev": 2_000,
+        "unlabelled": 6_000,
+        "unlabelled-o": 2_000,
+        "unlabelled-s": 2_000,
+        "unlabelled-r": 2_400,
+        "unlabelled-c": 3_000,
     }
     assert splits.scene("train", 123_456).index == 123_456  # it goes on
 
@@ -317,7 +323,11 @@ def test_splits_share_no_scene():
 
 
 @pytest.mark.parametrize(
-    "split", ["few-shot", "picto", "picto-o", "picto-s", "picto-r", "picto-c"]
+    "split",
+    [
+        "few-shot",
+        *(f"{kind}{shift}" for kind in ("picto", "unlabelled") for shift in ENDS),
+    ],
 )
 def test_classes_are_balanced(split):
     size = picto.SPLITS[split].size
@@ -326,7 +336,7 @@ def test_classes_are_balanced(split):
     assert len(counts) == CLASSES
     if split == "few-shot":
         assert set(counts) == {splits.SHOTS}
-    kinds = {"picto-r": 12, "picto-c": 30}.get(split, 1)
+    kinds = {"-r": 12, "-c": 30}.get(split[-2:], 1)
     assert counts.max() - counts.min() <= kinds
 
 
@@ -355,6 +365,18 @@ def test_shifted_splits_shift_what_they_say():
     assert set(cells["class_name"].nunique()) == {CLASSES}
 
 
+@pytest.mark.parametrize("end", ENDS)
+def test_a_pool_is_drawn_like_its_test_set(end):
+    test, more = (
+        splits.facts(f"{k}{end}", range(600)) for k in ("picto", "unlabelled")
+    )
+    kinds = ["style", "corruption", "severity"]
+    assert test[kinds].equals(more[kinds])
+    assert set(test["typical"]) == set(more["typical"])
+    assert not (test["rotation"] == more["rotation"]).any()
+    assert splits.SPLITS[f"unlabelled{end}"].size >= splits.SPLITS[f"picto{end}"].size
+
+
 def test_dev_has_a_little_of_each():
     dev = splits.facts("picto-dev", range(600))
     assert set(dev["style"]) == set(STYLES)
@@ -376,14 +398,18 @@ def test_hard_scenes_can_be_solved_by_a_person():
     assert facts["scale"].min() < 0.24
 
 
-def test_picto_a_is_the_kept_part_of_the_hard_pool(tmp_path, monkeypatch):
+def test_picto_a_and_its_pool_are_kept_parts_of_the_hard_pool(tmp_path, monkeypatch):
     monkeypatch.setattr(splits, "KEPT", tmp_path / "picto_a.json")
     splits.kept.cache_clear()
     with pytest.raises(FileNotFoundError, match="study train picto-filter"):
         splits.scene("picto-a", 0)
-    attempts = [splits.solvable_attempt("hard-pool", i, i) for i in (5, 2)]
-    splits.KEPT.write_text(f'{{"scenes": [[5, {attempts[0]}], [2, {attempts[1]}]]}}')
+    five, two, nine = (
+        [i, splits.solvable_attempt("hard-pool", i, i)] for i in (5, 2, 9)
+    )
+    scenes = {"picto-a": [five, two], "unlabelled-a": [nine]}
+    splits.KEPT.write_text(json.dumps({"scenes": scenes}))
     assert picto.SPLITS["picto-a"].size == 2
+    assert np.array_equal(splits.image("unlabelled-a", 0), splits.image("hard-pool", 9))
     assert np.array_equal(
         splits.images("picto-a", [0, 1]), splits.images("hard-pool", [5, 2])
     )

@@ -1,12 +1,13 @@
-"""The supervised network that selects the scenes of `picto-a`.
+"""The supervised network that selects the scenes of `picto-a` and its pool.
 
 ImageNet-A (Hendrycks et al. 2021, arXiv 1907.07174) has photographs that a supervised
 ResNet-50 gets wrong. Here a small residual network, trained with labels on pictures
-that no CLIP was trained on, classifies `hard-pool`; `picto-a` has the scenes that it
-gets wrong with confidence. The selection uses no CLIP.
+that no CLIP was trained on, classifies `hard-pool`; `picto-a` has the first scenes that
+it gets wrong with confidence, `unlabelled-a` the next. The selection uses no CLIP.
 """
 
 import json
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from picto import pool, splits
 FIRST_TRAIN_INDEX = 1_000_000  # above every index that the CLIPs train on
 IMAGES = 32_000
 CONFIDENCE = 0.3
-KEEP = 2_000
+KEEP = {"picto-a": 2_000, "unlabelled-a": 2_000}  # in this order
 
 
 class Block(nn.Module):
@@ -115,7 +116,9 @@ def publish(network: nn.Module, assets: Path = ASSETS) -> dict:
     pool_size = splits.SPLITS["hard-pool"].size
     hard = probabilities(network, pool.render("hard-pool", range(pool_size)))
     labels = np.arange(pool_size) % len(splits.CLASS_NAMES)
-    kept = np.flatnonzero(fooled(hard, labels))
+    kept = np.flatnonzero(fooled(hard, labels)).tolist()
+    left = iter(kept)
+    chosen = {split: list(islice(left, count)) for split, count in KEEP.items()}
     dev, facts = pool.dev_pool()
     correct = probabilities(network, dev).argmax(axis=1) == facts["label"].to_numpy()
     report = {
@@ -129,10 +132,13 @@ def publish(network: nn.Module, assets: Path = ASSETS) -> dict:
         .round(4)
         .to_dict(),
         "world": pool.world_hash(),
-        "scenes": [
-            [i, splits.solvable_attempt("hard-pool", i, int(labels[i]))]
-            for i in kept[:KEEP].tolist()
-        ],
+        "scenes": {
+            split: [
+                [i, splits.solvable_attempt("hard-pool", i, int(labels[i]))]
+                for i in indices
+            ]
+            for split, indices in chosen.items()
+        },
     }
     save_file(
         {k: v.contiguous() for k, v in network.state_dict().items()},

@@ -65,7 +65,7 @@ class Split:
     @property
     def size(self) -> int:
         """Number of scenes."""
-        return len(kept()) if self.count is None else self.count
+        return len(kept(self.name)) if self.count is None else self.count
 
 
 def scene(split: str, index: int) -> Scene:
@@ -134,15 +134,15 @@ def _train(index: int) -> Scene:
     )
 
 
-def _rendition(index: int) -> Scene:
+def _rendition(split: str, index: int) -> Scene:
     kinds = len(RENDITIONS)
-    return _balanced("picto-r", index, kinds, style=RENDITIONS[index % kinds])
+    return _balanced(split, index, kinds, style=RENDITIONS[index % kinds])
 
 
-def _corrupted(index: int) -> Scene:
+def _corrupted(split: str, index: int) -> Scene:
     cells = [(kind, severity) for severity in SEVERITIES for kind in CORRUPTIONS]
     kind, severity = cells[index % len(cells)]
-    clean = _balanced("picto-c", index, len(cells))
+    clean = _balanced(split, index, len(cells))
     return dataclasses.replace(clean, corruption=kind, severity=severity)
 
 
@@ -190,15 +190,15 @@ def _pool(index: int) -> Scene:
     return _solvable("hard-pool", index, index % len(CLASS_NAMES))
 
 
-def _adversarial(index: int) -> Scene:
-    source, attempt = kept()[index]
+def _adversarial(split: str, index: int) -> Scene:
+    source, attempt = kept(split)[index]
     found = _hard("hard-pool", source, source % len(CLASS_NAMES), attempt)
-    return dataclasses.replace(found, split="picto-a", index=index)
+    return dataclasses.replace(found, split=split, index=index)
 
 
 @functools.cache
-def kept() -> tuple[tuple[int, int], ...]:
-    """Return index and solvable attempt of the scenes of `hard-pool` in picto-a.
+def kept(split: str = "picto-a") -> tuple[tuple[int, int], ...]:
+    """Return index and solvable attempt of the scenes of `hard-pool` in a split.
 
     Raises FileNotFoundError if no filter network has selected them yet.
     """
@@ -206,7 +206,8 @@ def kept() -> tuple[tuple[int, int], ...]:
         raise FileNotFoundError(
             f"{KEPT} is missing; `study train picto-filter` chooses picto-a's scenes"
         )
-    return tuple((i, attempt) for i, attempt in json.loads(KEPT.read_text())["scenes"])
+    scenes = json.loads(KEPT.read_text())["scenes"][split]
+    return tuple((i, attempt) for i, attempt in scenes)
 
 
 DEV_PARTS = ("photo", "odd", "sketch", "rendition", "corruption", "hard")
@@ -237,9 +238,12 @@ def _dev(index: int) -> Scene:
 def _splits() -> dict[str, Split]:
     few_shot = SHOTS * len(CLASS_NAMES)
 
-    def photos(name: str, count: int, about: str, **how: object) -> Split:
-        return Split(name, count, about, functools.partial(_balanced, name, **how))
+    def drawn(
+        name: str, count: int | None, about: str, make: Callable, **how: object
+    ) -> Split:
+        return Split(name, count, about, functools.partial(make, name, **how))
 
+    photos = functools.partial(drawn, make=_balanced)
     splits = (
         Split(
             "train",
@@ -249,18 +253,25 @@ def _splits() -> dict[str, Split]:
             True,
         ),
         photos("few-shot", few_shot, f"{SHOTS} labelled photos per class"),
-        photos("unlabelled", 6_000, "photos whose labels nobody reads"),
         photos("picto", 2_000, "photos like those of training"),
         photos("picto-o", 2_000, "photos in odd places and colours", odd=True),
         photos("picto-s", 2_000, "sketches", style="sketch"),
-        Split(
-            "picto-r", 2_400, "renditions, half of them in unseen styles", _rendition
+        drawn("picto-r", 2_400, "renditions, half in unseen styles", make=_rendition),
+        drawn("picto-c", 3_000, "six corruptions at five severities", make=_corrupted),
+        Split("hard-pool", 20_000, "hard photos that a person can solve", _pool),
+        drawn(
+            "picto-a",
+            None,
+            "hard photos that a filter network got wrong",
+            make=_adversarial,
         ),
-        Split("picto-c", 3_000, "six corruptions at five severities", _corrupted),
-        Split("hard-pool", 12_000, "hard photos that a person can solve", _pool),
-        Split(
-            "picto-a", None, "hard photos that a filter network got wrong", _adversarial
-        ),
+        # Like the test sets, in their order; nobody reads their labels.
+        photos("unlabelled", 6_000, "more photos to learn from"),
+        photos("unlabelled-o", 2_000, "more photos in odd places", odd=True),
+        photos("unlabelled-s", 2_000, "more sketches", style="sketch"),
+        drawn("unlabelled-r", 2_400, "more renditions", make=_rendition),
+        drawn("unlabelled-c", 3_000, "more corruptions", make=_corrupted),
+        drawn("unlabelled-a", None, "more such hard photos", make=_adversarial),
         Split("picto-dev", 2_000, "a little of each, for every choice", _dev),
     )
     return {split.name: split for split in splits}

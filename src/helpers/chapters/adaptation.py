@@ -6,7 +6,6 @@ methods that tune prompts, in chunks of images.
 """
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -31,10 +30,12 @@ from helpers.models.prompts import PromptTower, contexts_at_once
 from helpers.progress import track
 from helpers.results import compare
 from helpers.store import contexts
-from helpers.store.chunks import timed
+from helpers.store.chunks import in_chunks, timed
+from helpers.store.timing import fastest
 from helpers.store.views import draw
 
 CHUNK = 128  # tuned images, or nearly so many, that a killed run loses
+TIMED = 64  # images, at most, on which a method is timed
 HERE = Path(__file__).parents[1]
 
 
@@ -163,13 +164,14 @@ def evaluate(
 
     Ledgers are named "METHOD-RECIPE", or "METHOD" without a recipe, where methods get
     the original image alone. Their seconds are those of the views (read, drawn and
-    encoded, when the store made them) and of the method; `attrs["looking"]` has those
-    of the views. Earlier results of a `Tuning` are read from disk, with their seconds,
-    so that a killed run resumes and its ledgers are the same.
+    encoded) and of the method, both timed as in `helpers.store.timing`;
+    `attrs["looking"]` has those of the views. Earlier results of a `Tuning` are read
+    from disk, so that a killed run resumes and its ledgers are the same.
     """
     if recipe:
-        rows = store.view_rows(backbone, dataset, recipe, count, run.seed)
-        views, looking = rows.features(), rows.seconds_per_image()
+        made_by = backbone, dataset, recipe, count, run.seed
+        views = store.view_features(*made_by)
+        looking = store.view_seconds_per_image(*made_by)
     else:
         views = store.image_features(backbone, dataset)[:, None]
         looking = store.seconds_per_image(backbone, dataset)
@@ -215,13 +217,25 @@ def answers(
     """Each method's name, logits [N, C] on the CPU, and seconds per image.
 
     `views`: [N, V, D], whose seconds are not counted. Earlier results of a `Tuning` are
-    read from disk, with their seconds.
+    read from disk.
     """
     views = views.to(backbone.device)
     for name, method in methods.items():
         label = f"{name} on {dataset.name} with {backbone.name}"
-        logits, spent = _logits(method, views, text, backbone.key, label)
-        yield name, logits, spent / len(dataset)
+        logits = _logits(method, views, text, backbone.key, label)
+        yield name, logits, _seconds(method, views, text)
+
+
+def _seconds(method: Method, views: Tensor, text: Text) -> float:
+    """Seconds per image of a method, timed on the first images."""
+    n = min(len(views), text.batch if isinstance(method, Tuning) else TIMED, TIMED)
+    own = text.context[:n] if text.context.ndim == 3 else text.context
+
+    def work() -> None:
+        with torch.no_grad():
+            method(views[:n], replace(text, context=own)).cpu()
+
+    return fastest(work) / n
 
 
 def steps_and_rates(
@@ -243,7 +257,7 @@ def steps_and_rates(
     for rate in rates:
         tuning = by_tuning(tpt.path, steps=max(steps), learning_rate=rate)
         label = f"TPT at rate {rate:g} with {backbone.name}"
-        logits, _ = _logits(tuning, views, text, backbone.key, label)
+        logits = _logits(tuning, views, text, backbone.key, label)
         choices = logits.argmax(dim=-1)  # [N, 1 + steps]
         right = choices == labels[:, None]
         for n in steps:
@@ -292,12 +306,12 @@ def chunk_size(batch: int) -> int:
 
 def _logits(
     method: Method, views: Tensor, text: Text, backbone: str, label: str
-) -> tuple[Tensor, float]:
-    """Logits [N, C] on the CPU, and what they took in seconds.
+) -> Tensor:
+    """Logits [N, C] on the CPU.
 
     `backbone` is the key of the one that views and text come from. Methods that read
     one tuning (`cots.READINGS`) are computed and kept together: the first one makes all
-    of them, and each has their seconds.
+    of them.
     """
     tuning = method.key if isinstance(method, Tuning) else ""
     place, alike = None, text.context.ndim == 2 and views.shape[1] > 1
@@ -314,15 +328,14 @@ def _logits(
         yield span, logits
 
     if not tuning:
-        began = time.perf_counter()
         ((_, logits),) = some(range(len(views)))
-        return logits.cpu(), time.perf_counter() - began
+        return logits.cpu()
     side = text.context, text.class_features, text.logit_scale, text.tower.class_names
     how = text.batch, text.jacobian is not None
     where = folder("adapted", tuning, backbone, views, side, how)
     size = chunk_size(text.batch)
-    logits, spent = timed(where, len(views), some, label, size)
-    return (logits if place is None else logits[:, place].clone()), spent
+    logits = in_chunks(where, len(views), some, label, size)
+    return logits if place is None else logits[:, place].clone()
 
 
 def look(

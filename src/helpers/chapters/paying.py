@@ -69,9 +69,9 @@ def look(
     margins, seconds = torch.full(shape, torch.nan), torch.zeros(shape)
     side = text.class_features, text.logit_scale
     if rules is None:
-        rows = store.view_rows(backbone, dataset, recipe, total, seed)
-        views = rows.features().to(backbone.device)
-        each = rows.seconds_per_image() / total
+        made_by = backbone, dataset, recipe, total, seed
+        views = store.view_features(*made_by).to(backbone.device)
+        each = store.view_seconds_per_image(*made_by) / total
         seconds += each * torch.tensor(counts).diff(prepend=torch.tensor([0]))
         return Looked(views, sequential.margins(views, *side, counts).cpu(), seconds)
     size = len(dataset), total, backbone.embed_dim

@@ -60,12 +60,13 @@ def halves(
     seed: int = 0,
     transductive: bool = False,
 ) -> Halves:
-    """Cut a data set into two halves by the hash of its ids, without its labels.
+    """Choose training and test images by the hash of their ids, without their labels.
 
     Args:
-        unlabelled: training images; by default the half that is not tested.
+        unlabelled: training images; by default the half that is not tested. If it has
+            images of `dataset`, half of `dataset` is tested, too, otherwise all of it.
         pool_images: training images at most, 0 for all.
-        test_images: test images at most, 0 for half of the data set.
+        test_images: test images at most, 0 for the half, or for all.
         transductive: train on the whole data set, test images included.
 
     Returns:
@@ -77,7 +78,10 @@ def halves(
     cut = held_out(dataset.ids, share, seed) if len(dataset) > 1 else ([0], [0])
     seen, test = (dataset.subset(rows) for rows in cut)
     seen = dataset if transductive else seen
-    seen = few(seen if unlabelled is None else unlabelled, pool_images, seed)
+    if unlabelled is not None:
+        apart = set(unlabelled.ids).isdisjoint(dataset.ids)
+        seen, test = unlabelled, few(dataset, test_images, seed) if apart else test
+    seen = few(seen, pool_images, seed)
     crops = partial(pool, crop=backbone.crop, size=backbone.image_size, strong=strong)
     both = [crops(part) for part in (seen, test)]
     same = {} if transductive else twins(*both)

@@ -124,6 +124,22 @@ def load(
     return readable(whole.sample(images, seed))
 
 
+def pool_name(pools: str, dataset: str, first: str) -> str:
+    """Return the data set whose images methods learn from before `dataset` is tested.
+
+    Args:
+        pools: a name with {} for that of the tested data set, for all that have such a
+            pool; or the name of one, the pool of `first`.
+        first: the study's first data set.
+
+    Returns "" where there is none.
+    """
+    if "{}" not in pools:
+        return pools if dataset == first else ""
+    name = pools.replace("{}", dataset)
+    return name if name in READERS else ""
+
+
 def unlabelled(dataset: Dataset) -> str:
     """Say how many images have no label; "" where all have one."""
     count = int((~dataset.labelled).sum())

@@ -17,7 +17,12 @@ from picto.splits import CLASS_NAMES, DEV_PARTS, SPLITS, facts, image, picture, 
 
 # Data set -> split: the test sets by their own names, and what methods may learn from.
 OFFERED = {name: name for name in SPLITS if name.startswith("picto")}
-OFFERED |= {"picto-few-shot": "few-shot", "picto-unlabelled": "unlabelled"}
+OFFERED |= {"picto-few-shot": "few-shot"}
+OFFERED |= {  # such as picto-s-unlabelled, drawn like picto-s
+    f"picto{split.removeprefix('unlabelled')}-unlabelled": split
+    for split in SPLITS
+    if split.startswith("unlabelled")
+}
 
 CACHED_IMAGES = 4096  # 50 MB; the largest test split fits, for the next backbone
 

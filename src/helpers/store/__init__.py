@@ -12,12 +12,11 @@ from helpers.store.features import (
     image_features,
     prompt_cosines,
     prompt_seconds_per_image,
-    seconds_per_image,
     template_features,
 )
-from helpers.store.views import (
-    chunk_features,
-    view_features,
-    view_rows,
+from helpers.store.timing import (
+    read_seconds_per_image,
+    seconds_per_image,
     view_seconds_per_image,
 )
+from helpers.store.views import chunk_features, view_features, view_rows

@@ -31,14 +31,8 @@ def image_features(backbone: Backbone, dataset: Dataset) -> Tensor:
             yield positions, backbone.encode_images(torch.stack(batch))
 
     label = f"encoding {dataset.name} with {backbone.name}"
-    where = _image_folder(backbone, dataset)
+    where = folder("images", backbone.key, dataset.key)
     return in_chunks(where, len(dataset), encode, label, SHARD)
-
-
-def seconds_per_image(backbone: Backbone, dataset: Dataset) -> float:
-    """Seconds to read, preprocess and encode an image when the features were made."""
-    where = _image_folder(backbone, dataset)
-    return seconds(where, len(dataset), SHARD) / len(dataset)
 
 
 def template_features(
@@ -117,10 +111,6 @@ def prompt_seconds_per_image(
     """Seconds to encode an image's prompts when the cosines were made."""
     where = _prompt_folder(backbone, dataset, templates)
     return seconds(where, len(dataset), SHARD) / len(dataset)
-
-
-def _image_folder(backbone: Backbone, dataset: Dataset) -> Path:
-    return folder("images", backbone.key, dataset.key)
 
 
 def _prompt_folder(

@@ -117,15 +117,6 @@ class Rows:
         marks = np.fromfile(path, MARK) if path.is_file() else np.zeros(0, MARK)
         return marks["seconds"]
 
-    def seconds_per_image(self) -> float:
-        """The mean of `seconds` over rows that are made; FileNotFoundError for none."""
-        seconds = self.seconds()
-        if not seconds.any():
-            raise FileNotFoundError(
-                f"no views in {self.folder}: make them with store.view_features"
-            )
-        return float(seconds[seconds > 0].mean())
-
 
 def view_features(
     backbone: Backbone,
@@ -182,21 +173,6 @@ def chunk_features(
     rows = _filled(backbone, dataset, views, span, seed, images)
     at = torch.as_tensor(images, dtype=torch.int64)
     return rows.features()[at], torch.from_numpy(rows.seconds())[at]
-
-
-def view_seconds_per_image(
-    backbone: Backbone,
-    dataset: Dataset,
-    views: str = "preaugment",
-    count: int = 64,
-    seed: int = 0,
-) -> float:
-    """Mean seconds per image, wall clock, to read, draw and encode all its views.
-
-    Views are drawn while the encoder works on other images. Raises FileNotFoundError
-    where no views have been made yet.
-    """
-    return _rows(backbone, dataset, views, range(count), seed).seconds_per_image()
 
 
 def draw(

@@ -216,6 +216,19 @@ def _same_classes_or_none(value: str, parameters: Mapping[str, Any]) -> str:
     return _dataset_or_none(value, parameters) or _classes(value, parameters)
 
 
+def _pools(value: str, parameters: Mapping[str, Any]) -> str:
+    from helpers import data
+
+    if "{}" not in value:
+        return _same_classes_or_none(value, parameters)
+    found = [data.pool_name(value, name, name) for name in data.names()]
+    if not any(found):
+        whole = [name for name in data.names() if name.endswith("-unlabelled")]
+        return f"no data set is called so; there are {', '.join(whole)}"
+    pools = (data.pool_name(value, name, name) for name in _sets(parameters))
+    return next(filter(None, (_classes(name, parameters) for name in pools)), "")
+
+
 def _scenes(value: str, parameters: Mapping[str, Any]) -> str:
     from helpers.data import embedded
 
@@ -458,7 +471,8 @@ RULES: dict[str, tuple[type, Rule]] = {
         ("augmentations", list, _named_in("views", "VIEWS", several=True)),
         ("memory", float, _passing(lambda value: value > 0, "a number above 0")),
         ("jacobian transductive everywhere", bool, _anything),
-        ("dev unlabelled", str, _same_classes_or_none),
+        ("dev", str, _same_classes_or_none),
+        ("unlabelled", str, _pools),
         ("view_counts", list, _view_counts),
         ("fractions", list, _fractions),
         ("step_counts batch_sizes", list, _step_counts),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from helpers import views
+from helpers import data, views
 from helpers.data.dataset import Dataset
 from helpers.methods.training import Student
 from helpers.models import clip, template_prompts
@@ -126,14 +126,16 @@ def work(p: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Counter[str]:
     # With the Jacobian, first steps are matrix products.
     found["steps"] = classes * (later if p.get("jacobian") else later + tuned)
     if "pool_images" in p:
-        pool = taken("pool_images", focus // 2)
+        own = data.pool_name(p["unlabelled"], p["focus"], p["dataset"])
+        drawn = data.describe(own).images if own else 0
+        pool = taken("pool_images", drawn or focus // 2)
         found["trained"] = 2 * p["epochs"] * pool
         if "long_epochs" in p:
             # Of the seeds' trainings, one is the beginning of the long one.
-            short = p["epochs"] * (TRAININGS + p["seeds"] - 1 + len(datasets) - 1)
+            sets = (1 + len(p["more_backbones"])) * len(datasets)
+            tried = len(p["learning_rates"]) * bool(p["dev"])
+            short = p["epochs"] * (TRAININGS + p["seeds"] - 1 + sets - 1 + tried)
             found["trained"] = (short + p["long_epochs"]) * pool
-            tried = p["epochs"] * len(p["learning_rates"]) * bool(p["dev"])
-            found["trained"] += tried * (p["dev_images"] // 2)
     if "max_minutes" in p and not p["diffusion"].startswith("picto-"):
         trials = 1 + len(p["strengths"]) + len(p["step_counts"])
         found["drawn"] = 60 * p["max_minutes"] * trials
