@@ -227,7 +227,7 @@ def ruled(published=0.04, gain=0.03, decided=True, detectable=0.02) -> str:
 
 
 def test_the_verdict_follows_the_stated_rule():
-    none = "no detectable difference (at least 2.0 points would have been seen)"
+    none = "no detectable difference (a difference of 2.0 points would have been seen)"
     assert ruled() == "agrees"
     assert ruled(published=-0.04, gain=-0.01) == "agrees"
     assert ruled(gain=-0.03) == "opposite"

@@ -13,9 +13,9 @@ The verdict, by this rule and no other:
 
 - "agrees" or "opposite": by `compare.corrected` we gain or lose, and our gain has the
   sign of the mean published one, or has not.
-- "no detectable difference (at least x points would have been seen)": it is not; x is
-  what the corrected test shows in four of five cases. "Not reproduced" stands before
-  it where the published gain is at least x.
+- "no detectable difference (a difference of x points would have been seen)": it is
+  not; x is what the corrected test shows in four of five cases. "Not reproduced" stands
+  before it where the published gain is at least x.
 - "not measured here": papers have numbers, the study has none on their counterparts.
 - "no published gain": no source read so far prints the method beside its baseline.
 """
