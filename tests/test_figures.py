@@ -419,6 +419,7 @@ def test_methods_of_one_colour_get_colours_to_tell_them_apart():
 
 def test_a_method_has_one_colour():
     known = registry.colours()
+    assert figures.colour("vote of views") == known["vote"]  # by its name in tables
     assert figures.colour("tpt") == known["tpt"]
     assert figures.colour("Zero-shot") == known["zero_shot"]
     assert figures.colour("zero") == known["zero"]

@@ -227,7 +227,7 @@ def ruled(published=0.04, gain=0.03, decided=True, detectable=0.02) -> str:
 
 
 def test_the_verdict_follows_the_stated_rule():
-    none = "no detectable difference (at least 2.0 points would have been seen)"
+    none = "no detectable difference (a difference of 2.0 points would have been seen)"
     assert ruled() == "agrees"
     assert ruled(published=-0.04, gain=-0.01) == "agrees"
     assert ruled(gain=-0.03) == "opposite"
@@ -294,9 +294,9 @@ def why(method="tpt", verdict=NONE, **evidence) -> str:
 
 
 def test_a_reason_is_bound_to_what_the_run_shows():
-    assert why(moved=2.5).startswith("It moves only 2.5 % of predictions")
+    assert why(moved=2.5).startswith("The method changes only 2.5 % of")
     assert why(moved=4.5).startswith(
-        "unexplained: 3.0 % of predictions get right, 2.9 %"
+        "unexplained: 3.0 % of predictions turn right, 2.9 %"
     )
     assert why("lafter", "opposite", tokens=36.0).startswith("Fifty tokens")
     assert why("lafter", "opposite", tokens=3.0).startswith("unexplained")
@@ -304,13 +304,13 @@ def test_a_reason_is_bound_to_what_the_run_shows():
         "The strong view"
     )
     assert why("upl", "opposite", tokens=36.0).startswith("unexplained")
-    assert why("upl", start=19.0, their_start=29.0).startswith("It learns from pseudo")
+    assert why("upl", start=19.0, their_start=29.0).startswith("The method learns")
     assert why("upl", start=39.0, their_start=29.0).startswith("unexplained")
-    assert why("rlcf_prompt", lead=-1.0).startswith("The model that rewards it leads")
+    assert why("rlcf_prompt", lead=-1.0).startswith("The model that rewards")
     assert why("tpt", lead=-1.0).startswith("unexplained")
     assert why("dclip", wordings=0.8).startswith("The best of the card's wordings")
     assert why("cupl", "opposite", gain=-8.0, wordings=0.8, worst=45.0).startswith(
-        "It writes prompts that this text tower reads badly"
+        "The method words its prompts in ways that this text tower reads badly"
     )
     assert why("cupl", "opposite", gain=-8.0, wordings=0.8, worst=5.0).startswith(
         "unexp"
@@ -321,7 +321,7 @@ def test_a_reason_is_bound_to_what_the_run_shows():
     assert why("zero", crop=32.0).startswith("A crop of a quarter")
     assert why("zero", crop=3.0).startswith("unexplained")
     assert why("tpt", crop=32.0).startswith("unexplained")  # a vote reads them as well
-    assert why("tpt", common=80.0).startswith("80 % of what its step does")
+    assert why("tpt", common=80.0).startswith("80 % of what the step does")
     assert why("zero", common=80.0).startswith("unexplained")
     assert why(seen=5.0, moved=1.0).startswith("So few images do not show a gain")
 
@@ -375,7 +375,7 @@ def test_evidence_comes_from_ledgers_and_tables(tmp_path):
     assert reasons["lafter"].startswith("Fifty tokens")
     assert "rlcf_prompt" not in set(literature.cells(scores)["method"]) or reasons[
         "rlcf_prompt"
-    ].startswith("It moves only 0.0 %")
+    ].startswith("The method changes only 0.0 %")
 
 
 # Ranks

@@ -224,7 +224,7 @@ def test_one_image_or_two_claim_nothing(classes, tmp_path):
     folder = paths.OUTPUTS / study
     answers = pd.read_csv(folder / "tables" / "07_findings.csv")["answer"]
     assert len(answers) > 4
-    claims = answers.str.contains(r"\b(?:gains|loses) \d")
+    claims = answers.str.contains(r"\b(?:gains?|loses?) \d")
     assert not claims.any(), answers[claims].tolist()
     settings = pd.read_csv(folder / "results.csv").set_index("method")["settings"]
     protocol = json.loads(settings["lafter"])["protocol"]

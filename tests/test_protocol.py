@@ -50,7 +50,7 @@ def test_the_correction_is_holms_and_the_verdict_follows_it():
     assert np.isnan(found["detectable"][3])
     # Raw p of 20 : 8 is below 5 %; the corrected one is not.
     assert table["p"][2] < 0.05 < found["p_holm"][2]
-    assert found["verdict"][2].startswith("no detectable difference (at least ")
+    assert found["verdict"][2].startswith("no detectable difference (a difference of ")
 
 
 def test_the_order_of_rows_does_not_matter():
@@ -96,8 +96,8 @@ def test_no_fewer_wins_are_detectable_than_the_exact_test_needs(level):
 
 def test_several_undecided_rows_are_told_by_their_ends():
     told = compare.undetected([0.02, 0.01, 0.025])
-    assert "(at least 1.0 to 2.5 points would" in told
-    assert "(at least 1.0 points would" in compare.undetected([0.01, 0.01])
+    assert "(differences of 1.0 to 2.5 points would" in told
+    assert "(a difference of 1.0 points would" in compare.undetected([0.01, 0.01])
 
 
 # The macro average

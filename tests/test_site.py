@@ -132,7 +132,7 @@ def synthesis(folder: Path) -> bytes:
     """Add what chapter 07 leaves; returns its main figure."""
     picture = png(folder / "figures" / "07_frontier.png", 200)
     (folder / "tables").mkdir()
-    none = "no detectable difference (at least 2.0 points would have been seen)"
+    none = "no detectable difference (a difference of 2.0 points would have been seen)"
     rows = [
         ("digits", "rn", "episodic", "vote", "vote", True, 0.0225, "gains", 0.2),
         ("sketch", "rn", "episodic", "vote", "vote", True, -0.01, none, 0.4),

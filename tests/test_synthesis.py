@@ -592,21 +592,39 @@ def test_the_synthesis_says_what_to_do_and_what_it_costs(tmp_path):
     assert said.count(" over the prompt ensemble") == 1  # of both methods, said once
     kept = "On ordinary pictures (picto), keep zero-shot: no tested method is shown to "
     assert f"{kept}gain." in said
-    dearest = "The dearest of these is vote of views: an image takes 100 ms, and 10 ms "
-    assert f"{dearest}with one prompt." in said
+    dearest = "Of these methods, the vote of views takes longest: 100 ms for an image, "
+    assert f"{dearest}against 10 ms with one prompt." in said
     assert said.endswith(
         "None of these is worse calibrated than one prompt by a point or more."
     )
     harmed = decided.assign(ece=0.5, ece_one=0.1, surer=-0.5)
-    assert "a point or more: OnZeta and vote of views. " in told(harmed)
-    worst = "is {} than it is right: its calibration error is 50 %, that of one prompt "
-    assert f"OnZeta, which {worst.format('less sure')}10 %." in told(harmed)
-    assert worst.format("surer") in told(harmed.assign(surer=0.5))
+    assert "a point or more: OnZeta and the vote of views. " in told(harmed)
+    worst = "The worst calibration is that of OnZeta: confidence {} accuracy, and the "
+    worst += "calibration error is 50 %, against 10 % with one prompt."
+    assert worst.format("is below") in told(harmed)
+    assert worst.format("exceeds") in told(harmed.assign(surer=0.5))
     none = decided.assign(verdict="no detectable difference")
     assert told(none) == (
         "On ordinary pictures (picto) and sketches (picto-s), keep zero-shot: no "
         "tested method is shown to gain."
     )
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("ZERO", "ZERO gains"),
+        ("80 prompts", "80 prompts gain"),
+        ("captions", "captions gain"),
+        ("random views", "random views gain"),
+        ("vote of views", "the vote of views gains"),
+        ("prompt chosen on labels", "the prompt chosen on labels gains"),
+        ("the style's name in the prompt", "the style's name in the prompt gains"),
+        ("AutoCLIP, 80 templates", "AutoCLIP, 80 templates gains"),
+    ],
+)
+def test_the_verb_agrees_with_the_method(method, said):
+    assert findings.acting(method, "gain") == said
 
 
 def test_findings_answer_only_for_chapters_that_were_run(made):

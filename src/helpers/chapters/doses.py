@@ -287,6 +287,7 @@ def sentence(row: Mapping[str, float | str]) -> str:
             return f"{subject} {told}."
         most = "greatest" if row["turned_by"] > 0 else "least"
         there = f"{100 * row['turned']:+.1f} points at {row['turn']:g}"
-        return f"{subject} {told}, along a line; in between it is {most}: {there}."
+        told = f"{told}, along a straight line"
+        return f"{subject} {told}. The {most} value lies in between: {there}."
     change = findings.points(row, " points")
     return f"{subject} {row['over']}: {change}, {row['verdict']}."

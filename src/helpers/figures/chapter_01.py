@@ -257,9 +257,11 @@ def per_class_accuracy(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     if left_out:
         ax.axhspan(19.75, 20.75, color="#f0f0f0", lw=0)
         text = f"{left_out} classes between"
-        ax.text(50, 20.25, text, ha="center", va="center", fontsize=9)
+        middle = {"transform": ax.get_yaxis_transform(), "ha": "center", "va": "center"}
+        ax.text(0.5, 20.25, text, fontsize=9, **middle)
     ax.set_yticks(y, ranked["class_name"].map(short), fontsize=9)
-    ax.set(xlim=(-2, 102), ylim=(y[-1] + 0.7, -0.7))
+    least = 10 * np.floor(10 * ranked["ci_low"].min())
+    ax.set(xlim=(least - 2, 102), ylim=(y[-1] + 0.7, -0.7))
     ax.set_xlabel(f"top-1 accuracy (%), dashed: mean {mean:.1f}")
     ax.grid(False, axis="y")
     return fig, ranked.reset_index(drop=True)

@@ -40,6 +40,6 @@ def causes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         tick.set_fontweight("bold" if tick.get_text() in causes else "normal")
     label = "change (points)\nfilled: a change, after correction"
     if frame["turned_by"].notna().any():
-        label += "\ncross: from the first dose to a peak or trough in between"
+        label += "\ncross: to a peak or trough in between"
     ax.set_xlabel(label)
     return fig, frame.reset_index(drop=True)

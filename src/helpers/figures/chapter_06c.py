@@ -62,11 +62,16 @@ def gain_by_price(frame: pd.DataFrame, full: int) -> tuple[Figure, pd.DataFrame]
     return fig, frame.reset_index(drop=True)
 
 
+LIMITS = 0, 150
+"""Percent of a gain; intervals that reach further are cut off."""
+
+
 @styled
 def gain_kept(frame: pd.DataFrame, aim: float) -> tuple[Figure, pd.DataFrame]:
     """The share of the full price's gain that is kept, a row per method and rule.
 
-    On the right: the share of the full price. Dashed: the aim, and all of the gain.
+    On the right: the share of the full price. Dashed: the aim, and all of the gain. An
+    arrow: the interval goes on beyond `LIMITS`.
 
     Args:
         frame: method, rule, kept, ci_low, ci_high (fractions of the gain) and price
@@ -78,11 +83,14 @@ def gain_kept(frame: pd.DataFrame, aim: float) -> tuple[Figure, pd.DataFrame]:
     fig, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.32 * len(frame)))
     for y, row in enumerate(frame.itertuples()):
         number = rules.index(row.rule)
-        ends = np.clip([100 * row.ci_low, 100 * row.ci_high], -100, 300)
+        ends = np.clip([100 * row.ci_low, 100 * row.ci_high], *LIMITS)
         ax.hlines(y, *ends, color=shades[number], lw=1.6)
+        further = 100 * row.ci_low < LIMITS[0], 100 * row.ci_high > LIMITS[1]
+        for end, arrow, beyond in zip(ends, "<>", further, strict=True):
+            ax.plot(end, y, arrow * beyond, color=shades[number], markersize=7)
         label = "" if row.rule in frame["rule"].iloc[:y].to_list() else row.rule
         look = {"color": shades[number], "markersize": 6, "label": label}
-        ax.plot(np.clip(100 * row.kept, -100, 300), y, MARKERS[number], **look)
+        ax.plot(np.clip(100 * row.kept, *LIMITS), y, MARKERS[number], **look)
         beside(ax, y, f"{row.price:.0%}")
     for x in (100 * aim, 100):
         ax.axvline(x, color=INK, lw=1, ls="--", zorder=1)

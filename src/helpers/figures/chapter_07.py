@@ -375,7 +375,7 @@ def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for part in (words, numbers):
         part.axis("off")
     _questions(words, leaves)
-    columns = {"broken": 0.14, "ECE": 0.45, "ms": 0.61, "keeps": 1.0}
+    columns = {"broken": 0.14, "ECE": 0.43, "ms": 0.59, "keeps": 1.0}
     for y, leaf in enumerate(leaves.to_dict("records")):
         if leaf["use"] == tree.KEEP:
             look = {"textcoords": "offset points", "va": "center", "fontsize": 9}
@@ -386,7 +386,8 @@ def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             ax.plot(ends, [y, y], color=BLUE, lw=2)
             ax.plot(100 * leaf["expect"], y, "o", ms=8, mec=BLUE, mfc=face)
             points = f"{100 * leaf['expect']:+.1f}"
-            ax.text(100 * leaf["expect"], y - 0.15, points, ha="center", va="bottom")
+            look = {"ha": "center", "va": "bottom", "backgroundcolor": "white"}
+            ax.text(100 * leaf["expect"], y - 0.15, points, **look)
         error = tree.share(leaf["ece"])
         note = tree.calibrated(leaf).removeprefix(error).strip()
         numbers.text(columns["ECE"], y + 0.3, note, ha="right", va="center", fontsize=8)
@@ -414,7 +415,8 @@ def _questions(ax: plt.Axes, leaves: pd.DataFrame) -> None:
         middles.append(middle)
         for y, leaf in zip(part.index, part.to_dict("records"), strict=True):
             ax.plot([0.42, 0.5, 0.53], [middle, y, y], color=FAINT, lw=1.5, zorder=0)
-            without = f"no gain with {leaf['without']}" if leaf["without"] else ""
+            without = " or ".join(leaf["without"].rsplit(", ", 1))
+            without = f"no gain with {without}" if without else ""
             question = tree.asked(leaf) or "Otherwise" * (len(part) > 1)
             lines = [
                 (question, 0.24, {"fontsize": 9}),

@@ -81,9 +81,11 @@ def styled(draw: Callable) -> Callable:
 def colour(method: str) -> str:
     """The colour of a method as "#rrggbb", the same in every figure and run.
 
-    A name that begins like a method of the registry that has a colour gets that, in a
-    shade of its own if more follows. Any other name gets a hue from its letters.
+    A name that begins like the key of a method of the registry that has a colour gets
+    that, in a shade of its own if more follows. Any other name gets a hue from its
+    letters. What tables call a method has the colour of its key.
     """
+    method = _key(method)
     name, known = _letters(method), coloured(method)
     digest = zlib.crc32(name.encode())
     if not known:
@@ -95,13 +97,19 @@ def colour(method: str) -> str:
     return (shades[5:9] + shades[12:17])[digest % 9]
 
 
+def _key(method: str) -> str:
+    """The key of a method that tables call so; any other name as it is."""
+    keys = {name: key for key, name in registry.names().items() if name}
+    return keys.get(method, method)
+
+
 def _letters(method: str) -> str:
     return "".join(sign for sign in method.casefold() if sign.isalnum())
 
 
 def coloured(method: str) -> str:
     """The longest key with a colour that the name begins with, or nothing."""
-    name = _letters(method)
+    name = _letters(_key(method))
     known = [key for key in registry.colours() if name.startswith(_letters(key))]
     return max(known, key=len, default="")
 

@@ -239,8 +239,8 @@ def corrected(table: pd.DataFrame) -> pd.DataFrame:
         The table with `p_holm`, p adjusted for the number of tests (Holm 1979);
         `detectable`, the smallest true difference that the row's test, so corrected,
         shows in four of five cases; and `verdict`: "gains" or "loses" where p_holm is
-        below 5 %, else "no detectable difference (at least 2.1 points would have been
-        seen)", and "" where nothing was tested.
+        below 5 %, else "no detectable difference (a difference of 2.1 points would
+        have been seen)", and "" where nothing was tested.
     """
     p = table["p"].dropna()
     table = table.assign(p_holm=pd.Series(holm(p), p.index, dtype=float))
@@ -288,8 +288,9 @@ def undetected(detectable: Collection[float]) -> str:
     ends = [100 * end for end in (min(detectable), max(detectable))]
     if ends[1] > 100:
         return "no detectable difference (too few images to see any)"
-    seen = " to ".join(dict.fromkeys(f"{end:.1f}" for end in ends))
-    return f"no detectable difference (at least {seen} points would have been seen)"
+    seen = " to ".join(several := list(dict.fromkeys(f"{end:.1f}" for end in ends)))
+    what = "differences" if len(several) > 1 else "a difference"
+    return f"no detectable difference ({what} of {seen} points would have been seen)"
 
 
 def detectable(se: float, n: int, level: float = LEVEL) -> float:

@@ -37,6 +37,8 @@ for _need in registry.NEEDS.values():
 """What a user may have, and the panels of methods that it allows."""
 
 AGAINST = {"gains": "over", "loses": "against"}
+_ARTICLE = {"mean", "name", "prompt", "text", "vote"}
+_PLURAL = {"captions", "models", "priors", "prompts", "templates", "texts", "views"}
 
 
 def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
@@ -255,6 +257,23 @@ def kind(dataset: str) -> str:
     return f"{KINDS[dataset]} ({dataset})" if dataset in KINDS else dataset
 
 
+def percent(share: float, digits: int = 0) -> str:
+    """ "93 %" of 0.927, as sentences have it; tables are tighter: "92.7%"."""
+    return f"{100 * share:.{digits}f} %"
+
+
+def subject(method: str) -> str:
+    """A method's name in a sentence: "the vote of views", "80 prompts", "ZERO"."""
+    return f"the {method}" if re.split(r"\W", method)[0] in _ARTICLE else method
+
+
+def acting(method: str, verb: str) -> str:
+    """What a method does: "80 prompts gain", "the vote of views gains"."""
+    head = re.split(r",| (?:of|in|on|from|chosen) ", method)[0]
+    plural = head.split()[-1] in _PLURAL
+    return f"{subject(method)} {verb}{'' if plural else 's'}"
+
+
 def listed(names: Iterable[str]) -> str:
     """ "a, b and c"."""
     *most, last = names
@@ -270,8 +289,8 @@ def points(row: Mapping[str, float] | pd.Series, about: str = "") -> str:
 def tested(row: Mapping[str, float | str] | pd.Series) -> str:
     """What a row of `compare.corrected` finds, after its subject.
 
-    "gains 8.1 points [6.0, 10.2]", or "shows no detectable difference (at least 2.1
-    points would have been seen): +0.5 points [-0.7, +1.7]".
+    "gains 8.1 points [6.0, 10.2]", or "shows no detectable difference (a difference of
+    2.1 points would have been seen): +0.5 points [-0.7, +1.7]".
     """
     if row["verdict"] in compare.DECIDED:
         return f"{row['verdict']} {amount(row)}"
@@ -342,7 +361,8 @@ def sentences(text: str) -> list[str]:
 def short(text: str) -> str:
     """An answer without means over data sets, detectable differences and code names."""
     told = [x for x in sentences(text) if not x.startswith("Mean over ")]
-    return re.sub(r" \((at least|picto-)[^)]*\)", "", " ".join(told))
+    noted = r" \((picto-[^)]*|[^()]* would have been seen)\)"
+    return re.sub(noted, "", " ".join(told))
 
 
 def bullets(text: str) -> str:
@@ -364,7 +384,7 @@ def _right(correct: pd.Series, dataset: str) -> str:
     """ "93.8 % [92.7, 94.8] of picto", from the hits of each data set."""
     hits = correct[dataset]
     low, high = metrics.bootstrap_interval(hits)
-    share = f"{100 * hits.mean():.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+    share = f"{percent(hits.mean(), 1)} [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{share} of {kind(dataset)}"
 
 
@@ -403,7 +423,7 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
                 has = "otherwise " * (len(part) > 1)
             elif leaf["use"] in tree.CALLED.values():  # it names what one has
                 has = ""
-            ways.append(f"{has}{leaf['use']} gains {_expected(leaf)}")
+            ways.append(f"{has}{acting(leaf['use'], 'gain')} {_expected(leaf)}")
             if leaf["over"] != part["over"].shift().get(leaf.name):  # said once
                 ways[-1] += f" over {leaf['over']}"
         told.append(f"On {kind(dataset)}, {'; '.join(ways)}")
@@ -417,8 +437,8 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
     one = pd.DataFrame([_price(scores, key) for key in singles if key])
     times = gains["seconds_per_image"] / one["seconds_per_image"]
     dearest = gains.loc[times.idxmax()]
-    text = f"The dearest of these is {dearest['use']}: an image takes "
-    text += f"{1000 * dearest['seconds_per_image']:.0f} ms, and "
+    text = f"Of these methods, {acting(dearest['use'], 'take')} longest: "
+    text += f"{1000 * dearest['seconds_per_image']:.0f} ms for an image, against "
     text += f"{1000 * one['seconds_per_image'][times.idxmax()]:.0f} ms with one prompt"
     told.append(text)
     worse = gains["ece"] - gains["ece_one"]
@@ -426,12 +446,13 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
     if not much.any():
         same = "None of these is worse calibrated than one prompt by a point or more"
         return ". ".join([*told, same])
-    some = listed(dict.fromkeys(gains["use"][much]))
+    some = listed(map(subject, dict.fromkeys(gains["use"][much])))
     told.append(f"Worse calibrated than one prompt by a point or more: {some}")
-    surer = "surer" if gains["surer"][at] > 0 else "less sure"
-    own, plain = (f"{100 * gains[k][at]:.0f} %" for k in ("ece", "ece_one"))
-    text = f"The worst is {gains['use'][at]}, which is {surer} than it is right: its "
-    told.append(f"{text}calibration error is {own}, that of one prompt {plain}")
+    lies = "exceeds" if gains["surer"][at] > 0 else "is below"
+    own, plain = (percent(gains[k][at]) for k in ("ece", "ece_one"))
+    text = f"The worst calibration is that of {subject(gains['use'][at])}: confidence "
+    text += f"{lies} accuracy, and the calibration error is {own}, against {plain} "
+    told.append(f"{text}with one prompt")
     return ". ".join(told)
 
 

@@ -46,6 +46,11 @@ KINDS = {
 """What a data set shows, for sentences; others are called by their names."""
 
 
+HEADS = {"their_loss": "their entropy (nats)", "n": "images", "loss": "entropy (nats)"}
+HEADS |= {"its_top1": "its accuracy", "its_n": "its images", "its_study": "its study"}
+"""What readers see over columns of `laid_out`."""
+
+
 class Row(NamedTuple):
     """A cell of a published table, and the ledgers, the first there is, of ours."""
 

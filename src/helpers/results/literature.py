@@ -13,9 +13,9 @@ The verdict, by this rule and no other:
 
 - "agrees" or "opposite": by `compare.corrected` we gain or lose, and our gain has the
   sign of the mean published one, or has not.
-- "no detectable difference (at least x points would have been seen)": it is not; x is
-  what the corrected test shows in four of five cases. "Not reproduced" stands before
-  it where the published gain is at least x.
+- "no detectable difference (a difference of x points would have been seen)": it is
+  not; x is what the corrected test shows in four of five cases. "Not reproduced" stands
+  before it where the published gain is at least x.
 - "not measured here": papers have numbers, the study has none on their counterparts.
 - "no published gain": no source read so far prints the method beside its baseline.
 """
@@ -72,8 +72,8 @@ REASONS = (
     Reason(
         (),
         lambda e: e["moved"] < e["published"],
-        "It moves only {moved:.1f} % of predictions, and the published gain must move "
-        "at least {published:.1f} %.",
+        "The method changes only {moved:.1f} % of predictions; for the published gain, "
+        "it must change at least {published:.1f} %.",
     ),
     Reason(
         ("lafter",),
@@ -90,13 +90,14 @@ REASONS = (
     Reason(
         TRAINED,
         lambda e: e["start"] < e["their_start"],
-        "It learns from pseudo-labels, of which {start:.0f} % are right here and "
-        "{their_start:.0f} % in papers.",
+        "The method learns from pseudo-labels, of which {start:.0f} % are right here "
+        "and {their_start:.0f} % in papers.",
     ),
     Reason(
         ("rlcf_prompt", "rlcf_encoder"),
         lambda e: e["lead"] < e["published"],
-        "The model that rewards it leads by {lead:.1f} points, less than papers gain.",
+        "The model that rewards the method leads by {lead:.1f} points, less than "
+        "papers gain.",
     ),
     Reason(
         OF_PROMPTS,
@@ -107,8 +108,8 @@ REASONS = (
     Reason(
         OF_WORDS,
         lambda e: 0 < -e["gain"] < e["worst"],
-        "It writes prompts that this text tower reads badly: the worst of the card's "
-        "wordings is {worst:.0f} points below the median one.",
+        "The method words its prompts in ways that this text tower reads badly: the "
+        "worst of the card's wordings is {worst:.0f} points below the median one.",
     ),
     Reason(
         ("caption",),
@@ -119,7 +120,7 @@ REASONS = (
     Reason(
         BY_TUNING,
         lambda e: e["common"] > 50,
-        "{common:.0f} % of what its step does to the class features is common to all "
+        "{common:.0f} % of what the step does to the class features is common to all "
         "classes, and changes no prediction.",
     ),
     Reason(
@@ -474,8 +475,8 @@ def reason(method: str, decision: str, evidence: Evidence) -> str:
     for methods, holds, sentence in REASONS:
         if (not methods or method in methods) and holds(evidence):
             return sentence.format(**evidence)
-    told = "unexplained: {rescued:.1f} % of predictions get right, {broken:.1f} % wrong"
-    return told.format(**evidence)
+    told = "unexplained: {rescued:.1f} % of predictions turn right, "
+    return (told + "{broken:.1f} % wrong").format(**evidence)
 
 
 def ranks(table: pd.DataFrame) -> pd.DataFrame:

@@ -140,7 +140,7 @@ def card(
         _part(dataset, name, images, seed) for name in ("photo", "hard", "sketch")
     )
     rows = _Rows()
-    rows.add("logit scale", backbone.logit_scale, "", 1, "weights")
+    rows.add("logit scale", backbone.logit_scale, "", 1, "model")
     names = dataset.class_names
     wordings = backbone.template_features(names, [PHOTO, SKETCH, *WORDINGS]).cpu()
     pixels = _stacked(backbone.crop(image) for image in _pictures(home))
