@@ -283,6 +283,11 @@ def _verdict(difference: float, p_holm: float, detectable: float) -> str:
     return undetected([detectable])
 
 
+def points(middle: float, low: float, high: float, about: str = "") -> str:
+    """A difference and its interval, fractions, in points: "+8.1 [+6.0, +10.2]"."""
+    return f"{100 * middle:+.1f}{about} [{100 * low:+.1f}, {100 * high:+.1f}]"
+
+
 def undetected(detectable: Collection[float]) -> str:
     """The verdict on one or several rows that neither gain nor lose."""
     ends = [100 * end for end in (min(detectable), max(detectable))]

@@ -263,8 +263,7 @@ def listed(names: Iterable[str]) -> str:
 
 def points(row: Mapping[str, float] | pd.Series, about: str = "") -> str:
     """ "+8.1 points [+6.0, +10.2]" from difference, ci_low and ci_high."""
-    middle, low, high = (100 * row[k] for k in ("difference", "ci_low", "ci_high"))
-    return f"{middle:+.1f}{about} [{low:+.1f}, {high:+.1f}]"
+    return compare.points(row["difference"], row["ci_low"], row["ci_high"], about)
 
 
 def tested(row: Mapping[str, float | str] | pd.Series) -> str:

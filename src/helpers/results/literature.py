@@ -518,19 +518,10 @@ def stands_for(dataset: str) -> str:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `agreement` to be read: gains in points, with range or interval."""
-
-    def told(row: pd.Series, middle: str, low: str, high: str) -> str:
-        points = [100 * row[k] for k in (middle, low, high)]
-        return (
-            "" if np.isnan(points[0]) else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points)
-        )
-
+    columns = ["published", "published_low", "published_high"], ["gain", "low", "high"]
     theirs, ours = (
-        [told(row, *names) for _, row in table.iterrows()]
-        for names in (
-            ("published", "published_low", "published_high"),
-            ("gain", "low", "high"),
-        )
+        ["" if np.isnan(row[0]) else compare.points(*row) for row in rows]
+        for rows in (table[names].to_numpy(float) for names in columns)
     )
     sources = table["sources"].fillna("").str.split(", ")
     found = table[["name", "over"]].set_axis(["method", "baseline"], axis=1)
