@@ -157,6 +157,11 @@ def _two_way(values: np.ndarray, resamples: int) -> tuple[float, np.ndarray]:
         return np.nanmean(values), sums / counts
 
 
+def draws(rng: np.random.Generator, count: int, resamples: int) -> np.ndarray:
+    """How often each of `count` things is drawn in a bootstrap: [resamples, count]."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+
+
 @lru_cache(maxsize=16)
 def _weights(count: int, resamples: int, axis: int) -> np.ndarray:
     """How often each of `count` things is drawn: uint8 [resamples, count].

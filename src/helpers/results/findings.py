@@ -193,13 +193,13 @@ def claims(
         return table
     outcomes = {against: outcome for outcome, against in protocol.OUTCOMES.items()}
     tested = board[board["headline"]].set_index(["dataset", "backbone", "method"])
-    places = list(zip(*(table[name] for name in tested.index.names), strict=True))
-    known = np.array([place in tested.index for place in places])
+    rows = list(zip(*(table[name] for name in tested.index.names), strict=True))
+    known = np.array([row in tested.index for row in rows])
     kept = table["over"].isin(outcomes) & known
     table["exploratory"] = ~kept
     table = compare.corrected(table.assign(p=table["p"].where(~kept)))
     for at in table.index[kept]:
-        row = tested.loc[places[at]]
+        row = tested.loc[rows[at]]
         table.loc[at, "n"] = row["n"]
         for end, column in OUTCOME.items():
             table.loc[at, column] = row[outcomes[table.loc[at, "over"]] + end]
@@ -411,8 +411,8 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
         told.append(f"On {rest}, keep zero-shot: no tested method is shown to gain")
     if gains.empty:
         return told[0]
-    places = zip(gains["datasets"], gains["backbone"], strict=True)
-    singles = (widest(scores, Key(*at, ""), registry.ledgers(ONE)) for at in places)
+    cells = zip(gains["datasets"], gains["backbone"], strict=True)
+    singles = (widest(scores, Key(*at, ""), registry.ledgers(ONE)) for at in cells)
     one = pd.DataFrame([_price(scores, key) for key in singles if key])
     times = gains["seconds_per_image"] / one["seconds_per_image"]
     dearest = gains.loc[times.idxmax()]

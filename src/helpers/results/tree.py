@@ -64,7 +64,7 @@ def leaves(
         seconds_per_image; keeps (what the method keeps between images);
         without: what else one may have and no method gains from, joined by commas.
     """
-    first = {name: place for place, name in enumerate(backbones)}
+    first = {name: position for position, name in enumerate(backbones)}
     here = decided[decided["backbone"].isin(first)]
     here = here.sort_values("backbone", key=lambda c: c.map(first), kind="stable")
     here = here.drop_duplicates(["dataset", "have"])
