@@ -35,6 +35,10 @@ from helpers.prompts.templates import TEMPLATES
 from helpers.store.views import draw, encode
 
 MOST = 64  # views on the slider
+CONTROLS = ("views", "rho", "tune", "steps", "learning_rate", "beta")
+"""What the panel has a widget for, by the names that `Settings` gives them."""
+ROOMY = {"style": {"description_width": "115px"}, "layout": {"width": "320px"}}
+"""Sliders wide enough for their names."""
 
 
 def explore(
@@ -248,15 +252,13 @@ class Panel:
         dataset = looker.dataset
         self.position = _slider(widgets.IntSlider, "image", 0, 0, len(dataset) - 1)
         self.upload = widgets.FileUpload(
-            accept="image/*",
-            description="your own picture",
-            layout=widgets.Layout(width="auto"),
+            accept="image/*", description="your own picture", layout={"width": "auto"}
         )
         self.names = widgets.Text(
             placeholder=f"class names with commas; {len(dataset.class_names)} of "
             f"{dataset.name} unless you write some",
             continuous_update=False,
-            layout=widgets.Layout(flex="1", min_width="260px"),
+            layout={"flex": "1", "min_width": "260px"},
         )
         self.views = _slider(widgets.IntSlider, "views", Settings.views, 1, MOST)
         self.rho = _slider(widgets.FloatSlider, "share kept, rho", 0.1, 0.05, 1, 0.05)
@@ -269,44 +271,26 @@ class Panel:
             value=Settings.learning_rate,
             description="learning rate",
             continuous_update=False,
-            **_look(),
+            **ROOMY,
         )
         self.beta = _slider(
             widgets.FloatSlider, "AutoCLIP's beta", Settings.beta, 0.05, 1, 0.05
         )
         self.message = widgets.HTML()
         self.picture = widgets.Image(
-            format="png", layout=widgets.Layout(width="100%", max_width="900px")
+            format="png", layout={"width": "100%", "max_width": "900px"}
         )
-        row = widgets.Layout(flex_flow="row wrap")
+        row = {"flex_flow": "row wrap"}
         choice = [self.position] if len(dataset) > 1 else []
-        self.box = widgets.VBox(
-            [
-                widgets.HBox([*choice, self.upload, self.names], layout=row),
-                widgets.HBox(
-                    [
-                        widgets.VBox([self.views, self.rho]),
-                        widgets.VBox([self.steps, self.learning_rate]),
-                        widgets.VBox([self.beta, self.tune]),
-                    ],
-                    layout=row,
-                ),
-                self.message,
-                self.picture,
-            ]
-        )
+        pairs = (self.views, self.rho), (self.steps, self.learning_rate)
+        columns = [widgets.VBox(pair) for pair in (*pairs, (self.beta, self.tune))]
+        upper = widgets.HBox([*choice, self.upload, self.names], layout=row)
+        lower = widgets.HBox(columns, layout=row)
+        self.box = widgets.VBox([upper, lower, self.message, self.picture])
         self.position.observe(self._choose, "value")
         self.upload.observe(self._choose, "value")
-        for control in (
-            self.names,
-            self.views,
-            self.rho,
-            self.tune,
-            self.steps,
-            self.learning_rate,
-            self.beta,
-        ):
-            control.observe(self._redraw, "value")
+        for name in ("names", *CONTROLS):
+            getattr(self, name).observe(self._redraw, "value")
         self._redraw()
 
     def settings(self) -> Settings:
@@ -315,16 +299,8 @@ class Panel:
         names = tuple(dict.fromkeys(written))
         if len(names) == 1:
             raise ValueError("one class name: write two or more, with commas between")
-        return Settings(
-            image=self._image,
-            names=names,
-            views=self.views.value,
-            rho=self.rho.value,
-            tune=self.tune.value,
-            steps=self.steps.value,
-            learning_rate=self.learning_rate.value,
-            beta=self.beta.value,
-        )
+        chosen = {name: getattr(self, name).value for name in CONTROLS}
+        return Settings(self._image, names, **chosen)
 
     def _choose(self, change: dict) -> None:
         if change["owner"] is self.position:
@@ -356,19 +332,5 @@ def _slider(
 ) -> widgets.Widget:
     """A slider that speaks when it is let go; `rest`: its end, and its step."""
     ends = dict(zip(("max", "step"), rest, strict=False))
-    return kind(
-        value=value,
-        min=low,
-        description=name,
-        continuous_update=False,
-        **ends,
-        **_look(),
-    )
-
-
-def _look() -> dict[str, object]:
-    """Room for a slider's whole name."""
-    return {
-        "style": {"description_width": "115px"},
-        "layout": widgets.Layout(width="320px"),
-    }
+    look = {"description": name, "continuous_update": False, **ROOMY}
+    return kind(value=value, min=low, **ends, **look)

@@ -24,6 +24,7 @@ from helpers.methods.mta import mta
 from helpers.methods.tps import tps
 from helpers.methods.zero import zero
 from helpers.models.clip import Backbone
+from helpers.results import compare
 
 METHODS = {
     "vote": (vote.confident_vote, 0.1),
@@ -159,7 +160,7 @@ def macro(
     rng, means, draws = np.random.default_rng(seed), [], []
     for values in gains.values():
         count = len(values)
-        weights = rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+        weights = compare.draws(rng, count, resamples)
         means.append(values.mean(axis=0))
         draws.append(weights @ values / count)
     return np.mean(means, axis=0), np.mean(draws, axis=0)

@@ -106,8 +106,8 @@ def _frontier_panel(
     ax.grid(False, axis="x")
     logs = np.log10(1000 * rows["seconds"])
     order = np.lexsort([rows["name"].str.casefold(), (logs / 0.06).round()])
-    places = spread(logs.to_numpy()[order], 0.013, -np.inf, np.inf)
-    for x, row in zip(10**places, rows.iloc[order].itertuples(), strict=True):
+    log_x = spread(logs.to_numpy()[order], 0.013, -np.inf, np.inf)
+    for x, row in zip(10**log_x, rows.iloc[order].itertuples(), strict=True):
         look = looks.get(row.name, {"color": OTHERS, "marker": "o"})
         front = row.name in looks
         ends = [100 * row.ci_low, 100 * row.ci_high]
@@ -267,11 +267,11 @@ def rescued_and_broken(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     require(rows, ["name", "n", "wins", "losses", "gain", "gain_low", "gain_high"])
     rows = rows.sort_values("gain", ascending=False, kind="stable")
     fig, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.27 * len(rows)))
-    places = np.arange(len(rows))
+    y = np.arange(len(rows))
     rescued, broken = (100 * rows[k] / rows["n"] for k in ("wins", "losses"))
     look = {"height": 0.72, "alpha": 0.45}
-    ax.barh(places, rescued, color=BLUE, label="rescued", **look)
-    ax.barh(places, -broken, color=VERMILION, label="broken", **look)
+    ax.barh(y, rescued, color=BLUE, label="rescued", **look)
+    ax.barh(y, -broken, color=VERMILION, label="broken", **look)
     ax.axvline(0, color=INK, lw=1)
     for y, row in enumerate(rows.itertuples()):
         ends = [100 * row.gain_low, 100 * row.gain_high]
@@ -481,10 +481,10 @@ UNDECIDED = "#888888"
 def _literature_panel(ax: plt.Axes, part: pd.DataFrame) -> None:
     part = part.sort_values("gain").reset_index(drop=True)
     theirs, ours = ["published_low", "published_high"], ["low", "high"]
-    for scale, ends in (("x", theirs), ("y", ours)):
+    for axis, ends in (("x", theirs), ("y", ours)):
         low, high = 100 * min(0, part[ends[0]].min()), 100 * max(0, part[ends[1]].max())
         room = 0.06 * max(high - low, 1)
-        ax.set(**{f"{scale}lim": (low - room, high + room)})
+        ax.set(**{f"{axis}lim": (low - room, high + room)})
     _gain_against_gain(ax)
     for row in part.to_dict("records"):
         x, y = 100 * row["published"], 100 * row["gain"]

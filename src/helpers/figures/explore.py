@@ -61,7 +61,7 @@ def explorer(
     pictures = np.asarray(pictures)
     if len(pictures) != len(views) or not len(weights):
         raise ValueError("a picture for each row of views, and at least one template")
-    # Sliders wait for it: places are given (titles' by y=1), since solving takes long.
+    # Sliders wait for it: axes and titles (y=1) are laid out by hand, which is faster.
     fig = plt.figure(figsize=(WIDTH, HEIGHT), layout="none")
 
     def axes(left: float, top: float, width: float, height: float) -> plt.Axes:
@@ -116,8 +116,8 @@ def _sheet(ax: plt.Axes, pictures: np.ndarray, views: pd.DataFrame) -> None:
     width, height = SIDE + BORDER, SIDE + BORDER + HEAD
     canvas = np.full((rows * height, columns * width, 3), 255, np.uint8)
     size = min(9.0, 17 * SHEET[0] / columns)
-    places = zip(pictures, views.itertuples(), strict=True)
-    for number, (picture, row) in enumerate(places):
+    pairs = zip(pictures, views.itertuples(), strict=True)
+    for number, (picture, row) in enumerate(pairs):
         top, left = (number // columns) * height + HEAD, (number % columns) * width
         small = np.asarray(Image.fromarray(picture).resize((SIDE, SIDE)))
         canvas[top : top + SIDE, left : left + SIDE] = small
@@ -135,11 +135,11 @@ def _columns(count: int) -> int:
     """So many that the views are as large as the sheet allows, four at least."""
     width, height = SIDE + BORDER, SIDE + BORDER + HEAD
 
-    def scale(columns: int) -> float:
+    def size(columns: int) -> float:
         rows = math.ceil(count / columns)
         return min(SHEET[0] / (columns * width), SHEET[1] / (rows * height))
 
-    return max(range(4, max(4, count) + 1), key=scale)
+    return max(range(4, max(4, count) + 1), key=size)
 
 
 def _bars(ax: plt.Axes, table: pd.DataFrame, methods: Mapping[str, str]) -> None:

@@ -157,6 +157,11 @@ def _two_way(values: np.ndarray, resamples: int) -> tuple[float, np.ndarray]:
         return np.nanmean(values), sums / counts
 
 
+def draws(rng: np.random.Generator, count: int, resamples: int) -> np.ndarray:
+    """How often each of `count` things is drawn in a bootstrap: [resamples, count]."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
+
+
 @lru_cache(maxsize=16)
 def _weights(count: int, resamples: int, axis: int) -> np.ndarray:
     """How often each of `count` things is drawn: uint8 [resamples, count].
@@ -281,6 +286,11 @@ def _verdict(difference: float, p_holm: float, detectable: float) -> str:
     if p_holm < LEVEL:
         return DECIDED[0] if difference > 0 else DECIDED[1]
     return undetected([detectable])
+
+
+def points(middle: float, low: float, high: float, about: str = "") -> str:
+    """A difference and its interval, fractions, in points: "+8.1 [+6.0, +10.2]"."""
+    return f"{100 * middle:+.1f}{about} [{100 * low:+.1f}, {100 * high:+.1f}]"
 
 
 def undetected(detectable: Collection[float]) -> str:

@@ -195,13 +195,13 @@ def claims(
         return table
     outcomes = {against: outcome for outcome, against in protocol.OUTCOMES.items()}
     tested = board[board["headline"]].set_index(["dataset", "backbone", "method"])
-    places = list(zip(*(table[name] for name in tested.index.names), strict=True))
-    known = np.array([place in tested.index for place in places])
+    rows = list(zip(*(table[name] for name in tested.index.names), strict=True))
+    known = np.array([row in tested.index for row in rows])
     kept = table["over"].isin(outcomes) & known
     table["exploratory"] = ~kept
     table = compare.corrected(table.assign(p=table["p"].where(~kept)))
     for at in table.index[kept]:
-        row = tested.loc[places[at]]
+        row = tested.loc[rows[at]]
         table.loc[at, "n"] = row["n"]
         for end, column in OUTCOME.items():
             table.loc[at, column] = row[outcomes[table.loc[at, "over"]] + end]
@@ -282,8 +282,7 @@ def listed(names: Iterable[str]) -> str:
 
 def points(row: Mapping[str, float] | pd.Series, about: str = "") -> str:
     """ "+8.1 points [+6.0, +10.2]" from difference, ci_low and ci_high."""
-    middle, low, high = (100 * row[k] for k in ("difference", "ci_low", "ci_high"))
-    return f"{middle:+.1f}{about} [{low:+.1f}, {high:+.1f}]"
+    return compare.points(row["difference"], row["ci_low"], row["ci_high"], about)
 
 
 def tested(row: Mapping[str, float | str] | pd.Series) -> str:
@@ -432,8 +431,8 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
         told.append(f"On {rest}, keep zero-shot: no tested method is shown to gain")
     if gains.empty:
         return told[0]
-    places = zip(gains["datasets"], gains["backbone"], strict=True)
-    singles = (widest(scores, Key(*at, ""), registry.ledgers(ONE)) for at in places)
+    cells = zip(gains["datasets"], gains["backbone"], strict=True)
+    singles = (widest(scores, Key(*at, ""), registry.ledgers(ONE)) for at in cells)
     one = pd.DataFrame([_price(scores, key) for key in singles if key])
     times = gains["seconds_per_image"] / one["seconds_per_image"]
     dearest = gains.loc[times.idxmax()]

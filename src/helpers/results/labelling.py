@@ -104,12 +104,12 @@ def settled(labels: ArrayLike, a: ArrayLike, b: ArrayLike) -> dict[str, float]:
     wins, losses = (int(r.sum()) for r in right)  # never both on one image
     decided = wins + losses
     low, high = proportion_confint(wins, decided, method="beta") if decided else (0, 1)
-    scale = share * max(decided, 1) / labelled
+    factor = share * max(decided, 1) / labelled
     difference = (wins - losses) / labelled
     return {
         "difference": share * difference,
-        "ci_low": scale * (2 * low - 1),
-        "ci_high": scale * (2 * high - 1),
+        "ci_low": factor * (2 * low - 1),
+        "ci_high": factor * (2 * high - 1),
         "p": p,
         "wins": wins,
         "losses": losses,

@@ -149,12 +149,12 @@ def published_gains() -> pd.DataFrame:
     table["sources"] = table["source"].str.extract(r"^([\w-]+(?: paper)?)")[0]
     table["method"] = table["method"].map(registry.published())
     table = table[table["method"].notna()]
-    place, found = ["dataset", "backbone", "sources"], []
+    keys, found = ["dataset", "backbone", "sources"], []
     for over in (ONE, ENSEMBLE):
         start = table[table["method"].isin(registry.ledgers(over))]
-        start = start.groupby(place)["top1"].mean().rename("start")
+        start = start.groupby(keys)["top1"].mean().rename("start")
         plain = {*registry.ledgers(ONE), *registry.ledgers(over)}
-        rows = table[~table["method"].isin(plain)].join(start, on=place, how="inner")
+        rows = table[~table["method"].isin(plain)].join(start, on=keys, how="inner")
         found.append(rows.assign(over=over))
     rows = pd.concat(found)
     rows["gain"] = (rows["top1"] - rows["start"]).round(6)
@@ -215,8 +215,8 @@ def cells(scores: Scores, weights: str = "") -> pd.DataFrame:
     """
     rows, recipe = [], main_recipe(scores)
     gains = placed(published_gains(), scores, weights)
-    place = ["method", "over", "here", "among"]
-    for (method, over, dataset, among), part in gains.groupby(place):
+    keys = ["method", "over", "here", "among"]
+    for (method, over, dataset, among), part in gains.groupby(keys):
         ours = measured(scores, method, over, dataset, among, recipe)
         if ours is None:
             continue
@@ -385,8 +385,8 @@ def _alone(scores: Scores, entry: registry.Entry, gains: pd.DataFrame) -> pd.Dat
     else:
         over = ENSEMBLE if entry.speaker.endswith("_80") else ONE
         twins, recipe = dict.fromkeys(COUNTERPARTS.values()), main_recipe(scores)
-        place = entry.key, over
-        found = {d: measured(scores, *place, d, twins, recipe) for d in twins}
+        case = entry.key, over
+        found = {d: measured(scores, *case, d, twins, recipe) for d in twins}
         rows = [{"over": over, "dataset": d, **row} for d, row in found.items() if row]
     return pd.DataFrame(rows, columns=_CELL)
 
@@ -453,8 +453,8 @@ def _evidence(row: pd.Series, scores: Scores, folder: str | Path) -> dict[str, f
     if row["outcome"] not in DECIDED:
         told["seen"] = 100 * row["detectable"]
     sets = row["datasets"].split(", ")
-    places = [(scores, d, row["backbones"].split(", ")) for d in sets]
-    leads = [_lead(*place) for place in places]
+    backbones = row["backbones"].split(", ")
+    leads = [_lead(scores, dataset, backbones) for dataset in sets]
     told["lead"] = 100 * float(np.mean(leads))
     captions = Path(folder) / "tables" / "03_captions_right.csv"
     if folder and captions.is_file():
@@ -507,7 +507,7 @@ def panels(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
     real = ~table["dataset"].isin(twins)
     table = table.assign(tower=table["backbones"].where(real, ""))
     parts = list(table.groupby(["dataset", "tower"]))
-    rank = {name: place for place, name in enumerate(twins)}
+    rank = {name: position for position, name in enumerate(twins)}
     return sorted(parts, key=lambda part: (rank.get(part[0][0], len(rank)), part[0]))
 
 
@@ -519,19 +519,10 @@ def stands_for(dataset: str) -> str:
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `agreement` to be read: gains in points, with range or interval."""
-
-    def told(row: pd.Series, middle: str, low: str, high: str) -> str:
-        points = [100 * row[k] for k in (middle, low, high)]
-        return (
-            "" if np.isnan(points[0]) else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points)
-        )
-
+    columns = ["published", "published_low", "published_high"], ["gain", "low", "high"]
     theirs, ours = (
-        [told(row, *names) for _, row in table.iterrows()]
-        for names in (
-            ("published", "published_low", "published_high"),
-            ("gain", "low", "high"),
-        )
+        ["" if np.isnan(row[0]) else compare.points(*row) for row in rows]
+        for rows in (table[names].to_numpy(float) for names in columns)
     )
     sources = table["sources"].fillna("").str.split(", ")
     found = table[["name", "over"]].set_axis(["method", "baseline"], axis=1)

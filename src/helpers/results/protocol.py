@@ -57,13 +57,13 @@ def gained(
     found = {}
     for dataset in dict.fromkeys(key.dataset for key in scores):
         cells = {}
-        for place, checkpoint in enumerate(checkpoints):
+        for position, checkpoint in enumerate(checkpoints):
             for key in seeds(scores, dataset, checkpoint, method):
                 other = baseline(scores, key, others)
                 if other is not None:
                     one, plain = shared(scores[key], other)
                     gain = one["hit"].astype(float) - plain["hit"]
-                    cells[place, key.seed] = gain
+                    cells[position, key.seed] = gain
         numbers = sorted({seed for _, seed in cells})
         every = [(k, s) for k in range(len(checkpoints)) for s in numbers]
         if cells:
@@ -94,12 +94,12 @@ def macro(
     if not values or any(np.isnan(v).all() for v in values):
         raise ValueError("a macro average needs data sets, each with a value at least")
     rng, count = np.random.default_rng(seed), len(values)
-    drawn = _draws(rng, len(values[0]), resamples)
+    drawn = compare.draws(rng, len(values[0]), resamples)
     which = rng.integers(count, size=(resamples, count))
     means = np.full((resamples, count), np.nan)
-    for place, dataset in np.ndindex(count, count):
-        rows = which[:, place] == dataset
-        means[rows, place] = _resampled(values[dataset], drawn[rows], rng)
+    for draw, dataset in np.ndindex(count, count):
+        rows = which[:, draw] == dataset
+        means[rows, draw] = _resampled(values[dataset], drawn[rows], rng)
     with np.errstate(invalid="ignore"):  # a draw that hits nothing
         there = np.isfinite(means)
         means = np.where(there, means, 0).sum(axis=1) / there.sum(axis=1)
@@ -120,11 +120,6 @@ def macro(
     }
 
 
-def _draws(rng: np.random.Generator, count: int, resamples: int) -> np.ndarray:
-    """How often each of `count` things is drawn: [resamples, count]."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples)
-
-
 def _resampled(
     values: np.ndarray, checkpoints: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
@@ -132,7 +127,7 @@ def _resampled(
 
     Images whose values are alike in all cells are drawn together.
     """
-    seeds = _draws(rng, values.shape[1], len(checkpoints))
+    seeds = compare.draws(rng, values.shape[1], len(checkpoints))
     cells = checkpoints[:, :, None] * seeds[:, None, :]
     cells = cells.reshape(len(checkpoints), -1)
     images = values.reshape(-1, values.shape[2]).T
@@ -186,16 +181,16 @@ def trainings(board: pd.DataFrame) -> pd.DataFrame:
         method, backbone and other (the two); gain, gain_low, gain_high, gain_verdict of
         the one, and with the ending _other of the other.
     """
-    place, found = ["dataset", "name", "method"], ["gain", "gain_low", "gain_high"]
+    tests, found = ["dataset", "name", "method"], ["gain", "gain_low", "gain_high"]
     found = [*found, "gain_verdict"]
     board = board[board["headline"] & board["gain_verdict"].ne("")]
-    columns = [*place, "backbone", "other", *found, *(f"{k}_other" for k in found)]
+    columns = [*tests, "backbone", "other", *found, *(f"{k}_other" for k in found)]
     parts = []
     for names in architectures(board["backbone"]).values():
         for one, two in combinations(sorted(names, key=len), 2):
             left, right = (board.loc[board["backbone"] == k] for k in (one, two))
-            pairs = left[[*place, *found]].merge(
-                right[[*place, *found]], on=place, suffixes=("", "_other")
+            pairs = left[[*tests, *found]].merge(
+                right[[*tests, *found]], on=tests, suffixes=("", "_other")
             )
             parts.append(pairs.assign(backbone=one, other=two))
     if not parts:

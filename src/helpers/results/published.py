@@ -74,7 +74,5 @@ def beside(results: pd.DataFrame) -> pd.DataFrame:
     }
     prompts = rows["method"].str.contains("ensemble")
     prompts = prompts.map({True: "ensemble_80", False: "zero_shot_photo"})
-    places = zip(rows["dataset"], rows["backbone"].map(key), prompts, strict=True)
-    return rows.assign(ours=[ours.get(place) for place in places]).reset_index(
-        drop=True
-    )
+    cells = zip(rows["dataset"], rows["backbone"].map(key), prompts, strict=True)
+    return rows.assign(ours=[ours.get(cell) for cell in cells]).reset_index(drop=True)

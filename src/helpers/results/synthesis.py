@@ -500,8 +500,7 @@ def _resampled_taus(pairs: np.ndarray, draws: int = 2000) -> np.ndarray:
     Of rows drawn c_i times: sum c_i c_j s_ij t_ij, s and t being the signs of the
     differences, over the geometric mean of the same sums of s^2 and of t^2.
     """
-    n = len(pairs)
-    times = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=draws)
+    times = compare.draws(np.random.default_rng(0), len(pairs), draws)
     s, t = np.sign(pairs.T[:, :, None] - pairs.T[:, None, :])
     sums = [((times @ signs) * times).sum(axis=1) for signs in (s * t, s * s, t * t)]
     known = (sums[1] > 0) & (sums[2] > 0)
@@ -581,9 +580,7 @@ def _with_interval(images: pd.DataFrame, resamples: int = 1000) -> dict[str, flo
     count, member = len(images), metrics.confidence_bin(images["confidence"])
     gaps = np.zeros((count, metrics.BINS))
     gaps[np.arange(count), member] = images["hit"] - images["confidence"]
-    drawn = np.random.default_rng(0).multinomial(
-        count, np.full(count, 1 / count), size=resamples
-    )
+    drawn = compare.draws(np.random.default_rng(0), count, resamples)
     errors = np.abs(drawn @ gaps).sum(axis=1) / count
     low, high = np.quantile(errors, [0.025, 0.975])
     return calibration(images) | {"ece_low": float(low), "ece_high": float(high)}

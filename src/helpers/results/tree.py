@@ -13,6 +13,7 @@ import pandas as pd
 
 from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
+from helpers.results import compare
 from helpers.results.compare import DECIDED
 from helpers.results.synthesis import ALONE
 
@@ -63,7 +64,7 @@ def leaves(
         seconds_per_image; keeps (what the method keeps between images);
         without: what else one may have and no method gains from, joined by commas.
     """
-    first = {name: place for place, name in enumerate(backbones)}
+    first = {name: position for position, name in enumerate(backbones)}
     here = decided[decided["backbone"].isin(first)]
     here = here.sort_values("backbone", key=lambda c: c.map(first), kind="stable")
     here = here.drop_duplicates(["dataset", "have"])
@@ -92,17 +93,8 @@ def leaves(
         names = ", ".join(part["dataset"].iloc[0] for part in plain if len(part))
         row = {"asks": LAST if found else ALL, "datasets": names} | _kept(rest)
         found.append(row | {"without": _named(rest["have"].unique())})
-    columns = [
-        "asks",
-        "datasets",
-        "have",
-        "backbone",
-        "use",
-        "over",
-        *_NUMBERS,
-        "verdict",
-    ]
-    columns += ["seconds_per_image", "keeps", "without"]
+    columns = ["asks", "datasets", "have", "backbone", "use", "over", *_NUMBERS]
+    columns += ["verdict", "seconds_per_image", "keeps", "without"]
     return pd.DataFrame(found, columns=columns)
 
 
@@ -176,8 +168,8 @@ def gained(leaf: Mapping) -> str:
     """ "+8.1 [+6.0, +10.2] over one prompt", or that no test finds a gain."""
     if leaf["use"] == KEEP:
         return "no gain found"
-    points = [100 * leaf[k] for k in ("expect", "expect_low", "expect_high")]
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*points) + f" over {leaf['over']}"
+    points = compare.points(*(leaf[k] for k in _NUMBERS[:3]))
+    return f"{points} over {leaf['over']}"
 
 
 def calibrated(leaf: Mapping) -> str:

@@ -102,9 +102,7 @@ def _module(method: str) -> str:
 
 
 def _interval(gain: float, low: float, high: float) -> str:
-    if pd.isna(gain):
-        return "–"
-    return f"{100 * gain:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return "–" if pd.isna(gain) else compare.points(gain, low, high)
 
 
 def _points(gain: float) -> str:

@@ -260,8 +260,8 @@ def _second_backbone(value: str, parameters: Mapping[str, Any]) -> str:
 
 def _more_backbones(value: list, parameters: Mapping[str, Any]) -> str:
     known = [parameters.get(key, "") for key in ("backbone", "second_backbone")]
-    for place, name in enumerate(value):
-        if not isinstance(name, str) or name in known or name in value[:place]:
+    for position, name in enumerate(value):
+        if not isinstance(name, str) or name in known or name in value[:position]:
             return "accepted: names, each once, and none of the other two backbones"
         if fault := _second_backbone(name, parameters):
             return f"{name!r}: {fault}"
