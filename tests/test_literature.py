@@ -215,6 +215,19 @@ def test_without_ledgers_there_is_nothing_and_nothing_fails():
     assert len(literature.readable(whole)) == len(whole)
 
 
+def test_a_mean_that_agrees_may_not_agree_on_each_data_set():
+    scores = world({"tpt": 120}, "picto-r", n=600) | world({"tpt": 1}, n=600)
+    scores |= world({"ctpt": 2}, "picto-s", n=600)
+    found = literature.agreement(literature.cells(scores), scores).set_index("method")
+    row = found.loc["tpt"]
+    assert row["verdict"] == "agrees"
+    each = dict(part.split(" on ") for part in row["each"].split("; "))
+    assert each["agrees"] == "picto-r"
+    assert each["not reproduced"] == "picto-a"
+    assert each["not measured here"] == "picto-s"
+    assert found.loc["mta", "each"].startswith("not measured here on picto-")
+
+
 # The rule
 
 
@@ -321,7 +334,7 @@ def test_a_reason_is_bound_to_what_the_run_shows():
     assert why("zero", crop=32.0).startswith("A crop of a quarter")
     assert why("zero", crop=3.0).startswith("unexplained")
     assert why("tpt", crop=32.0).startswith("unexplained")  # a vote reads them as well
-    assert why("tpt", common=80.0).startswith("80 % of what the step does")
+    assert why("tpt", common=80.0).startswith("80 % of what TPT's step does")
     assert why("zero", common=80.0).startswith("unexplained")
     assert why(seen=5.0, moved=1.0).startswith("So few images do not show a gain")
 
@@ -364,6 +377,7 @@ def test_evidence_comes_from_ledgers_and_tables(tmp_path):
     assert costs["worst"] == pytest.approx((49 + 47.5) / 2)
     assert math.isnan(costs["crop"])
     assert costs["common"] == pytest.approx(80)
+    assert literature.card(tmp_path, [VIT])["common"] == pytest.approx(87)
     assert literature.card(tmp_path / "none") == {}
 
     captions = pd.DataFrame({"dataset": ["picto-a"], "class_right": [0.6]})

@@ -271,7 +271,8 @@ def opposed(tmp_path):
         ids = names(0, n)
         ledger(tmp_path, "zero_shot_photo", ids, names(0, n // 2), dataset=dataset)
         ledger(tmp_path, "vote-crops", ids, names(0, right), dataset=dataset)
-        ledger(tmp_path, "tpt_revote-crops", ids, names(0, right), dataset=dataset)
+        for tuned in ("tpt-crops", "tpt_revote-crops"):
+            ledger(tmp_path, tuned, ids, names(0, right), dataset=dataset)
         ledger(tmp_path, "vote_reference-crops", ids, names(0, n), dataset=dataset)
     return tmp_path
 
@@ -292,6 +293,7 @@ def test_findings_tell_the_macro_average_and_never_the_pooled_one(opposed):
     answer = told.set_index("chapter").loc["02", "answer"]
     mean = "Mean over 3 data sets: "
     assert f"{mean}{100 * macro:+.1f} points [" in answer
+    assert "] (90 or more images each). TPT gains 27.8 points [" in answer
     assert f"{100 * pooled:+.1f}" not in answer
     assert re.search(r"gains 27\.8 points \[[\d., ]+\] on d over one prompt, ", answer)
     assert re.search(r", and loses 27\.8 points \[[\d., ]+\] on e and ", answer)
@@ -343,7 +345,7 @@ def test_every_verdict_in_a_sentence_is_the_corrected_tests(opposed):
         assert named == {word} or (word == "shows" and not named)
     assert "elsewhere" in clauses["shows"]
     assert "no detectable difference" in text
-    tuning = claims[claims["subject"] == "TPT's tuning"]
+    tuning = claims[claims["over"] == "the vote of the same views"]
     assert tuning["exploratory"].all()
     assert set(tuning["verdict"].str.partition(" (")[0]) == {"no detectable difference"}
 

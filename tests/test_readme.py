@@ -65,12 +65,12 @@ def test_chapters_after_the_synthesis_answer_as_well(tmp_path):
 def test_the_table_leaves_out_means_and_what_a_test_would_have_seen():
     parts = "A gains 1.0 points [0.5, 1.5] on sketches (picto-s) over one prompt, and"
     parts += " shows no difference (a difference of 2.0 points would have been seen)"
-    parts += " elsewhere. Mean over 6 data"
-    parts += " sets: +1.0 points (picto-rn, 600 images). B loses (ViT-B/16)."
+    parts += " elsewhere (picto-rn, exploratory). Mean over 6 data"
+    parts += " sets: +1.0 points (600 or more images each). B loses (ViT-B/16)."
     assert findings.bullets(parts).count("\n") == 2
     assert findings.short(parts) == (
         "A gains 1.0 points [0.5, 1.5] on sketches over one prompt, and shows no "
-        "difference elsewhere. B loses (ViT-B/16)."
+        "difference elsewhere (picto-rn, exploratory). B loses (ViT-B/16)."
     )
 
 

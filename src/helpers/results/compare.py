@@ -60,6 +60,8 @@ def paired_difference(
     An image contributes +1 (win), 0 or -1 (loss). Resampling images with replacement
     draws the numbers of the three from a multinomial law, which is how it is done here.
     Fewer than `metrics.FEWEST` images tell nothing: their interval is -1 to 1.
+    Where the two never disagree, it is the exact one of a share of which no image is
+    part, to either side (Clopper and Pearson 1934).
 
     Args:
         a, b: booleans [N], whether each prediction is correct.
@@ -88,6 +90,9 @@ def _interval(
 ) -> tuple[float, float]:
     if n < metrics.FEWEST:
         return -1.0, 1.0
+    if wins + losses == 0:
+        most = 1 - 0.025 ** (1 / n)
+        return -most, most
     shares = np.array([wins, losses, n - wins - losses]) / n
     draws = np.random.default_rng(seed).multinomial(n, shares, size=resamples)
     low, high = np.quantile((draws[:, 0] - draws[:, 1]) / n, [0.025, 0.975])

@@ -224,16 +224,17 @@ def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
         over = f" from {first['over']} on {where}"
         shows = f"shows {compare.undetected(same['detectable'])}"
         told.append(shows + (" elsewhere" if told else over))
-    text, images = f"{first['subject']} {', and '.join(told)}", f"{first['n']:,.0f}"
-    if len(claim) > 1:
-        text += f". Mean over {average['datasets']} data sets: "
-        text += points(average, " points")
-        images = f"{average['n']:,} or more"
-    notes = [first["backbone"], f"{images} images"]
+    notes = [first["backbone"]] + ["exploratory"] * bool(first["exploratory"])
+    if len(claim) == 1:
+        notes.append(f"{first['n']:,.0f} images")
+    text = f"{first['subject']} {', and '.join(told)} ({', '.join(notes)})"
+    if len(claim) == 1:
+        return text
+    text += f". Mean over {average['datasets']} data sets"
     if average["checkpoints"] > 1:
-        notes.append(f"{average['checkpoints']} checkpoints")
-    notes += ["exploratory"] if first["exploratory"] else []
-    return f"{text} ({', '.join(notes)})"
+        text += f" and {average['checkpoints']} trainings of the backbone"
+    each = f"{average['n']:,} or more images each"
+    return f"{text}: {points(average, ' points')} ({each})"
 
 
 def amounts(rows: pd.DataFrame) -> str:
@@ -319,7 +320,7 @@ def findings(
     made = claims(scores, board, backbones)
     checkpoints = protocol.architectures(key.backbone for key in scores)
     for _, claim in (
-        made.groupby(["chapter", "subject"], sort=False) if len(made) else []
+        made.groupby(["chapter", "subject", "over"], sort=False) if len(made) else []
     ):
         chapter, backbone, method, against = (
             claim[k].iloc[0] for k in ("chapter", "backbone", "method", "against")
@@ -358,9 +359,10 @@ def sentences(text: str) -> list[str]:
 
 
 def short(text: str) -> str:
-    """An answer without means over data sets, detectable differences and code names."""
+    """An answer without means over data sets, detectable differences and the short
+    names of data sets. Of which backbone it is, and whether exploratory, stays."""
     told = [x for x in sentences(text) if not x.startswith("Mean over ")]
-    noted = r" \((picto-[^)]*|[^()]* would have been seen)\)"
+    noted = r" \((picto-[a-z]|[^()]* would have been seen)\)"
     return re.sub(noted, "", " ".join(told))
 
 

@@ -18,6 +18,8 @@ The verdict, by this rule and no other:
   before it where the published gain is at least x.
 - "not measured here": papers have numbers, the study has none on their counterparts.
 - "no published gain": no source read so far prints the method beside its baseline.
+
+The same rule, applied to each row of `cells`, says on which data sets a method agrees.
 """
 
 import math
@@ -120,7 +122,7 @@ REASONS = (
     Reason(
         BY_TUNING,
         lambda e: e["common"] > 50,
-        "{common:.0f} % of what the step does to the class features is common to all "
+        "{common:.0f} % of what TPT's step does to the class features is common to all "
         "classes, and changes no prediction.",
     ),
     Reason(
@@ -330,7 +332,7 @@ def agreement(
     Returns:
         method, name, over, datasets and backbones, and the columns of `cells` from
         published to top1 that have a mean; low, high, p, p_holm (of all rows),
-        detectable; verdict, reason.
+        detectable; verdict, reason; each: the verdict on each data set, in words.
     """
     gains = published_gains()
     gains = gains[gains["dataset"].isin(COUNTERPARTS)]
@@ -347,11 +349,31 @@ def agreement(
         reason(row["method"], row["verdict"], _evidence(row, scores, folder))
         for _, row in found.iterrows()
     ]
+    missed = placed(gains, scores)
+    found["each"] = [
+        _each(table[table["method"] == method], missed[missed["method"] == method])
+        for method in found["method"]
+    ]
     order = found["verdict"].map(_kind).map(ORDER.index)
     found = found.assign(order=order).sort_values(
         ["order", "published"], ascending=[True, False], kind="stable"
     )
     return found.drop(columns="order").reset_index(drop=True)
+
+
+def _each(part: pd.DataFrame, theirs: pd.DataFrame) -> str:
+    """ "agrees on picto-r; not reproduced on picto-a": a method's rows of `cells`.
+
+    `theirs` are its published gains, see `placed`: their other data sets are named.
+    """
+    kinds: dict[str, list[str]] = {kind: [] for kind in ORDER}
+    for _, row in part.iterrows():
+        kinds[_kind(verdict(row))].append(row["dataset"])
+    measured_on = set(part["dataset"])
+    others = theirs.loc[~theirs["here"].isin(measured_on), "here"]
+    kinds["not measured here"] += list(dict.fromkeys(others))
+    told = {kind: ", ".join(dict.fromkeys(sets)) for kind, sets in kinds.items()}
+    return "; ".join(f"{kind} on {sets}" for kind, sets in told.items() if sets)
 
 
 def counts(table: pd.DataFrame) -> dict[str, int]:
@@ -416,9 +438,9 @@ COSTS = {
 COMMON = "TPT's step: movement in common"
 
 
-def card(folder: str | Path) -> dict[str, float]:
+def card(folder: str | Path, backbones: Iterable[str] = ()) -> dict[str, float]:
     """The `COSTS` of chapter 00's behaviour card, in points, and `common`, a share in
-    percent: means over its backbones.
+    percent: means over these of its backbones, or over all.
 
     Empty where the study has no card; NaN where no backbone has both measures.
     """
@@ -428,6 +450,7 @@ def card(folder: str | Path) -> dict[str, float]:
     table = pd.read_csv(path, dtype=str).set_index("measure")
     table.index = table.index.str.replace(r"over \d+ ", "over ", regex=True)
     table = table.drop(columns=["n", "published"])
+    table = table[[name for name in table if name in backbones] or list(table)]
     shares = table.apply(lambda c: c.str.extract(r"^([\d.]+)%$")[0].astype(float))
     measures = sorted({measure for pair in COSTS.values() for measure in pair})
     shares = shares.reindex([*measures, COMMON])
@@ -460,7 +483,7 @@ def _evidence(row: pd.Series, scores: Scores, folder: str | Path) -> dict[str, f
     if folder and captions.is_file():
         right = pd.read_csv(captions).set_index("dataset")["class_right"]
         told["named"] = 100 * right.reindex(sets).mean()
-    return told | (card(folder) if folder else {})
+    return told | (card(folder, backbones) if folder else {})
 
 
 def _lead(scores: Scores, dataset: str, backbones: Iterable[str]) -> float:
@@ -530,4 +553,5 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     found["sources"] = sources.map(lambda names: len(list(filter(None, names))))
     found["points here"] = ours
     found[["data sets", "backbones"]] = table[["datasets", "backbones"]].fillna("")
-    return found.assign(verdict=table["verdict"], reason=table["reason"])
+    found["verdict on their mean"] = table["verdict"]
+    return found.assign(**{"on each": table["each"], "reason": table["reason"]})
