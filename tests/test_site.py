@@ -316,6 +316,15 @@ def test_the_index_begins_with_the_synthesis_answer(study: Path) -> None:
     assert index.select(".chapters p")[-1].get_text() == "Side by side."
 
 
+def test_where_papers_have_numbers_the_index_shows_ours_beside_them(
+    study: Path,
+) -> None:
+    synthesis(study)
+    picture = png(study / "figures" / "07_literature.png", 90)
+    index = pages(study)["index.html"]
+    assert base64.b64encode(picture).decode() in index.select_one("figure img")["src"]
+
+
 def test_the_index_shows_the_synthesis(study: Path) -> None:
     picture = synthesis(study)
     index = pages(study)["index.html"]

@@ -26,6 +26,7 @@ from helpers.study.board import TEMPLATES
 from helpers.study.chapter_page import ASSETS, Chapter
 
 SYNTHESIS = "07"  # the chapter that sets all others side by side
+SHOWN = "literature", "frontier"  # the first of its figures that there is
 RESULTS = ("dataset", "backbone", "method", "seed", "n", "top1")
 DRAWN = re.compile("<!-- drawn: begin -->(.*?)<!-- drawn: end -->", re.DOTALL)
 """The README's first words: its pictures, like those of the site, are drawn."""
@@ -223,8 +224,9 @@ def _facts(results: pd.DataFrame | None) -> dict[str, str]:
 def _evidence(
     folder: Path, chapters: Sequence[Chapter], lines: Sequence[dict[str, Any]]
 ) -> Evidence:
-    figure = folder / "figures" / f"{SYNTHESIS}_frontier.png"
-    if not lines or not figure.is_file():
+    drawn = [folder / "figures" / f"{SYNTHESIS}_{name}.png" for name in SHOWN]
+    figure = next(filter(Path.is_file, drawn), None)
+    if not lines or figure is None:
         missing = (
             f"Chapter {SYNTHESIS}, which sets all methods side by side, is missing."
         )
