@@ -127,7 +127,7 @@ def confusion_matrix(
     class_names: Sequence[str],
     top: int = 12,
 ) -> tuple[Figure, pd.DataFrame]:
-    """What is taken for what, in percent of each true class's images.
+    """Confusion matrix in percent of each true class's images.
 
     Up to `top` classes are drawn in full; of more, those of the most frequent
     confusions, with a last column for all other predictions, so that rows sum to 100.

@@ -38,8 +38,8 @@ from helpers.results.literature import panels, stands_for
 from helpers.results.synthesis import LABELLED, PANELS
 
 OTHERS = "#999999"
-LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkB": 0}
-LEADER |= {"color": FAINT, "lw": 0.8, "shrinkA": 2}
+LEADER_LINE = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkB": 0}
+LEADER_LINE |= {"color": FAINT, "lw": 0.8, "shrinkA": 2}
 
 
 def _looks(rows: pd.DataFrame, names: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -122,7 +122,7 @@ def _frontier_panel(
 
 
 def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """Heights near those wanted, in their ascending order, at least `gap` apart.
+    """Positions near those wanted, in ascending order and at least `gap` apart.
 
     The smallest sum of squared moves between `low` and `high` (isotonic regression);
     `gap` is at most what leaves room for all.
@@ -312,7 +312,7 @@ def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 @styled
 def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """What a method gains with one training of a CLIP, and up with another.
+    """Gains with one training of a CLIP across, with another training up.
 
     A mark per method and data set, a panel per pair of trainings. Blue: both tests find
     the same; vermilion: they find opposites; hollow: one finds nothing, or both.
@@ -348,7 +348,7 @@ def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     looks = {"both find the same": (BLUE, BLUE, "o")}
     looks |= {"they find opposites": (VERMILION, VERMILION, "X")}
     looks |= {"one finds nothing, or both": (OTHERS, "white", "o")}
-    keys = _key_of_marks(looks)
+    keys = _mark_handles(looks)
     fig.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=9)
     return fig, table.reset_index(drop=True)
 
@@ -467,7 +467,7 @@ def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.Dat
     looks = {"sign of the papers": (BLUE, BLUE, "o")}
     looks |= {"opposite sign": (VERMILION, VERMILION, "X")}
     looks |= {"no detectable difference": (UNDECIDED, "white", "o")}
-    keys = _key_of_marks(looks)
+    keys = _mark_handles(looks)
     keys.append(Line2D([], [], color=FAINT, lw=4, label="as in papers"))
     fig.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=9)
     return fig, pd.concat([part for _, part in parts], ignore_index=True)
@@ -524,12 +524,12 @@ def _names_beside(
             textcoords="axes fraction",
             va="center",
             fontsize=10,
-            arrowprops=LEADER,
+            arrowprops=LEADER_LINE,
         )
 
 
-def _key_of_marks(looks: dict[str, tuple[str, str, str]]) -> list[Line2D]:
-    """Keys of a legend, by name: edge, face and shape of a mark."""
+def _mark_handles(looks: dict[str, tuple[str, str, str]]) -> list[Line2D]:
+    """Handles of a legend from name -> (edge colour, face colour, marker)."""
     return [
         Line2D([], [], color=edge, mfc=face, marker=marker, ls="", label=name)
         for name, (edge, face, marker) in looks.items()

@@ -132,7 +132,7 @@ def _sheet(ax: plt.Axes, pictures: np.ndarray, views: pd.DataFrame) -> None:
 
 
 def _columns(count: int) -> int:
-    """So many that the views are as large as the sheet allows, four at least."""
+    """The number of columns, at least 4, that makes the views as large as possible."""
     width, height = SIDE + BORDER, SIDE + BORDER + HEAD
 
     def size(columns: int) -> float:

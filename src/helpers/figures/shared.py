@@ -22,7 +22,7 @@ from helpers.figures.style import (
     WIDTH,
     as_picture,
     beside,
-    coloured,
+    colour_key,
     gains_and_losses,
     label_cells,
     label_rows,
@@ -170,7 +170,7 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for ax, (names, group) in zip(axes.flat, groups, strict=True):
         ax.axvline(0, color=INK, lw=1)
         for y, row in enumerate(group.itertuples()):
-            shade = registry.colours().get(coloured(row.method), INK)
+            shade = registry.colours().get(colour_key(row.method), INK)
             ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
             look = {"color": shade, "markersize": 7, "markeredgewidth": 1.6}
             inside = shade if row.verdict in DECIDED else "white"

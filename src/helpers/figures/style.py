@@ -84,7 +84,7 @@ def colour(method: str) -> str:
     A name that begins like a method of the registry that has a colour gets that, in a
     shade of its own if more follows. Any other name gets a hue from its letters.
     """
-    name, known = _letters(method), coloured(method)
+    name, known = _letters(method), colour_key(method)
     digest = zlib.crc32(name.encode())
     if not known:
         return sns.color_palette("husl", 12, desat=0.8).as_hex()[digest % 12]
@@ -99,7 +99,7 @@ def _letters(method: str) -> str:
     return "".join(sign for sign in method.casefold() if sign.isalnum())
 
 
-def coloured(method: str) -> str:
+def colour_key(method: str) -> str:
     """The longest key with a colour that the name begins with, or nothing."""
     name = _letters(method)
     known = [key for key in registry.colours() if name.startswith(_letters(key))]
@@ -122,7 +122,7 @@ def level_colours(hue: str, levels: Sequence[str]) -> dict[str, str]:
 def _hue(method: str) -> str:
     red, green, blue = mpl.colors.to_rgb(colour(method))
     grey = max(red, green, blue) - min(red, green, blue) < 0.05
-    return "grey" if grey else coloured(method) or method
+    return "grey" if grey else colour_key(method) or method
 
 
 def short(text: str, width: int = 22) -> str:

@@ -94,7 +94,7 @@ def build(folder: Path) -> Path:
         "sections": [],
         "style": Markup((ASSETS / "site.css").read_text(encoding="utf-8")),
         "script": Markup(script),
-        "script_hash": _fingerprint(script),
+        "script_hash": _script_hash(script),
     }
     files = {}
 
@@ -137,8 +137,8 @@ def build(folder: Path) -> Path:
     return folder / "site" / "index.html"
 
 
-def _fingerprint(script: str) -> str:
-    """What the pages' policy names, so that no other script runs."""
+def _script_hash(script: str) -> str:
+    """The script's hash for the pages' Content-Security-Policy: no other one runs."""
     digest = hashlib.sha256(script.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
