@@ -282,11 +282,11 @@ def sentence(row: Mapping[str, float | str]) -> str:
     subject = row["subject"][0].upper() + row["subject"][1:]
     if row["verdict"] in compare.DECIDED:
         way = "rises" if row["difference"] > 0 else "falls"
-        told = f"{way} by {findings.amount(row)} {row['over']}"
+        change = f"{way} by {findings.amount(row)} {row['over']}"
         if np.isnan(row.get("turn", np.nan)):
-            return f"{subject} {told}."
+            return f"{subject} {change}."
         most = "greatest" if row["turned_by"] > 0 else "least"
         there = f"{100 * row['turned']:+.1f} points at {row['turn']:g}"
-        return f"{subject} {told}, along a line; in between it is {most}: {there}."
+        return f"{subject} {change}, along a line; in between it is {most}: {there}."
     change = findings.points(row, " points")
     return f"{subject} {row['over']}: {change}, {row['verdict']}."

@@ -117,8 +117,8 @@ class Run:
         try:
             return load(*arguments)
         except MissingModel as missing:
-            print(f"Left out below, what needs it: {missing.told}.")
-            note(self.folder, self.chapter, {"left_out": {missing.key: missing.told}})
+            print(f"Left out below, what needs it: {missing.remedy}.")
+            note(self.folder, self.chapter, {"left_out": {missing.key: missing.remedy}})
             return None
 
     def collect(self) -> pd.DataFrame:

@@ -81,8 +81,8 @@ def gain_kept(frame: pd.DataFrame, aim: float) -> tuple[Figure, pd.DataFrame]:
         ends = np.clip([100 * row.ci_low, 100 * row.ci_high], -100, 300)
         ax.hlines(y, *ends, color=shades[number], lw=1.6)
         label = "" if row.rule in frame["rule"].iloc[:y].to_list() else row.rule
-        look = {"color": shades[number], "markersize": 6, "label": label}
-        ax.plot(np.clip(100 * row.kept, -100, 300), y, MARKERS[number], **look)
+        style = {"color": shades[number], "markersize": 6, "label": label}
+        ax.plot(np.clip(100 * row.kept, -100, 300), y, MARKERS[number], **style)
         beside(ax, y, f"{row.price:.0%}")
     for x in (100 * aim, 100):
         ax.axvline(x, color=INK, lw=1, ls="--", zorder=1)

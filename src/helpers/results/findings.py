@@ -209,20 +209,20 @@ def claims(
 def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
     """Rows of `claims` about one claim, and their `protocol.macro`, in words."""
     first = claim.iloc[0]
-    told: list[str] = []
+    parts: list[str] = []
     for verdict in compare.DECIDED:
         some = claim[claim["verdict"].eq(verdict)]
         if len(some):
-            over = f" {AGAINST[verdict]} {first['over']}" * (not told)
-            told.append(f"{verdict} {amounts(some)}{over}")
+            over = f" {AGAINST[verdict]} {first['over']}" * (not parts)
+            parts.append(f"{verdict} {amounts(some)}{over}")
     same = claim[~claim["verdict"].isin(compare.DECIDED)]
     if len(same):
         where = "any" if len(same) > 1 else kind(same["dataset"].iloc[0])
         where += f" of {len(same)} data sets" * (len(same) > 1)
         over = f" from {first['over']} on {where}"
         shows = f"shows {compare.undetected(same['detectable'])}"
-        told.append(shows + (" elsewhere" if told else over))
-    text, images = f"{first['subject']} {', and '.join(told)}", f"{first['n']:,.0f}"
+        parts.append(shows + (" elsewhere" if parts else over))
+    text, images = f"{first['subject']} {', and '.join(parts)}", f"{first['n']:,.0f}"
     if len(claim) > 1:
         text += f". Mean over {average['datasets']} data sets: "
         text += points(average, " points")
@@ -340,8 +340,8 @@ def sentences(text: str) -> list[str]:
 
 def short(text: str) -> str:
     """An answer without means over data sets, detectable differences and code names."""
-    told = [x for x in sentences(text) if not x.startswith("Mean over ")]
-    return re.sub(r" \((at least|picto-)[^)]*\)", "", " ".join(told))
+    kept = [x for x in sentences(text) if not x.startswith("Mean over ")]
+    return re.sub(r" \((at least|picto-)[^)]*\)", "", " ".join(kept))
 
 
 def bullets(text: str) -> str:
@@ -393,7 +393,7 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
         return ""
     keep = leaves["use"].eq(tree.KEEP)
     last = leaves.loc[keep & leaves["asks"].isin([tree.LAST, tree.ALL]), "datasets"]
-    gains, told = leaves[~keep].reset_index(drop=True), []
+    gains, parts = leaves[~keep].reset_index(drop=True), []
     for dataset, part in gains.groupby("datasets", sort=False):
         ways = []
         for _, leaf in part.iterrows():
@@ -405,12 +405,12 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
             ways.append(f"{has}{leaf['use']} gains {_expected(leaf)}")
             if leaf["over"] != part["over"].shift().get(leaf.name):  # said once
                 ways[-1] += f" over {leaf['over']}"
-        told.append(f"On {kind(dataset)}, {'; '.join(ways)}")
+        parts.append(f"On {kind(dataset)}, {'; '.join(ways)}")
     if len(last):
         rest = listed(map(kind, last.iloc[0].split(", ")))
-        told.append(f"On {rest}, keep zero-shot: no tested method is shown to gain")
+        parts.append(f"On {rest}, keep zero-shot: no tested method is shown to gain")
     if gains.empty:
-        return told[0]
+        return parts[0]
     cells = zip(gains["datasets"], gains["backbone"], strict=True)
     singles = (widest(scores, Key(*at, ""), registry.ledgers(ONE)) for at in cells)
     one = pd.DataFrame([_price(scores, key) for key in singles if key])
@@ -419,19 +419,19 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
     text = f"The dearest of these is {dearest['use']}: an image takes "
     text += f"{1000 * dearest['seconds_per_image']:.0f} ms, and "
     text += f"{1000 * one['seconds_per_image'][times.idxmax()]:.0f} ms with one prompt"
-    told.append(text)
+    parts.append(text)
     worse = gains["ece"] - gains["ece_one"]
     at, much = worse.idxmax(), worse >= 0.01
     if not much.any():
         same = "None of these is worse calibrated than one prompt by a point or more"
-        return ". ".join([*told, same])
+        return ". ".join([*parts, same])
     some = listed(dict.fromkeys(gains["use"][much]))
-    told.append(f"Worse calibrated than one prompt by a point or more: {some}")
+    parts.append(f"Worse calibrated than one prompt by a point or more: {some}")
     surer = "surer" if gains["surer"][at] > 0 else "less sure"
     own, plain = (f"{100 * gains[k][at]:.0f} %" for k in ("ece", "ece_one"))
     text = f"The worst is {gains['use'][at]}, which is {surer} than it is right: its "
-    told.append(f"{text}calibration error is {own}, that of one prompt {plain}")
-    return ". ".join(told)
+    parts.append(f"{text}calibration error is {own}, that of one prompt {plain}")
+    return ". ".join(parts)
 
 
 def _expected(row: pd.Series) -> str:

@@ -108,8 +108,8 @@ def kernel() -> None:
         def initialize(self, argv: Any = None) -> None:
             super().initialize(argv)
             # Each shutdown begins with an interrupt while the kernel is idle.
-            told = "KeyboardInterrupt caught in kernel"
-            self.log.addFilter(lambda record: told not in record.getMessage())
+            message = "KeyboardInterrupt caught in kernel"
+            self.log.addFilter(lambda record: message not in record.getMessage())
 
     PlainKernelApp.launch_instance()
 

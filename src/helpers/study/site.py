@@ -116,13 +116,13 @@ def build(folder: Path) -> Path:
         )
     finished = {chapter.name: chapter for chapter in chapters}
     entries = sorted({*finished, *common["partial"]})
-    said = findings.answers(folder / "tables")
+    answers = findings.answers(folder / "tables")
     write(
         "index",
         entries=[(name, finished.get(name)) for name in entries],
         evidence=_evidence(folder, chapters, lines),
-        lead=findings.sentences(said[SYNTHESIS]) if SYNTHESIS in said else [],
-        answers={number: findings.short(text) for number, text in said.items()},
+        lead=findings.sentences(answers[SYNTHESIS]) if SYNTHESIS in answers else [],
+        answers={number: findings.short(text) for number, text in answers.items()},
         whole=SYNTHESIS,
         facts=_facts(results),
         provenance=provenance,
