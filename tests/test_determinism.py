@@ -101,7 +101,7 @@ def test_ledgers_do_not_depend_on_threads_that_read_and_draw_or_on_chunks(
 ):
     first = evaluated(tmp_path / "first", monkeypatch, model, dataset)
     monkeypatch.setattr(parallel, "THREADS", 1)
-    monkeypatch.setattr(view_store, "AHEAD", 0)
+    monkeypatch.setattr(view_store, "PREFETCHED", 0)
     monkeypatch.setattr(adaptation, "CHUNK", 32)
     assert len(first) == 3
     assert evaluated(tmp_path / "other", monkeypatch, model, dataset) == first

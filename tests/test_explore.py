@@ -16,7 +16,7 @@ from PIL import Image
 
 from helpers import data, figures, store
 from helpers.chapters import explore
-from helpers.chapters.explore import Looker, Panel, Settings, Upload
+from helpers.chapters.explore import Exploration, Panel, Settings, Upload
 from helpers.chapters.notebook import Run
 from helpers.methods import autoclip, selection, tpt, vote
 from helpers.models import clip
@@ -46,18 +46,18 @@ def dataset():
 
 
 @pytest.fixture(scope="module")
-def looker(backbone, dataset):
-    return Looker(backbone, dataset, "preaugment", TEMPLATES["openai_7"], seed=3)
+def exploration(backbone, dataset):
+    return Exploration(backbone, dataset, "preaugment", TEMPLATES["openai_7"], seed=3)
 
 
 @pytest.fixture
-def panel(looker):
-    return Panel(looker)
+def panel(exploration):
+    return Panel(exploration)
 
 
-def by_class(looker, settings):
+def by_class(exploration, settings):
     """Probabilities: a row for each class, a column for each method."""
-    table = looker.facts(settings)["probabilities"]
+    table = exploration.facts(settings)["probabilities"]
     return table.pivot_table("probability", "class_name", "method")
 
 
@@ -95,7 +95,7 @@ def test_every_control_changes_the_picture(panel):
     )
 
 
-def test_the_numbers_are_those_of_the_methods(looker, backbone, dataset):
+def test_the_numbers_are_those_of_the_methods(exploration, backbone, dataset):
     settings = Settings(5, rho=0.2, steps=2, learning_rate=0.01, beta=0.6)
     views = store.view_features(backbone, dataset, "preaugment", 32, seed=3)[5:6]
     tower, scale = PromptTower(backbone, dataset.class_names), backbone.logit_scale
@@ -109,20 +109,20 @@ def test_the_numbers_are_those_of_the_methods(looker, backbone, dataset):
         "vote": vote.confident_vote(views, classes, scale, rho=0.2),
         "tpt": tpt.tpt(views, tower.features, scale, tower.context, **tuning),
     }
-    found = by_class(looker, settings).loc[list(dataset.class_names)]
+    found = by_class(exploration, settings).loc[list(dataset.class_names)]
     assert set(found) == set(expected)
     for method, of_classes in expected.items():
         p = of_classes.softmax(dim=-1)[0]
         assert np.allclose(found[method], p, rtol=1e-4), method
 
-    facts = looker.facts(settings)
+    facts = exploration.facts(settings)
     assert np.allclose(facts["views"]["entropy"], selection.entropy(logits)[0])
     kept = facts["views"].query("kept").index
     assert set(kept) == set(selection.confident(logits, 6)[0].tolist())
 
-    prompts = backbone.template_features(dataset.class_names, looker.templates)
+    prompts = backbone.template_features(dataset.class_names, exploration.templates)
     weights = autoclip.weights(views[:, 0].float(), prompts, scale, beta=0.6)[0]
-    assert list(facts["weights"]) == list(looker.templates)
+    assert list(facts["weights"]) == list(exploration.templates)
     assert list(facts["weights"].values()) == pytest.approx(weights.tolist())
 
 
@@ -140,10 +140,10 @@ def test_what_a_move_leaves_alone_is_not_computed_again(panel, monkeypatch):
         panel.views.value = 31
 
 
-def test_the_order_of_names_does_not_matter(looker):
+def test_the_order_of_names_does_not_matter(exploration):
     names = ("cat", "owl", "pear", "ice cream")
-    one = by_class(looker, Settings(names=names))
-    other = by_class(looker, Settings(names=names[::-1]))
+    one = by_class(exploration, Settings(names=names))
+    other = by_class(exploration, Settings(names=names[::-1]))
     assert one.shape == (len(names), 4)
     assert np.allclose(one, other, atol=1e-6)
 
@@ -171,32 +171,32 @@ def test_one_view_is_enough_where_all_are_kept(panel):
     assert panel.picture.value != before
 
 
-def test_a_label_is_told_where_it_is_known(looker, backbone, dataset):
+def test_a_label_is_told_where_it_is_known(exploration, backbone, dataset):
     truth = dataset.class_names[dataset.labels[1]]
-    assert looker.facts(Settings(1))["title"] == f"{dataset.ids[1]}\ntrue: {truth}"
+    assert exploration.facts(Settings(1))["title"] == f"{dataset.ids[1]}\ntrue: {truth}"
     unlabelled = SimpleNamespace(
         ids=("a.jpg",), labels=np.array([-1]), class_names=("cat", "dog")
     )
     unlabelled.image = lambda _: dataset.image(1)
-    other = Looker(backbone, unlabelled, "augmix", TEMPLATES["photo"], seed=0)
+    other = Exploration(backbone, unlabelled, "augmix", TEMPLATES["photo"], seed=0)
     assert other.facts(Settings())["title"] == "a.jpg"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_pictures_of_many_formats_can_be_brought(kind, looker):
+def test_pictures_of_many_formats_can_be_brought(kind, exploration):
     picture = Image.fromarray(np.tile(np.arange(90, dtype=np.uint8), (70, 1)))
     settings = Settings(Upload("mine", encoded(picture, kind)), ("cat", "dog"), 10)
-    facts = looker.facts(settings)
+    facts = exploration.facts(settings)
     assert facts["views"]["entropy"].notna().all()
     assert facts["title"] == "mine"
 
 
-def test_an_uploaded_picture_is_seen_as_in_a_data_set(panel, looker, dataset):
+def test_an_uploaded_picture_is_seen_as_in_a_data_set(panel, exploration, dataset):
     picture = encoded(dataset.image(4), "PNG")
     upload(panel, dataset.ids[4], memoryview(picture))
     assert panel.message.value.startswith("drawn in")
     assert isinstance(panel.settings().image, Upload)
-    brought, own = (by_class(looker, s) for s in (panel.settings(), Settings(4)))
+    brought, own = (by_class(exploration, s) for s in (panel.settings(), Settings(4)))
     assert brought.equals(own)
     panel.position.value = 1
     assert panel.settings().image == 1
@@ -204,7 +204,9 @@ def test_an_uploaded_picture_is_seen_as_in_a_data_set(panel, looker, dataset):
 
 
 def test_of_one_image_there_is_no_choice(backbone, dataset):
-    alone = Looker(backbone, dataset.subset([3]), "preaugment", TEMPLATES["photo"], 0)
+    alone = Exploration(
+        backbone, dataset.subset([3]), "preaugment", TEMPLATES["photo"], 0
+    )
     panel = Panel(alone)
     assert panel.message.value.startswith("drawn in")
     assert panel.position not in panel.box.children[0].children
@@ -232,16 +234,18 @@ def test_only_who_can_answer_is_attended():
             said.append(message["content"]["data"]["text/plain"])
 
     try:
-        client.execute_interactive("from helpers.chapters.explore import attended")
+        client.execute_interactive(
+            "from helpers.chapters.explore import is_interactive"
+        )
         for allowed in (True, False):
             client.execute_interactive(
-                "attended()", allow_stdin=allowed, output_hook=hear, timeout=600
+                "is_interactive()", allow_stdin=allowed, output_hook=hear, timeout=600
             )
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     assert said == ["True", "False"]
-    assert not explore.attended()  # no kernel at all
+    assert not explore.is_interactive()  # no kernel at all
 
 
 def test_a_figure_follows_its_controls_where_one_can_play(tmp_path, monkeypatch):
@@ -257,7 +261,7 @@ def test_a_figure_follows_its_controls_where_one_can_play(tmp_path, monkeypatch)
     explore.vary(run, "moved", draw, share=slider)
     assert asked == [0.5]
     assert (tmp_path / "figures" / "05_moved.png").is_file()
-    monkeypatch.setattr(explore, "attended", lambda: True)
+    monkeypatch.setattr(explore, "is_interactive", lambda: True)
     explore.vary(run, "played", draw, share=slider)
     slider.value = 0.7
     assert asked == [0.5, 0.5, 0.7]

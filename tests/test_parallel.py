@@ -136,10 +136,10 @@ def test_no_node_for_a_task_is_an_error():
 
 def test_a_gpu_task_does_many_spans_since_it_is_slow_to_start():
     cpus, gpus = parallel.Placement(1, 0, 8), parallel.Placement(8, 1, 8)
-    assert parallel.bundle(1563, cpus) == 1
-    assert parallel.bundle(800, gpus) == 50  # two tasks each
-    assert parallel.bundle(5, gpus) == 1
-    assert parallel.bundle(100_000, gpus) == 64
+    assert parallel.spans_per_task(1563, cpus) == 1
+    assert parallel.spans_per_task(800, gpus) == 50  # two tasks each
+    assert parallel.spans_per_task(5, gpus) == 1
+    assert parallel.spans_per_task(100_000, gpus) == 64
 
 
 def test_nodes_are_compared_by_the_sources_of_both_packages(monkeypatch):
@@ -382,7 +382,7 @@ def two_nodes(monkeypatch):
     watchful = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300}
     watchful["health_check_failure_threshold"] = 3
     head = {"num_cpus": 1, "include_dashboard": False, "_system_config": watchful}
-    with parallel._variables({**parallel.QUIET, "PYTHONPATH": parallel.STUBS}):
+    with parallel._variables({**parallel.ENVIRONMENT, "PYTHONPATH": parallel.STUBS}):
         cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(num_cpus=1)
     monkeypatch.setenv(parallel.ADDRESS, cluster.address)

@@ -109,7 +109,7 @@ def test_logits_at_a_stage_are_those_of_so_many_views(model, text, encoded, rule
     assert whole.isfinite().all()
     assert (spent > 0).all()
     for stage, n in enumerate(COUNTS[1:], 1):
-        exact = paying.on_views(name, n)(seen.views[:, :n], text)
+        exact = paying.of_view_count(name, n)(seen.views[:, :n], text)
         assert torch.allclose(whole[:, stage], exact, atol=1e-3)
     ends = sequential.stops(seen.margins, *rule)
     part, _ = paying.stage_logits(*on, ends[:, None])
@@ -117,7 +117,7 @@ def test_logits_at_a_stage_are_those_of_so_many_views(model, text, encoded, rule
     assert torch.allclose(found, paying.pick(whole, ends), atol=1e-3)
     assert part[ends == 0, 1:].isnan().all()
     assert part[:, 0].isfinite().all()
-    adapt = {n: paying.on_views(name, n) for n in COUNTS}
+    adapt = {n: paying.of_view_count(name, n) for n in COUNTS}
     packaged = sequential.adaptive(
         seen.views,
         text.class_features,
@@ -131,7 +131,9 @@ def test_logits_at_a_stage_are_those_of_so_many_views(model, text, encoded, rule
 
 def test_the_full_price_of_tpt_is_chapter_02s():
     """So that its logits are read from the store."""
-    assert paying.on_views("tpt", 32).key == adaptation.by_tuning(paying.tpt.tpt).key
+    assert (
+        paying.of_view_count("tpt", 32).key == adaptation.by_tuning(paying.tpt.tpt).key
+    )
 
 
 def test_means_count_data_sets_alike_and_draw_images_within_them():

@@ -82,7 +82,9 @@ def test_the_doctor_tells_the_time():
     ((topic, _, text),) = report.lines
     assert topic == "time"
     assert "02_tpt_augmentations: about" in text
-    seconds = cost.paces([clip.load("picto-rn", "picto", "cpu")], datasets["picto"])
+    seconds = cost.unit_seconds(
+        [clip.load("picto-rn", "picto", "cpu")], datasets["picto"]
+    )
     assert seconds.keys() == cost.NAMES.keys()
     assert all(0 < spent <= 1 for spent in seconds.values()), seconds
 
@@ -90,8 +92,8 @@ def test_the_doctor_tells_the_time():
 def test_the_first_vit_is_timed_in_training(monkeypatch):
     models = [clip.load(name, "picto", "cpu") for name in ("picto-rn", "picto-vit")]
     monkeypatch.setattr(cost, "_training_seconds", lambda model, _: model.name)
-    assert cost.paces(models, data.read("picto"))["trained"] == "picto-vit"
-    assert cost.paces(models[:1], data.read("picto"))["trained"] == "picto-rn"
+    assert cost.unit_seconds(models, data.read("picto"))["trained"] == "picto-vit"
+    assert cost.unit_seconds(models[:1], data.read("picto"))["trained"] == "picto-rn"
 
 
 def test_weights_that_do_not_load_stop_the_study(monkeypatch):
@@ -177,8 +179,8 @@ def test_the_peak_of_a_chapter_is_told(tmp_path, capsys):
     ],
 )
 def test_a_kernel_is_stopped_before_memory_is_used_up(tmp_path, monkeypatch, hold):
-    monkeypatch.setattr(process, "PATIENCE", 3)
-    monkeypatch.setattr(process, "FLOOR", (1.0, 300 * 10**6))
+    monkeypatch.setattr(process, "KILL_SECONDS", 3)
+    monkeypatch.setattr(process, "RESERVE", (1.0, 300 * 10**6))
     held = 0
 
     def left() -> float:  # the machine has just what the hoard will take
@@ -227,8 +229,8 @@ def test_a_child_that_has_not_yet_started_its_program_holds_nothing():
 
 
 def test_a_kernel_stopped_at_its_start_says_why(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "PATIENCE", 1)
-    monkeypatch.setattr(process, "FLOOR", (1.0, 10**6))  # whatever a kernel holds
+    monkeypatch.setattr(process, "KILL_SECONDS", 1)
+    monkeypatch.setattr(process, "RESERVE", (1.0, 10**6))  # whatever a kernel holds
     monkeypatch.setattr(process, "available_memory", lambda: 0.0)
     monkeypatch.setattr(runner, "STARTING", 120)
     began = time.monotonic()

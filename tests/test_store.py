@@ -257,7 +257,7 @@ def test_views_depend_on_no_other_image_order_or_thread(counting, monkeypatch):
     some = store.view_features(model, dataset.subset(picked), count=5)
     assert torch.equal(some, features[picked])
     monkeypatch.setattr(parallel, "THREADS", 1)
-    monkeypatch.setattr(view_store, "AHEAD", 0)
+    monkeypatch.setattr(view_store, "PREFETCHED", 0)
     turned = store.view_features(model, dataset.subset(range(8, -1, -1)), count=5)
     assert torch.equal(turned, features.flip(0))
     assert len(encoded) == (9 + 3 + 9) * 5
@@ -358,7 +358,7 @@ def test_what_another_process_makes_meanwhile_is_passed_over(counting, monkeypat
     model, encoded = counting
     dataset = pictures(12)
     encode = clip.Backbone.encode_images
-    monkeypatch.setattr(view_store, "AHEAD", 1)
+    monkeypatch.setattr(view_store, "PREFETCHED", 1)
 
     def overtaken(self, images):
         with monkeypatch.context() as patched:
@@ -492,7 +492,7 @@ def test_a_chunk_depends_on_no_other_image_order_or_thread(counting, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr(keys, "CACHE", keys.CACHE / "other")
         patched.setattr(parallel, "THREADS", 1)
-        patched.setattr(view_store, "AHEAD", 0)
+        patched.setattr(view_store, "PREFETCHED", 0)
         first = looked(model, dataset, [7, 2])
         assert torch.equal(first, whole[[7, 2]])
         made = len(encoded)

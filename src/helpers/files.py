@@ -18,8 +18,8 @@ from helpers.keys import key
 
 SOURCE = Path(__file__).parents[1]
 PACKAGES = ("torch", "open_clip_torch", "transformers", "numpy", "pillow")
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 class DiskFull(OSError):
@@ -62,7 +62,7 @@ def replacing(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.touch()
         except OSError as error:
-            if error.errno in BARRED:
+            if error.errno in DENIED:
                 raise _not_writable(path.parent, error) from error
             raise
         try:
@@ -148,8 +148,8 @@ def _is_disk_full(error: BaseException | None) -> bool:
     """
     if error is None:
         return False
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return True
-    if any(f"os error {number}" in str(error) for number in FULL):
+    if any(f"os error {number}" in str(error) for number in DISK_FULL):
         return True
     return _is_disk_full(error.__cause__ or error.__context__)

@@ -1,8 +1,8 @@
 """Work in threads, and spread over processes of this machine or of a cluster.
 
-`ahead` has threads read and draw images while the caller encodes others. `spread` gives
-work to processes, as tasks of Ray. Two variables ask for processes, which `study run`
-sets for its notebooks:
+`prefetch` has threads read and draw images while the caller encodes others. `spread`
+gives work to processes, as tasks of Ray. Two variables ask for processes, which
+`study run` sets for its notebooks:
 
     STUDY_WORKERS=4                    four processes on this machine
     STUDY_RAY_ADDRESS=10.0.0.1:6379    the Ray cluster that this machine is a node of
@@ -41,17 +41,17 @@ THREADS = 4  # that work ahead
 RETRIES = 3  # of a task whose worker or node died
 STARTS = 3  # of Ray on a machine that is too busy for its first start
 CLUSTER_CPUS = 4  # of a task on a cluster: as many threads draw and decode
-REACH = 5.0  # seconds to wait for a cluster's answer
-TURNS, MOST = 2, 64  # tasks that each GPU gets; spans in one of them, at most
-STALLED = 30.0  # seconds without a result, after which we look whether nodes are left
+CONNECT_SECONDS = 5.0  # to wait for a cluster's answer
+TASKS_PER_GPU, MOST_SPANS = 2, 64  # spans in one of these tasks, at most
+STALL_SECONDS = 30.0  # without a result, before we look whether nodes are left
 STUBS = str(Path(__file__).parent / "stubs")  # what Ray's processes need not import
-QUIET = {
+ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # tells nobody that it runs
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # leaves devices to the tasks
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # does not copy the folder we stand in
 }
-SILENT = {"log_to_driver": False, "logging_level": logging.ERROR}
-ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # listens on 127.0.0.1, everywhere
+OPTIONS = {"log_to_driver": False, "logging_level": logging.ERROR}
+LOCAL = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # listens on 127.0.0.1, everywhere
 
 Result = TypeVar("Result")
 Work = Callable[[range], Result]
@@ -65,7 +65,7 @@ class Placement(NamedTuple):
     at_once: int  # tasks on all nodes together
 
 
-def ahead(
+def prefetch(
     work: Callable[[int], Result], positions: Iterable[int], most: int
 ) -> Iterator[tuple[int, Result]]:
     """Yield (n, work(n)) in order, made by threads while the encoder works.
@@ -126,9 +126,9 @@ def chosen(workers: int | None = None, address: str | None = None) -> Iterator[N
 
 
 def check() -> None:
-    """Refuse variables that cannot be meant, Ray missing, a cluster out of reach.
+    """Check the variables, that Ray is installed and that the cluster answers.
 
-    Raises ValueError, RuntimeError or ConnectionError, within seconds.
+    Raises ValueError, RuntimeError or ConnectionError within seconds.
     """
     if not active():
         return
@@ -140,7 +140,7 @@ def check() -> None:
             "--workers and --ray-address"
         )
     if address := os.environ.get(ADDRESS):
-        _knock(address)
+        _check_reachable(address)
 
 
 def _workers() -> int:
@@ -151,7 +151,7 @@ def _workers() -> int:
     return number
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdigit():
         raise ValueError(
@@ -159,7 +159,7 @@ def _knock(address: str) -> None:
             "--port 6379` prints it"
         )
     try:
-        socket.create_connection((host, int(port)), REACH).close()
+        socket.create_connection((host, int(port)), CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
         raise ConnectionError(
             f"no Ray cluster answers at {address} ({error}): start one there with "
@@ -197,7 +197,7 @@ def _in_tasks(
         max_retries=RETRIES,
         retry_exceptions=False,
     )(_task)
-    together = bundle(len(spans), room)
+    together = spans_per_task(len(spans), room)
     waiting = [spans[i : i + together] for i in range(0, len(spans), together)][::-1]
     running = {}
     try:
@@ -206,7 +206,7 @@ def _in_tasks(
             while waiting and len(running) < 2 * room.at_once:
                 some = waiting.pop()
                 running[task.remote(shipped, key, some, threads, ours)] = some
-            done, _ = ray.wait(list(running), timeout=STALLED)
+            done, _ = ray.wait(list(running), timeout=STALL_SECONDS)
             if not done:
                 placement(ray.nodes(), _workers(), on_gpu)  # raises if none is left
             for reference in done:
@@ -218,13 +218,14 @@ def _in_tasks(
             ray.cancel(reference, force=True)
 
 
-def bundle(spans: int, room: Placement) -> int:
+def spans_per_task(spans: int, room: Placement) -> int:
     """How many spans one task does: one on a CPU, many on a GPU.
 
     On a GPU each task is a new process, which takes seconds to start;
     `tests/benchmarks/growth.py` computes what fewer tasks save.
     """
-    return min(MOST, math.ceil(spans / (TURNS * room.at_once))) if room.gpus else 1
+    even = math.ceil(spans / (TASKS_PER_GPU * room.at_once))
+    return min(MOST_SPANS, even) if room.gpus else 1
 
 
 def _result(ray: Any, reference: Any, what: str) -> Any:
@@ -248,7 +249,8 @@ def _connected() -> Any:
     check()
     address = os.environ.get(ADDRESS)
     path = os.pathsep.join(filter(None, [STUBS, os.environ.get("PYTHONPATH")]))
-    with _variables(QUIET if address else {**QUIET, **ALONE, "PYTHONPATH": path}):
+    local = {**ENVIRONMENT, **LOCAL, "PYTHONPATH": path}
+    with _variables(ENVIRONMENT if address else local):
         import ray
 
         if ray.is_initialized():
@@ -262,7 +264,7 @@ def _connected() -> Any:
 
 def _join(ray: Any, address: str) -> None:
     try:
-        ray.init(address=address, **SILENT)
+        ray.init(address=address, **OPTIONS)
     except Exception as error:  # Ray raises nearly anything
         raise ConnectionError(
             f"cannot join the Ray cluster at {address} ({error}): this machine must be "
@@ -282,7 +284,7 @@ def _start(ray: Any, workers: int) -> None:
                 num_cpus=workers * share,
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
-                **SILENT,
+                **OPTIONS,
             )
             return
         except Exception as error:  # Ray raises nearly anything

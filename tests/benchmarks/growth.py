@@ -138,7 +138,7 @@ def stages(of: Units, rate: float, gpus: int) -> list[Stage]:
 
     def stage(name: str, gpu: float, cpu: float, size: float, span: int) -> Stage:
         room = parallel.Placement(CORES, 1, gpus)
-        together = parallel.bundle(math.ceil(IMAGES / span), room)
+        together = parallel.spans_per_task(math.ceil(IMAGES / span), room)
         return Stage(name, gpu, cpu, size, span * together)
 
     row = VIEWS * of.width * 2

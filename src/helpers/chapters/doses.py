@@ -282,12 +282,12 @@ def sentence(row: Mapping[str, float | str]) -> str:
     subject = row["subject"][0].upper() + row["subject"][1:]
     if row["verdict"] in compare.DECIDED:
         way = "rises" if row["difference"] > 0 else "falls"
-        told = f"{way} by {findings.amount(row)} {row['over']}"
+        change = f"{way} by {findings.amount(row)} {row['over']}"
         if np.isnan(row.get("turn", np.nan)):
-            return f"{subject} {told}."
+            return f"{subject} {change}."
         most = "greatest" if row["turned_by"] > 0 else "least"
         there = f"{100 * row['turned']:+.1f} points at {row['turn']:g}"
-        told = f"{told}, along a straight line"
-        return f"{subject} {told}. The {most} value lies in between: {there}."
+        change = f"{change}, along a straight line"
+        return f"{subject} {change}. The {most} value lies in between: {there}."
     change = findings.points(row, " points")
     return f"{subject} {row['over']}: {change}, {row['verdict']}."

@@ -1,4 +1,4 @@
-"""One image under the methods: widgets for who sits at the notebook, else a picture.
+"""One image under the methods: widgets in a live notebook, else one picture.
 
 Every number comes from the functions that the chapters call. What a control does not
 change is kept, so that moving it takes no longer than drawing.
@@ -37,7 +37,7 @@ from helpers.store.views import draw, encode
 MOST = 64  # views on the slider
 CONTROLS = ("views", "rho", "tune", "steps", "learning_rate", "beta")
 """What the panel has a widget for, by the names that `Settings` gives them."""
-ROOMY = {"style": {"description_width": "115px"}, "layout": {"width": "320px"}}
+WIDE = {"style": {"description_width": "115px"}, "layout": {"width": "320px"}}
 """Sliders wide enough for their names."""
 
 
@@ -48,7 +48,7 @@ def explore(
     recipe: str = "preaugment",
     templates: tuple[str, ...] = TEMPLATES["styles"],
 ) -> None:
-    """Show one image under vote, TPT and AutoCLIP, to play with where one can.
+    """Show one image under vote, TPT and AutoCLIP, with widgets in a live notebook.
 
     In a live notebook a person chooses image, class names and settings. Elsewhere the
     first image of the data set is drawn once and saved as `figures/NN_explore`.
@@ -57,11 +57,11 @@ def explore(
         recipe: of the views, a key of `helpers.views.VIEWS`.
         templates: what AutoCLIP weighs, each with one {} for the class name.
     """
-    looker = Looker(backbone, dataset, recipe, templates, run.seed)
-    if attended():
-        display(Panel(looker).box)
+    exploration = Exploration(backbone, dataset, recipe, templates, run.seed)
+    if is_interactive():
+        display(Panel(exploration).box)
     else:
-        run.figure("explore", *looker.draw(Settings()))
+        run.figure("explore", *exploration.draw(Settings()))
 
 
 def vary(
@@ -70,7 +70,7 @@ def vary(
     draw: Callable[..., tuple[Figure, pd.DataFrame]],
     **controls: widgets.Widget,
 ) -> None:
-    """Show a figure that follows its controls, where one can play with them.
+    """Show a figure that follows its controls in a live notebook.
 
     Elsewhere the figure of the controls' first values is saved as `figures/NN_name`.
 
@@ -83,13 +83,13 @@ def vary(
         display(fig)
         plt.close(fig)
 
-    if attended():
+    if is_interactive():
         widgets.interact(show, **controls)
     else:
         run.figure(name, *draw(**{key: c.value for key, c in controls.items()}))
 
 
-def attended() -> bool:
+def is_interactive() -> bool:
     """Whether a person sent the running cell, and so may move sliders.
 
     Whoever sends a cell says whether it can answer `input()`. JupyterLab, Notebook and
@@ -132,7 +132,7 @@ class Settings:
     beta: float = 0.85  # entropy of AutoCLIP's weights, as a share of the largest
 
 
-class Looker:
+class Exploration:
     """Computes and draws what `Settings` ask for, and keeps what the next may need."""
 
     def __init__(
@@ -247,9 +247,9 @@ class Panel:
     be, a sentence says so and the last picture stays.
     """
 
-    def __init__(self, looker: Looker) -> None:
-        self._looker, self._image = looker, 0
-        dataset = looker.dataset
+    def __init__(self, exploration: Exploration) -> None:
+        self._exploration, self._image = exploration, 0
+        dataset = exploration.dataset
         self.position = _slider(widgets.IntSlider, "image", 0, 0, len(dataset) - 1)
         self.upload = widgets.FileUpload(
             accept="image/*", description="your own picture", layout={"width": "auto"}
@@ -271,7 +271,7 @@ class Panel:
             value=Settings.learning_rate,
             description="learning rate",
             continuous_update=False,
-            **ROOMY,
+            **WIDE,
         )
         self.beta = _slider(
             widgets.FloatSlider, "AutoCLIP's beta", Settings.beta, 0.05, 1, 0.05
@@ -313,7 +313,7 @@ class Panel:
     def _redraw(self, _: object = None) -> None:
         self.message.value, began = "drawing …", time.perf_counter()
         try:
-            fig, _ = self._looker.draw(self.settings())
+            fig, _ = self._exploration.draw(self.settings())
         except ValueError as error:
             self.message.value = (
                 f"<b>{escape(str(error))}.</b> Below is the last picture that could be "
@@ -330,7 +330,7 @@ class Panel:
 def _slider(
     kind: type[widgets.Widget], name: str, value: float, low: float, *rest: float
 ) -> widgets.Widget:
-    """A slider that speaks when it is let go; `rest`: its end, and its step."""
+    """A slider that reports its value when released; `rest`: its maximum and step."""
     ends = dict(zip(("max", "step"), rest, strict=False))
-    look = {"description": name, "continuous_update": False, **ROOMY}
+    look = {"description": name, "continuous_update": False, **WIDE}
     return kind(value=value, min=low, **ends, **look)

@@ -37,12 +37,12 @@ from helpers.study.parameters import INCLUDE, fill
 
 PACKAGES = ("torch", "open_clip_torch", "numpy", "pillow")
 NEEDS = re.compile(r"#\| needs: ([\w, ]+)")
-CHATTER = ("huggingface_hub", "transformers", "sentence_transformers", "timm", "httpx")
+NOISY = ("huggingface_hub", "transformers", "sentence_transformers", "timm", "httpx")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One chapter of one study at work. Everything it saves lies in `folder`."""
+    """A run of one chapter of one study. Everything it saves lies in `folder`."""
 
     chapter: str  # "01_zero_shot"
     study: str
@@ -117,8 +117,8 @@ class Run:
         try:
             return load(*arguments)
         except MissingModel as missing:
-            print(f"Left out below, what needs it: {missing.told}.")
-            note(self.folder, self.chapter, {"left_out": {missing.key: missing.told}})
+            print(f"Left out below, what needs it: {missing.remedy}.")
+            note(self.folder, self.chapter, {"left_out": {missing.key: missing.remedy}})
             return None
 
     def collect(self) -> pd.DataFrame:
@@ -127,7 +127,7 @@ class Run:
 
 
 def start(chapter: str, namespace: dict[str, Any]) -> Run:
-    """Check the parameters, seed every generator, say what runs where, and note it.
+    """Check the parameters, seed all generators, print and record what runs where.
 
     Args:
         chapter: the notebook's name, such as "01_zero_shot".
@@ -231,8 +231,8 @@ def reset_display_options() -> None:
 
 
 def quiet_libraries() -> None:
-    """Show no messages of the libraries below errors."""
-    for name in CHATTER:
+    """Show only errors of the libraries that log much."""
+    for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger().addFilter(_is_wanted)
 

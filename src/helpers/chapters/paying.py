@@ -1,4 +1,4 @@
-"""Chapter 06c's look at images: as many views as a rule asks for, stage by stage.
+"""Views of chapter 06c: as many as a stopping rule asks for, stage by stage.
 
 A stage is a number of views after which a rule may stop (`sequential.stages`). What a
 method predicts at each stage is kept side by side, so that every rule can be applied
@@ -43,8 +43,8 @@ class Rule(NamedTuple):
     margin: float
 
 
-class Looked(NamedTuple):
-    """What was seen of N images in S stages; NaN, or 0 seconds, where nothing was."""
+class Encoded(NamedTuple):
+    """Views of N images in S stages; NaN, or 0 seconds, where none were encoded."""
 
     views: Tensor  # [N, V, D] on the backbone's device
     margins: Tensor  # float32 [N, S] on the CPU
@@ -59,8 +59,8 @@ def look(
     counts: Sequence[int],
     seed: int = 0,
     rules: Sequence[Rule] | None = None,
-) -> Looked:
-    """All views of all images, or with rules the chunks for which one of them asks.
+) -> Encoded:
+    """Encode all views of all images or, with rules, the chunks that a rule asks for.
 
     Chunks are encoded one after another, and only for the images on which some rule
     has not stopped yet; `store.chunk_features` keeps them. The first view is the image,
@@ -74,7 +74,7 @@ def look(
         views = store.view_features(*made_by).to(backbone.device)
         each = store.view_seconds_per_image(*made_by) / total
         seconds += each * torch.tensor(counts).diff(prepend=torch.tensor([0]))
-        return Looked(views, sequential.margins(views, *side, counts).cpu(), seconds)
+        return Encoded(views, sequential.margins(views, *side, counts).cpu(), seconds)
     size = len(dataset), total, backbone.embed_dim
     views = torch.full(size, torch.nan, dtype=torch.float16, device=backbone.device)
     at = torch.arange(len(dataset))
@@ -91,11 +91,11 @@ def look(
         margins[at, stage] = sequential.margins(views[at, :n], *side, [n]).cpu()[:, 0]
         ends = torch.stack([sequential.stops(margins, *rule) for rule in rules])
         at = (ends.amax(dim=0) > stage).nonzero()[:, 0]
-    return Looked(views, margins, seconds)
+    return Encoded(views, margins, seconds)
 
 
-def on_views(name: str, views: int) -> Method:
-    """A method of `METHODS` as it runs on so many views: it keeps one at least."""
+def of_view_count(name: str, views: int) -> Method:
+    """A method of `METHODS` with its share for this number of views: at least one."""
     function, rho = METHODS[name]
     share = rho and sequential.share(rho, views)
     settings = {} if share == rho else {"rho": share}
@@ -109,7 +109,7 @@ def stage_logits(
     dataset: Dataset,
     text: Text,
     name: str,
-    looked: Looked,
+    encoded: Encoded,
     counts: Sequence[int],
     ends: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -131,8 +131,8 @@ def stage_logits(
             rows = rows[(ends == stage).any(dim=1)]
         if not len(rows):
             continue
-        some, seen = dataset.subset(rows.tolist()), looked.views[rows, :n]
-        run = adaptation.first_view if n == 1 else on_views(name, n)
+        some, seen = dataset.subset(rows.tolist()), encoded.views[rows, :n]
+        run = adaptation.first_view if n == 1 else of_view_count(name, n)
         label = f"{name} on {n} views"
         ((_, found, spent),) = adaptation.answers(
             backbone, some, text, {label: run}, seen

@@ -90,11 +90,11 @@ def similarity_matrix(
     ax.imshow(similarity.T, cmap="Blues", aspect="auto", **limits)
     for i, j in np.ndindex(shape):
         dark = similarity[i, j] > similarity.min() + 0.65 * span
-        look = {"fontweight": "bold" if best[i] == j else "normal"}
-        number_in_cell(ax, i, j, f"{similarity[i, j]:.2f}", 10, dark, **look)
+        style = {"fontweight": "bold" if best[i] == j else "normal"}
+        number_in_cell(ax, i, j, f"{similarity[i, j]:.2f}", 10, dark, **style)
         if correct[i] == j:
-            corner, look = (i - 0.46, j - 0.46), {"fill": False, "ec": VERMILION}
-            ax.add_patch(Rectangle(corner, 0.92, 0.92, lw=2, **look))
+            corner, style = (i - 0.46, j - 0.46), {"fill": False, "ec": VERMILION}
+            ax.add_patch(Rectangle(corner, 0.92, 0.92, lw=2, **style))
     for i, image in enumerate(images):
         thumbnail = ImageOps.fit(as_picture(image), (128, 128))
         box = (i - 0.46, i + 0.46, -0.56, -1.48)
@@ -127,7 +127,7 @@ def confusion_matrix(
     class_names: Sequence[str],
     top: int = 12,
 ) -> tuple[Figure, pd.DataFrame]:
-    """What is taken for what, in percent of each true class's images.
+    """Confusion matrix in percent of each true class's images.
 
     Up to `top` classes are drawn in full; of more, those of the most frequent
     confusions, with a last column for all other predictions, so that rows sum to 100.

@@ -151,9 +151,9 @@ def changes(frame: pd.DataFrame, xlabel: str, head: str) -> tuple[Figure, pd.Dat
     for y, (row, full) in enumerate(zip(frame.itertuples(), decided, strict=True)):
         shade = colour(row.method)
         ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
-        look = {"color": shade, "markersize": 7, "markeredgewidth": 1.6}
+        style = {"color": shade, "markersize": 7, "markeredgewidth": 1.6}
         inside = shade if full else "white"
-        ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **look)
+        ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **style)
         beside(ax, y, row.beside)
     beside(ax, -1, head)
     label_rows(ax, list(frame["label"]), above=0.6)
@@ -182,8 +182,8 @@ def sweeps(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             middle = 100 * line["difference"]
             ends = [middle - 100 * line["ci_low"], 100 * line["ci_high"] - middle]
             x = np.arange(len(line)) + 0.2 * (number - (methods.nunique() - 1) / 2)
-            look = {"color": colour(method), "label": registry.title(method)}
-            ax.errorbar(x, middle, ends, fmt=MARKERS[number], elinewidth=1.6, **look)
+            style = {"color": colour(method), "label": registry.title(method)}
+            ax.errorbar(x, middle, ends, fmt=MARKERS[number], elinewidth=1.6, **style)
         ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
         ax.set_xlabel(setting)
         ax.grid(False, axis="x")

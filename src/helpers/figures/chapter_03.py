@@ -92,8 +92,8 @@ def waterfall(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             else:
                 before, shade = after - step, BLUE if step >= 0 else VERMILION
                 inside = shade if verdict in DECIDED else "white"
-                look = {"height": 0.62, "color": inside, "edgecolor": shade}
-                ax.barh(y, step, left=before, **look)
+                style = {"height": 0.62, "color": inside, "edgecolor": shade}
+                ax.barh(y, step, left=before, **style)
                 ax.plot([before + low, before + high], [y, y], color=INK, lw=1.2)
                 ax.plot([before, before], [y - 1, y], color=INK, lw=0.7, ls=":")
             text = f"{after:.1f} %" if np.isnan(step) else f"{step:+.1f}"

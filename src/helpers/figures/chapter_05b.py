@@ -26,13 +26,13 @@ def sure_labels(frame: pd.DataFrame, threshold: float) -> tuple[Figure, pd.DataF
         shares = [
             100 * part.loc[part["right"] == right, "confidence"] for right in (1, 0)
         ]
-        look = {"color": [BLUE, VERMILION], "label": ["right label", "wrong label"]}
-        ax.hist(shares, bins=np.linspace(0, 100, 21), stacked=True, **look)
+        style = {"color": [BLUE, VERMILION], "label": ["right label", "wrong label"]}
+        ax.hist(shares, bins=np.linspace(0, 100, 21), stacked=True, **style)
         ax.axvline(100 * threshold, color=INK, lw=1.5, ls="--")
         sure = part[part["confidence"] >= threshold]
-        told = f",\n{sure['right'].mean():.0%} of them right" * (len(sure) > 0)
+        accurate = f",\n{sure['right'].mean():.0%} of them right" * (len(sure) > 0)
         learned = f"{len(sure):,} of {len(part):,} are learned"
-        ax.set_title(f"{teacher}\n{learned}{told}")
+        ax.set_title(f"{teacher}\n{learned}{accurate}")
         ax.set_xlabel("confidence (%)")
     axes[0, 0].set_ylabel("images of the pool")
     keys = axes[0, 0].get_legend_handles_labels()

@@ -30,8 +30,8 @@ def causes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             labels.append(row.subject)
             ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=INK, lw=1.8)
             inside = INK if row.verdict in DECIDED else "white"
-            look = {"color": INK, "markersize": 6, "markeredgewidth": 1.5}
-            ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **look)
+            style = {"color": INK, "markersize": 6, "markeredgewidth": 1.5}
+            ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **style)
             ax.plot(100 * row.turned_by, y, "X", color=VERMILION, markersize=8)
     fig.set_figheight(0.9 + 0.2 * len(labels))
     label_rows(ax, labels)

@@ -89,8 +89,8 @@ def gain_kept(frame: pd.DataFrame, aim: float) -> tuple[Figure, pd.DataFrame]:
         for end, arrow, beyond in zip(ends, "<>", further, strict=True):
             ax.plot(end, y, arrow * beyond, color=shades[number], markersize=7)
         label = "" if row.rule in frame["rule"].iloc[:y].to_list() else row.rule
-        look = {"color": shades[number], "markersize": 6, "label": label}
-        ax.plot(np.clip(100 * row.kept, *LIMITS), y, MARKERS[number], **look)
+        style = {"color": shades[number], "markersize": 6, "label": label}
+        ax.plot(np.clip(100 * row.kept, *LIMITS), y, MARKERS[number], **style)
         beside(ax, y, f"{row.price:.0%}")
     for x in (100 * aim, 100):
         ax.axvline(x, color=INK, lw=1, ls="--", zorder=1)

@@ -38,25 +38,25 @@ from helpers.results.literature import panels, stands_for
 from helpers.results.synthesis import LABELLED, PANELS
 
 OTHERS = "#999999"
-LEADER = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkB": 0}
-LEADER |= {"color": FAINT, "lw": 0.8, "shrinkA": 2}
+LEADER_LINE = {"arrowstyle": "-", "relpos": (0, 0.5), "shrinkB": 0}
+LEADER_LINE |= {"color": FAINT, "lw": 0.8, "shrinkA": 2}
 
 
 def _looks(rows: pd.DataFrame, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Colour and marker of each of these methods that is in the rows, by name."""
     methods = rows.drop_duplicates("name").set_index("name")["method"]
-    looks = {}
+    styles = {}
     for name, marker in zip(names, MARKERS, strict=False):
         if name in methods:
             shade = colour(registry.find(methods[name]).key)
             grey = shade[1:3] == shade[3:5] == shade[5:7]  # as the others are
-            looks[name] = {"color": INK if grey else shade, "marker": marker}
-    return looks
+            styles[name] = {"color": INK if grey else shade, "marker": marker}
+    return styles
 
 
-def _legend(fig: Figure, looks: dict[str, dict[str, Any]]) -> None:
+def _legend(fig: Figure, styles: dict[str, dict[str, Any]]) -> None:
     """The labelled methods and the others."""
-    keys = [Line2D([], [], ls="", label=name, **look) for name, look in looks.items()]
+    keys = [Line2D([], [], ls="", label=n, **style) for n, style in styles.items()]
     keys.append(Line2D([], [], color=OTHERS, marker="o", ms=4, ls="", label="others"))
     fig.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=10)
 
@@ -81,13 +81,13 @@ def frontier(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         sharey="row",
         figsize=(WIDTH, 1.2 + 2.2 * len(sets)),
     )
-    looks = _looks(rows, dict.fromkeys(rows.loc[rows["labelled"], "name"]))
+    styles = _looks(rows, dict.fromkeys(rows.loc[rows["labelled"], "name"]))
     for (down, across), ax in np.ndenumerate(axes):
         at = rows["dataset"].eq(sets[down]) & rows["backbone"].eq(backbones[across])
         if not at.any():
             ax.axis("off")
             continue
-        _frontier_panel(ax, rows[at], looks)
+        _frontier_panel(ax, rows[at], styles)
         if across == 0:
             ax.set_ylabel("points gained")
     for across, backbone in enumerate(backbones):
@@ -95,12 +95,12 @@ def frontier(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         axes[-1, across].set(xscale="log", xlabel="milliseconds per image")
         axes[-1, across].set_xlim(spent.min() / 1.9, spent.max() * 1.6)
         logarithmic(axes[-1, across].xaxis)
-    _legend(fig, looks)
+    _legend(fig, styles)
     return fig, rows.reset_index(drop=True)
 
 
 def _frontier_panel(
-    ax: plt.Axes, rows: pd.DataFrame, looks: dict[str, dict[str, Any]]
+    ax: plt.Axes, rows: pd.DataFrame, styles: dict[str, dict[str, Any]]
 ) -> None:
     ax.axhline(0, color=INK, lw=1, zorder=1)
     ax.grid(False, axis="x")
@@ -108,13 +108,13 @@ def _frontier_panel(
     order = np.lexsort([rows["name"].str.casefold(), (logs / 0.06).round()])
     log_x = spread(logs.to_numpy()[order], 0.013, -np.inf, np.inf)
     for x, row in zip(10**log_x, rows.iloc[order].itertuples(), strict=True):
-        look = looks.get(row.name, {"color": OTHERS, "marker": "o"})
-        front = row.name in looks
+        style = styles.get(row.name, {"color": OTHERS, "marker": "o"})
+        front = row.name in styles
         ends = [100 * row.ci_low, 100 * row.ci_high]
         strong = {"lw": 1.6, "zorder": 3} if front else {"lw": 0.7, "zorder": 2}
-        ax.plot([x, x], ends, color=look["color"], **strong)
+        ax.plot([x, x], ends, color=style["color"], **strong)
         size = {"ms": 7, "zorder": 4} if front else {"ms": 3, "zorder": 2}
-        ax.plot(x, 100 * row.difference, ls="", **look, **size)
+        ax.plot(x, 100 * row.difference, ls="", **style, **size)
     first = rows.iloc[0]
     title = f"{first['dataset']}, {first['backbone']}"
     about = f"one prompt {100 * first['top1']:.0f} %, {first['n']:,} images"
@@ -122,7 +122,7 @@ def _frontier_panel(
 
 
 def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
-    """Heights near those wanted, in their ascending order, at least `gap` apart.
+    """Positions near those wanted, in ascending order and at least `gap` apart.
 
     The smallest sum of squared moves between `low` and `high` (isotonic regression);
     `gap` is at most what leaves room for all.
@@ -201,18 +201,18 @@ def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     require(table, ["dataset", "name", "method", "n", "ece", "ece_t", "ece_low_t"])
     parts = list(table.groupby("dataset", sort=False))
     fig, axes = panel_grid(len(parts), (WIDTH, 0.0), (0.8, 2.5), sharey=True)
-    looks = _looks(table, LABELLED)
+    styles = _looks(table, LABELLED)
     for ax, (dataset, part) in zip(axes.flat, parts, strict=False):
         for row in part.to_dict("records"):
             errors = 100 * row["ece"], 100 * row["ece_t"]
-            if row["name"] not in looks:
+            if row["name"] not in styles:
                 ax.plot([0, 1], errors, color=OTHERS, lw=0.7, alpha=0.8, zorder=1)
                 continue
-            look, aside = looks[row["name"]], 0.03 * list(looks).index(row["name"])
+            style, aside = styles[row["name"]], 0.03 * list(styles).index(row["name"])
             for x, t in ((-aside, ""), (1 + aside, "_t")):
                 ends = 100 * row[f"ece_low{t}"], 100 * row[f"ece_high{t}"]
-                ax.plot([x, x], ends, color=look["color"], lw=1.4, zorder=2)
-            ax.plot([-aside, 1 + aside], errors, lw=1.6, ms=6, zorder=3, **look)
+                ax.plot([x, x], ends, color=style["color"], lw=1.4, zorder=2)
+            ax.plot([-aside, 1 + aside], errors, lw=1.6, ms=6, zorder=3, **style)
         ax.set_title(f"{dataset}, {part['n'].iloc[0]:,} images", fontsize=10)
         ax.set_xticks([0, 1], ["before", "after"])
         ax.set_xlim(-0.3, 1.3)
@@ -220,7 +220,7 @@ def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     axes[0, 0].set_ylim(bottom=0)  # of all, since they share it
     for ax in axes[:, 0]:
         ax.set_ylabel("calibration error (%)")
-    _legend(fig, looks)
+    _legend(fig, styles)
     return fig, table.reset_index(drop=True)
 
 
@@ -269,9 +269,9 @@ def rescued_and_broken(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     fig, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.27 * len(rows)))
     y = np.arange(len(rows))
     rescued, broken = (100 * rows[k] / rows["n"] for k in ("wins", "losses"))
-    look = {"height": 0.72, "alpha": 0.45}
-    ax.barh(y, rescued, color=BLUE, label="rescued", **look)
-    ax.barh(y, -broken, color=VERMILION, label="broken", **look)
+    style = {"height": 0.72, "alpha": 0.45}
+    ax.barh(y, rescued, color=BLUE, label="rescued", **style)
+    ax.barh(y, -broken, color=VERMILION, label="broken", **style)
     ax.axvline(0, color=INK, lw=1)
     for y, row in enumerate(rows.itertuples()):
         ends = [100 * row.gain_low, 100 * row.gain_high]
@@ -312,7 +312,7 @@ def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 @styled
 def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """What a method gains with one training of a CLIP, and up with another.
+    """Gains with one training of a CLIP across, with another training up.
 
     A mark per method and data set, a panel per pair of trainings. Blue: both tests find
     the same; vermilion: they find opposites; hollow: one finds nothing, or both.
@@ -333,22 +333,22 @@ def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             verdicts = {row["gain_verdict"], row["gain_verdict_other"]}
             decided = verdicts <= set(DECIDED)
             shade = (BLUE if len(verdicts) == 1 else VERMILION) if decided else OTHERS
-            look = {"color": shade, "lw": 0.7, "alpha": 0.4, "zorder": 2}
-            ax.plot([100 * row["gain_low"], 100 * row["gain_high"]], [y, y], **look)
+            style = {"color": shade, "lw": 0.7, "alpha": 0.4, "zorder": 2}
+            ax.plot([100 * row["gain_low"], 100 * row["gain_high"]], [y, y], **style)
             ends = row["gain_low_other"], row["gain_high_other"]
-            ax.plot([x, x], [100 * end for end in ends], **look)
+            ax.plot([x, x], [100 * end for end in ends], **style)
             marker = "X" if decided and len(verdicts) == 2 else "o"
             face = shade if decided else "white"
             ax.plot(x, y, marker=marker, ms=5, mfc=face, mec=shade, zorder=3)
         apart = (part["gain"] - part["gain_other"]).abs()
         far = part.loc[apart.nlargest(3).index].sort_values("gain_other")
-        told = far["name"] + ", " + far["dataset"]
-        _names_beside(ax, told, 100 * far["gain"], 100 * far["gain_other"], 0.08)
+        labels = far["name"] + ", " + far["dataset"]
+        _names_beside(ax, labels, 100 * far["gain"], 100 * far["gain_other"], 0.08)
         ax.set(xlabel=f"points gained with {one}", ylabel=f"points with {other}")
-    looks = {"both find the same": (BLUE, BLUE, "o")}
-    looks |= {"they find opposites": (VERMILION, VERMILION, "X")}
-    looks |= {"one finds nothing, or both": (OTHERS, "white", "o")}
-    keys = _key_of_marks(looks)
+    styles = {"both find the same": (BLUE, BLUE, "o")}
+    styles |= {"they find opposites": (VERMILION, VERMILION, "X")}
+    styles |= {"one finds nothing, or both": (OTHERS, "white", "o")}
+    keys = _mark_handles(styles)
     fig.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=9)
     return fig, table.reset_index(drop=True)
 
@@ -378,8 +378,8 @@ def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     columns = {"broken": 0.14, "ECE": 0.43, "ms": 0.59, "keeps": 1.0}
     for y, leaf in enumerate(leaves.to_dict("records")):
         if leaf["use"] == tree.KEEP:
-            look = {"textcoords": "offset points", "va": "center", "fontsize": 9}
-            ax.annotate("no gain found", (0, y), xytext=(6, 0), **look)
+            style = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+            ax.annotate("no gain found", (0, y), xytext=(6, 0), **style)
         else:
             ends = [100 * leaf["expect_low"], 100 * leaf["expect_high"]]
             face = BLUE if leaf["verdict"] == DECIDED[0] else "white"
@@ -425,8 +425,8 @@ def _questions(ax: plt.Axes, leaves: pd.DataFrame) -> None:
             ]
             lines = [line for line in lines if line[0]]
             top = y - sum(height for _, height, _ in lines) / 2
-            for text, height, look in lines:
-                ax.text(0.55, top + height / 2, text, va="center", **look)
+            for text, height, style in lines:
+                ax.text(0.55, top + height / 2, text, va="center", **style)
                 top += height
         text = f"{textwrap.fill(asks, 24)}\n({part['datasets'].iloc[0]})"
         ax.text(0.21, middle, text, ha="center", va="center", fontsize=9, bbox=box)
@@ -466,10 +466,10 @@ def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.Dat
         ax.set_title(title)
     axes[-1, 0].set_xlabel("points gained in papers, with the range of their numbers")
     fig.supylabel("points gained here, with 95 % interval", fontsize=11)
-    looks = {"sign of the papers": (BLUE, BLUE, "o")}
-    looks |= {"opposite sign": (VERMILION, VERMILION, "X")}
-    looks |= {"no detectable difference": (UNDECIDED, "white", "o")}
-    keys = _key_of_marks(looks)
+    styles = {"sign of the papers": (BLUE, BLUE, "o")}
+    styles |= {"opposite sign": (VERMILION, VERMILION, "X")}
+    styles |= {"no detectable difference": (UNDECIDED, "white", "o")}
+    keys = _mark_handles(styles)
     keys.append(Line2D([], [], color=FAINT, lw=4, label="as in papers"))
     fig.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=9)
     return fig, pd.concat([part for _, part in parts], ignore_index=True)
@@ -490,19 +490,19 @@ def _literature_panel(ax: plt.Axes, part: pd.DataFrame) -> None:
         x, y = 100 * row["published"], 100 * row["gain"]
         same, decided = (x > 0) == (y > 0), row["outcome"] in DECIDED
         shade = (BLUE if same else VERMILION) if decided else UNDECIDED
-        look = {"color": shade, "lw": 1.1, "alpha": 0.7, "zorder": 2}
-        ax.plot([100 * row[k] for k in theirs], [y, y], **look)
-        ax.plot([x, x], [100 * row[k] for k in ours], **look)
+        style = {"color": shade, "lw": 1.1, "alpha": 0.7, "zorder": 2}
+        ax.plot([100 * row[k] for k in theirs], [y, y], **style)
+        ax.plot([x, x], [100 * row[k] for k in ours], **style)
         marker = "o" if same or not decided else "X"
-        look = {"mfc": shade if decided else "white", "mec": shade, "mew": 1.5}
-        ax.plot(x, y, marker=marker, ms=7, zorder=3, **look)
+        style = {"mfc": shade if decided else "white", "mec": shade, "mew": 1.5}
+        ax.plot(x, y, marker=marker, ms=7, zorder=3, **style)
     part = part[part["outcome"].isin(DECIDED)]
     x, y = 100 * part["published"], 100 * part["gain"]
-    told = [
+    labels = [
         f"{name} {ours:+.1f} ({theirs:+.1f})"
         for name, ours, theirs in zip(part["name"], y, x, strict=True)
     ]
-    _names_beside(ax, told, x, y, 0.1)
+    _names_beside(ax, labels, x, y, 0.1)
 
 
 def _gain_against_gain(ax: plt.Axes) -> None:
@@ -526,13 +526,13 @@ def _names_beside(
             textcoords="axes fraction",
             va="center",
             fontsize=10,
-            arrowprops=LEADER,
+            arrowprops=LEADER_LINE,
         )
 
 
-def _key_of_marks(looks: dict[str, tuple[str, str, str]]) -> list[Line2D]:
-    """Keys of a legend, by name: edge, face and shape of a mark."""
+def _mark_handles(styles: dict[str, tuple[str, str, str]]) -> list[Line2D]:
+    """Handles of a legend from name -> (edge colour, face colour, marker)."""
     return [
         Line2D([], [], color=edge, mfc=face, marker=marker, ls="", label=name)
-        for name, (edge, face, marker) in looks.items()
+        for name, (edge, face, marker) in styles.items()
     ]

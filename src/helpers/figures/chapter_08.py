@@ -62,7 +62,7 @@ def estimated_against_true(
         ax.plot([0, 100], [0, 100], "--", color=INK, lw=1, zorder=1)
         here = data[data["estimator"] == name]
         mixed = here[here["kind"] == MIXTURES]
-        look = {"ls": "", "ms": 5, "mew": 0.4, "mec": "white"}
+        style = {"ls": "", "ms": 5, "mew": 0.4, "mec": "white"}
         points = [(MIXTURES, "o", mixed, FAINT)] if len(mixed) else []
         points += [
             (
@@ -75,7 +75,7 @@ def estimated_against_true(
         ]
         for label, marker, part, shade in points:
             x, y = 100 * part["true"], 100 * part["estimated"]
-            ax.plot(x, y, marker, color=shade, label=label, **look)
+            ax.plot(x, y, marker, color=shade, label=label, **style)
         rows = pure[pure["estimator"] == name]
         error = 100 * rows.groupby("sets")["error"].mean().mean()
         ax.set(title=f"{name}\noff by {error:.1f} points", xlim=(0, 100), ylim=(0, 100))
@@ -108,11 +108,11 @@ def estimated_gains(
         ax.plot([row.ci_low, row.ci_high], [y, y], color=shade, lw=2)
         ax.plot(row.difference, y, "D", mfc="white", mec=shade, ms=7, mew=1.6)
         ax.plot(row.estimated, y, "o", color=shade, ms=7)
-    look = {"color": INK, "marker": "o", "ms": 7}
-    keys = [Line2D([], [], ls="", label="estimated", **look)]
+    style = {"color": INK, "marker": "o", "ms": 7}
+    keys = [Line2D([], [], ls="", label="estimated", **style)]
     if len(measured):
-        look |= {"marker": "D", "mfc": "white", "mew": 1.6}
-        keys.append(Line2D([], [], lw=2, label="measured, 95 % interval", **look))
+        style |= {"marker": "D", "mfc": "white", "mew": 1.6}
+        keys.append(Line2D([], [], lw=2, label="measured, 95 % interval", **style))
     label_rows(ax, [names[method] for method in data.index])
     ax.set_xlabel("points gained over one prompt")
     fig.legend(handles=keys, loc="outside lower center", ncols=2)

@@ -121,9 +121,9 @@ def _sheet(ax: plt.Axes, pictures: np.ndarray, views: pd.DataFrame) -> None:
         top, left = (number // columns) * height + HEAD, (number % columns) * width
         small = np.asarray(Image.fromarray(picture).resize((SIDE, SIDE)))
         canvas[top : top + SIDE, left : left + SIDE] = small
-        look = {"color": VERMILION if row.kept else INK, "fontsize": size}
+        style = {"color": VERMILION if row.kept else INK, "fontsize": size}
         middle = left + SIDE / 2
-        ax.text(middle, top - 3, f"{row.entropy:.2f}", ha="center", **look)
+        ax.text(middle, top - 3, f"{row.entropy:.2f}", ha="center", **style)
         if row.kept:
             frame = Rectangle((left, top), SIDE, SIDE, fill=False, ec=VERMILION, lw=2)
             ax.add_patch(frame)
@@ -132,7 +132,7 @@ def _sheet(ax: plt.Axes, pictures: np.ndarray, views: pd.DataFrame) -> None:
 
 
 def _columns(count: int) -> int:
-    """So many that the views are as large as the sheet allows, four at least."""
+    """The number of columns, at least 4, that makes the views as large as possible."""
     width, height = SIDE + BORDER, SIDE + BORDER + HEAD
 
     def size(columns: int) -> float:
@@ -150,13 +150,13 @@ def _bars(ax: plt.Axes, table: pd.DataFrame, methods: Mapping[str, str]) -> None
         y = np.arange(len(table)) + (number - (len(methods) - 1) / 2) * thick
         ax.barh(y, width, thick, color=colour(method), label=label)
         for at, value in zip(y, width, strict=True):
-            look = {"fontsize": 7, "va": "center_baseline"}
-            ax.text(value + 2, at, f"{value:.0f}", **look)
+            style = {"fontsize": 7, "va": "center_baseline"}
+            ax.text(value + 2, at, f"{value:.0f}", **style)
     label_rows(ax, [short(name, 14) for name in table.index], fontsize=9)
     ax.set(xlim=(0, 118), xticks=[0, 50, 100])
     ax.set_xlabel("probability (%)", fontsize=9)
-    look = {"fontsize": 8, "borderaxespad": 0, "labelspacing": 0.25}
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.27), **look)
+    style = {"fontsize": 8, "borderaxespad": 0, "labelspacing": 0.25}
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.27), **style)
 
 
 def _templates(ax: plt.Axes, ranked: pd.Series) -> None:

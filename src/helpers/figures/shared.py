@@ -22,7 +22,7 @@ from helpers.figures.style import (
     WIDTH,
     as_picture,
     beside,
-    coloured,
+    colour_key,
     gains_and_losses,
     label_cells,
     label_rows,
@@ -170,11 +170,11 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for ax, (names, group) in zip(axes.flat, groups, strict=True):
         ax.axvline(0, color=INK, lw=1)
         for y, row in enumerate(group.itertuples()):
-            shade = registry.colours().get(coloured(row.method), INK)
+            shade = registry.colours().get(colour_key(row.method), INK)
             ax.plot([100 * row.ci_low, 100 * row.ci_high], [y, y], color=shade, lw=2)
-            look = {"color": shade, "markersize": 7, "markeredgewidth": 1.6}
+            style = {"color": shade, "markersize": 7, "markeredgewidth": 1.6}
             inside = shade if row.verdict in DECIDED else "white"
-            ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **look)
+            ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **style)
             beside(ax, y, f"{row.wins} : {row.losses}")
         labels = [
             registry.title(row.method) + (f", seed {row.seed}" if row.seed else "")
@@ -401,9 +401,9 @@ def difference_panels(
             shade = colours[level]
             ax.hlines(y, 100 * part["ci_low"], 100 * part["ci_high"], shade, lw=1.6)
             inside = [shade if v in DECIDED else "white" for v in part["verdict"]]
-            look = {"edgecolors": shade, "s": 34, "linewidths": 1.5, "zorder": 3}
+            style = {"edgecolors": shade, "s": 34, "linewidths": 1.5, "zorder": 3}
             sign = MARKERS[number % len(MARKERS)]
-            ax.scatter(100 * part["difference"], y, marker=sign, c=inside, **look)
+            ax.scatter(100 * part["difference"], y, marker=sign, c=inside, **style)
         label_rows(ax, names)
         ax.tick_params(labelbottom=True)
     if len(levels) > 1:

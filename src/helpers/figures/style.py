@@ -1,4 +1,4 @@
-"""The study's look: colours, type, and how a figure is saved with its numbers."""
+"""The study's style: colours, type, and how a figure is saved with its numbers."""
 
 import functools
 import math
@@ -58,21 +58,21 @@ def _style() -> dict[str, Any]:
 
 
 def use_style() -> None:
-    """Give every later figure of the session the study's look, and nothing of the
+    """Give every later figure of the session the study's style, and nothing of the
     user's own settings."""
     mpl.rcdefaults()  # leaves the backend
     plt.rcParams.update(_style())
 
 
 def styled(draw: Callable) -> Callable:
-    """Draw in the study's look, whatever the session's settings."""
+    """Draw in the study's style, whatever the session's settings."""
 
     @functools.wraps(draw)
     def wrapper(*args, **kwargs):
         with plt.rc_context():
             use_style()
             fig, data = draw(*args, **kwargs)
-            fig.draw_without_rendering()  # ticks take the look in force at first draw
+            fig.draw_without_rendering()  # ticks take the style in force at first draw
             return fig, data
 
     return wrapper
@@ -86,7 +86,7 @@ def colour(method: str) -> str:
     letters. What tables call a method has the colour of its key.
     """
     method = _key(method)
-    name, known = _letters(method), coloured(method)
+    name, known = _letters(method), colour_key(method)
     digest = zlib.crc32(name.encode())
     if not known:
         return sns.color_palette("husl", 12, desat=0.8).as_hex()[digest % 12]
@@ -107,7 +107,7 @@ def _letters(method: str) -> str:
     return "".join(sign for sign in method.casefold() if sign.isalnum())
 
 
-def coloured(method: str) -> str:
+def colour_key(method: str) -> str:
     """The longest key with a colour that the name begins with, or nothing."""
     name = _letters(_key(method))
     known = [key for key in registry.colours() if name.startswith(_letters(key))]
@@ -130,7 +130,7 @@ def level_colours(hue: str, levels: Sequence[str]) -> dict[str, str]:
 def _hue(method: str) -> str:
     red, green, blue = mpl.colors.to_rgb(colour(method))
     grey = max(red, green, blue) - min(red, green, blue) < 0.05
-    return "grey" if grey else coloured(method) or method
+    return "grey" if grey else colour_key(method) or method
 
 
 def short(text: str, width: int = 22) -> str:
@@ -172,22 +172,22 @@ def label_rows(
     labels: Sequence[str],
     above: float = 0.5,
     below: float = 0.5,
-    **look: Any,
+    **style: Any,
 ) -> None:
     """Rows 0, 1, … from top to bottom with their labels, and some room at the ends."""
-    ax.set_yticks(range(len(labels)), labels, **look)
+    ax.set_yticks(range(len(labels)), labels, **style)
     ax.set_ylim(len(labels) - 1 + below, -above)
     ax.grid(False, axis="y")
 
 
 def label_cells(
-    ax: plt.Axes, columns: Sequence[str], rows: Sequence[str], **look: Any
+    ax: plt.Axes, columns: Sequence[str], rows: Sequence[str], **style: Any
 ) -> None:
     """Names of a heat map's columns and rows, without ticks, grid and frame.
 
-    `look` is that of the columns' names.
+    `style` is that of the columns' names.
     """
-    ax.set_xticks(range(len(columns)), columns, **look)
+    ax.set_xticks(range(len(columns)), columns, **style)
     ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0)
     ax.grid(False)
@@ -210,11 +210,11 @@ def two_lines(
 
 
 def number_in_cell(
-    ax: plt.Axes, x: int, y: int, text: str, size: float, dark: bool, **look: Any
+    ax: plt.Axes, x: int, y: int, text: str, size: float, dark: bool, **style: Any
 ) -> None:
     """A number in a heat map's cell, white where the cell is dark."""
-    look |= {"fontsize": size, "color": "white" if dark else INK}
-    ax.text(x, y, text, ha="center", va="center", **look)
+    style |= {"fontsize": size, "color": "white" if dark else INK}
+    ax.text(x, y, text, ha="center", va="center", **style)
 
 
 def logarithmic(axis: Axis) -> None:

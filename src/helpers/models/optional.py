@@ -19,13 +19,13 @@ REVISIONS = {"lambdalabs/sd-image-variations-diffusers": "v2.0"}
 class MissingModel(FileNotFoundError):
     """An optional model that is not on this machine and cannot be fetched.
 
-    `key` is the parameter that names it; `told` says what is missing and which command
-    fetches it; the message also has the cause.
+    `key` is the parameter that names it; `remedy` says what is missing and which
+    command fetches it; the message also has the cause.
     """
 
-    def __init__(self, key: str, told: str, cause: Exception) -> None:
-        super().__init__(f"{told}. The cause: {cause}")
-        self.key, self.told = key, told
+    def __init__(self, key: str, remedy: str, cause: Exception) -> None:
+        super().__init__(f"{remedy}. The cause: {cause}")
+        self.key, self.remedy = key, remedy
 
 
 def wanted(parameters: Mapping[str, Any]) -> dict[str, str]:

@@ -93,10 +93,10 @@ def is_on_disk(weights: str) -> bool:
     return bool(weights) and os.path.exists(from_root(weights))
 
 
-def read(weights: str, plan: bool = False) -> Weights:
+def read(weights: str, on_meta: bool = False) -> Weights:
     """Read the weights of a file, a folder or a page of the hub.
 
-    With `plan` the tensors are on the meta device: names and shapes, without memory.
+    With `on_meta` the tensors are on the meta device: names and shapes, without memory.
     Raises ValueError or FileNotFoundError with a line about the problem and its remedy.
     """
     if weights.startswith(PAGE):
@@ -107,7 +107,7 @@ def read(weights: str, plan: bool = False) -> Weights:
     if not file.is_file():
         raise FileNotFoundError(f"no weights file at {file}")
     kind, content = _content(file)
-    state = _clip_tensors(file, _tensors(file, content, plan))
+    state = _clip_tensors(file, _tensors(file, content, on_meta))
     if kind == OPENAI:
         return Weights(kind, file, state, quick_gelu=True)
     if any(key.startswith("text_model.") for key in state):
@@ -155,10 +155,10 @@ def check(weights: str, name: str) -> Weights | None:
         kept = (try_to_load_from_cache(page, name) for name in KNOWN)
         if not any(isinstance(path, str) for path in kept):
             return None
-    found = read(weights, plan=True)
+    found = read(weights, on_meta=True)
     name = variant(name, found.quick_gelu)
     if "hf_model_name" not in open_clip.get_model_config(name)["text_cfg"]:
-        fill(outline(name), name, found)
+        fill(meta_model(name), name, found)
     return found
 
 
@@ -306,7 +306,7 @@ def _unpickled(file: Path) -> Any:
         ) from error
 
 
-def _tensors(file: Path, content: Any, plan: bool) -> dict[str, Tensor]:
+def _tensors(file: Path, content: Any, on_meta: bool) -> dict[str, Tensor]:
     """The named tensors of a state dict, or of a checkpoint that holds one."""
     for key in WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -314,7 +314,7 @@ def _tensors(file: Path, content: Any, plan: bool) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise ValueError(f"{file} holds a {type(content).__name__}, no state dict")
     return {
-        key: value.to("meta") if plan else value
+        key: value.to("meta") if on_meta else value
         for key, value in content.items()
         if isinstance(key, str) and isinstance(value, Tensor)
     }
@@ -468,7 +468,7 @@ def _setting(model: nn.Module, name: str, found: Weights) -> str:
     return ""
 
 
-def outline(name: str) -> nn.Module:
+def meta_model(name: str) -> nn.Module:
     """Build an open_clip model on the meta device, without memory for its tensors."""
     with quiet(), torch.device("meta"):
         return open_clip.create_model(name, device="meta", pretrained_text=False)
@@ -486,4 +486,4 @@ def quiet() -> Iterator[None]:
 
 def weight_bytes(backbone: str) -> int:
     """Return the size of an open_clip model's parameters in float32, in bytes."""
-    return sum(4 * parameter.numel() for parameter in outline(backbone).parameters())
+    return sum(4 * parameter.numel() for parameter in meta_model(backbone).parameters())

@@ -211,23 +211,23 @@ def claims(
 def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
     """Rows of `claims` about one claim, and their `protocol.macro`, in words."""
     first = claim.iloc[0]
-    told: list[str] = []
+    parts: list[str] = []
     for verdict in compare.DECIDED:
         some = claim[claim["verdict"].eq(verdict)]
         if len(some):
-            over = f" {AGAINST[verdict]} {first['over']}" * (not told)
-            told.append(f"{verdict} {amounts(some)}{over}")
+            over = f" {AGAINST[verdict]} {first['over']}" * (not parts)
+            parts.append(f"{verdict} {amounts(some)}{over}")
     same = claim[~claim["verdict"].isin(compare.DECIDED)]
     if len(same):
         where = "any" if len(same) > 1 else kind(same["dataset"].iloc[0])
         where += f" of {len(same)} data sets" * (len(same) > 1)
         over = f" from {first['over']} on {where}"
         shows = f"shows {compare.undetected(same['detectable'])}"
-        told.append(shows + (" elsewhere" if told else over))
+        parts.append(shows + (" elsewhere" if parts else over))
     notes = [first["backbone"]] + ["exploratory"] * bool(first["exploratory"])
     if len(claim) == 1:
         notes.append(f"{first['n']:,.0f} images")
-    text = f"{first['subject']} {', and '.join(told)} ({', '.join(notes)})"
+    text = f"{first['subject']} {', and '.join(parts)} ({', '.join(notes)})"
     if len(claim) == 1:
         return text
     text += f". Mean over {average['datasets']} data sets"
@@ -361,9 +361,9 @@ def sentences(text: str) -> list[str]:
 def short(text: str) -> str:
     """An answer without means over data sets, detectable differences and the short
     names of data sets. Of which backbone it is, and whether exploratory, stays."""
-    told = [x for x in sentences(text) if not x.startswith("Mean over ")]
+    kept = [x for x in sentences(text) if not x.startswith("Mean over ")]
     noted = r" \((picto-[a-z]|[^()]* would have been seen)\)"
-    return re.sub(noted, "", " ".join(told))
+    return re.sub(noted, "", " ".join(kept))
 
 
 def bullets(text: str) -> str:
@@ -415,7 +415,7 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
         return ""
     keep = leaves["use"].eq(tree.KEEP)
     last = leaves.loc[keep & leaves["asks"].isin([tree.LAST, tree.ALL]), "datasets"]
-    gains, told = leaves[~keep].reset_index(drop=True), []
+    gains, parts = leaves[~keep].reset_index(drop=True), []
     for dataset, part in gains.groupby("datasets", sort=False):
         ways = []
         for _, leaf in part.iterrows():
@@ -427,12 +427,12 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
             ways.append(f"{has}{acting(leaf['use'], 'gain')} {_expected(leaf)}")
             if leaf["over"] != part["over"].shift().get(leaf.name):  # said once
                 ways[-1] += f" over {leaf['over']}"
-        told.append(f"On {kind(dataset)}, {'; '.join(ways)}")
+        parts.append(f"On {kind(dataset)}, {'; '.join(ways)}")
     if len(last):
         rest = listed(map(kind, last.iloc[0].split(", ")))
-        told.append(f"On {rest}, keep zero-shot: no tested method is shown to gain")
+        parts.append(f"On {rest}, keep zero-shot: no tested method is shown to gain")
     if gains.empty:
-        return told[0]
+        return parts[0]
     cells = zip(gains["datasets"], gains["backbone"], strict=True)
     singles = (widest(scores, Key(*at, ""), registry.ledgers(ONE)) for at in cells)
     one = pd.DataFrame([_price(scores, key) for key in singles if key])
@@ -441,20 +441,20 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
     text = f"Of these methods, {acting(dearest['use'], 'take')} longest: "
     text += f"{1000 * dearest['seconds_per_image']:.0f} ms for an image, against "
     text += f"{1000 * one['seconds_per_image'][times.idxmax()]:.0f} ms with one prompt"
-    told.append(text)
+    parts.append(text)
     worse = gains["ece"] - gains["ece_one"]
     at, much = worse.idxmax(), worse >= 0.01
     if not much.any():
         same = "None of these is worse calibrated than one prompt by a point or more"
-        return ". ".join([*told, same])
+        return ". ".join([*parts, same])
     some = listed(map(subject, dict.fromkeys(gains["use"][much])))
-    told.append(f"Worse calibrated than one prompt by a point or more: {some}")
+    parts.append(f"Worse calibrated than one prompt by a point or more: {some}")
     lies = "exceeds" if gains["surer"][at] > 0 else "is below"
     own, plain = (percent(gains[k][at]) for k in ("ece", "ece_one"))
     text = f"The worst calibration is that of {subject(gains['use'][at])}: confidence "
     text += f"{lies} accuracy, and the calibration error is {own}, against {plain} "
-    told.append(f"{text}with one prompt")
-    return ". ".join(told)
+    parts.append(f"{text}with one prompt")
+    return ". ".join(parts)
 
 
 def _expected(row: pd.Series) -> str:

@@ -91,15 +91,15 @@ def settled(labels: ArrayLike, a: ArrayLike, b: ArrayLike) -> dict[str, float]:
             f"{list(labels.shape)}, {list(a.shape)} and {list(b.shape)}"
         )
     apart = a != b
-    told = apart & (labels != UNKNOWN)
-    disagree, labelled = int(apart.sum()), int(told.sum())
+    known = apart & (labels != UNKNOWN)
+    disagree, labelled = int(apart.sum()), int(known.sum())
     share = disagree / len(labels)
     found = {"disagree": disagree, "labelled": labelled}
     if not labelled:
         unknown = {"difference": math.nan if disagree else 0.0, "p": 1.0}
         unknown |= {"ci_low": -share, "ci_high": share, "wins": 0, "losses": 0}
         return {**unknown, **found, "more": math.inf if disagree else 0}
-    right = labels[told] == a[told], labels[told] == b[told]
+    right = labels[known] == a[known], labels[known] == b[known]
     p = compare.mcnemar(*right)
     wins, losses = (int(r.sum()) for r in right)  # never both on one image
     decided = wins + losses

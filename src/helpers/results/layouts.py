@@ -96,8 +96,8 @@ def rows() -> list[Row]:
         Row(methods, "TPT + CoOp", PROJECT + '"TPT+CoOp" AugMix', *RN50_A, tuned),
     ]
     for name in ("PreAugment", "AugMix", "AutoAugment"):
-        told = f"{PROJECT}vote {name}"
-        found.append(Row(augmentations, name, told, *RN50_A, _vote(name.lower())))
+        source = f"{PROJECT}vote {name}"
+        found.append(Row(augmentations, name, source, *RN50_A, _vote(name.lower())))
     found.append(
         Row(augmentations, "DiffusionAugment", "", *RN50_A, ("vote-drawn_100",))
     )
@@ -142,15 +142,15 @@ def laid_out(outputs: str | Path, study: str) -> pd.DataFrame:
     columns = ["published", "backbone", "dataset", "theirs", "their_loss"]
     frame = frame.merge(numbers[columns], how="left")
     pairs = zip(frame["dataset"], frame["backbone"], strict=True)
-    twins = [[COUNTERPARTS.get(name, "") for name in pair] for pair in pairs]
-    frame["counterpart"] = [", ".join(pair) if all(pair) else "" for pair in twins]
+    here = [[COUNTERPARTS.get(name, "") for name in pair] for pair in pairs]
+    frame["counterpart"] = [", ".join(pair) if all(pair) else "" for pair in here]
     filled = []
     for (_, dataset, backbone), part in frame.groupby(
         ["table", "dataset", "backbone"], sort=False
     ):
         real = known.cells(part["ours"], dataset, backbone, "openai")
-        twin, its = (COUNTERPARTS.get(name, "") for name in (dataset, backbone))
-        rehearsal = known.cells(part["ours"], twin, its, "picto").add_prefix("its_")
+        its = (COUNTERPARTS.get(dataset, ""), COUNTERPARTS.get(backbone, ""))
+        rehearsal = known.cells(part["ours"], *its, "picto").add_prefix("its_")
         cells = pd.concat([real, rehearsal.drop(columns="its_loss")], axis=1)
         filled.append(cells.set_index(part.index))
     frame = frame.drop(columns=["published", "ours"]).join(pd.concat(filled))
@@ -216,8 +216,8 @@ class _Ledgers:
         for i, frame in enumerate(frames):
             if frame is not None and images:
                 some = frame[frame.index.isin(images)]
-                told = [some["hit"].mean(), len(some), some["entropy"].mean()]
-                table.loc[i, ["top1", "n", "loss"]] = told
+                numbers = [some["hit"].mean(), len(some), some["entropy"].mean()]
+                table.loc[i, ["top1", "n", "loss"]] = numbers
                 table.loc[i, "study"] = frame.attrs["study"]
         return table
 

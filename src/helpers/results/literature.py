@@ -184,10 +184,10 @@ def placed(gains: pd.DataFrame, keys: Iterable[Key], weights: str = "") -> pd.Da
     keys = list(keys)
     sets = {key.dataset: published.key(key.dataset) for key in keys}
     towers = {key.backbone: published.key(key.backbone) for key in keys}
-    twins = tuple(sorted(set(towers) & set(COUNTERPARTS.values())))
-    known = gains[gains["backbone"].isin(COUNTERPARTS)] if twins else gains[:0]
+    counterparts = tuple(sorted(set(towers) & set(COUNTERPARTS.values())))
+    known = gains[gains["backbone"].isin(COUNTERPARTS)] if counterparts else gains[:0]
     here = known["dataset"].map(COUNTERPARTS)
-    parts = [known.assign(here=here, among=[twins] * len(known))]
+    parts = [known.assign(here=here, among=[counterparts] * len(known))]
     if weights == "openai":
         named = [{key: name for name, key in names.items()} for names in (sets, towers)]
         here = gains["dataset"].map(published.key).map(named[0])
@@ -406,9 +406,9 @@ def _alone(scores: Scores, entry: registry.Entry, gains: pd.DataFrame) -> pd.Dat
         rows = [row | {"sources": _named(gains["sources"])}]
     else:
         over = ENSEMBLE if entry.speaker.endswith("_80") else ONE
-        twins, recipe = dict.fromkeys(COUNTERPARTS.values()), main_recipe(scores)
+        names, recipe = dict.fromkeys(COUNTERPARTS.values()), main_recipe(scores)
         case = entry.key, over
-        found = {d: measured(scores, *case, d, twins, recipe) for d in twins}
+        found = {d: measured(scores, *case, d, names, recipe) for d in names}
         rows = [{"over": over, "dataset": d, **row} for d, row in found.items() if row]
     return pd.DataFrame(rows, columns=_CELL)
 
@@ -466,24 +466,24 @@ def _evidence(row: pd.Series, scores: Scores, folder: str | Path) -> dict[str, f
     the model that rewards); named (images whose captions name the class); and the
     entries of `card`.
     """
-    told: dict[str, float] = dict.fromkeys([*COSTS, "common"], math.nan)
+    evidence: dict[str, float] = dict.fromkeys([*COSTS, "common"], math.nan)
     percent = ["published", "gain", "moved", "rescued", "broken", "start"]
-    told |= (100 * row[[*percent, "their_start"]].astype(float)).to_dict()
-    told["published"] = abs(told["published"])
-    told |= {"lead": math.nan, "named": math.nan, "seen": math.nan}
+    evidence |= (100 * row[[*percent, "their_start"]].astype(float)).to_dict()
+    evidence["published"] = abs(evidence["published"])
+    evidence |= {"lead": math.nan, "named": math.nan, "seen": math.nan}
     if pd.isna(row["gain"]):
-        return told
+        return evidence
     if row["outcome"] not in DECIDED:
-        told["seen"] = 100 * row["detectable"]
+        evidence["seen"] = 100 * row["detectable"]
     sets = row["datasets"].split(", ")
     backbones = row["backbones"].split(", ")
     leads = [_lead(scores, dataset, backbones) for dataset in sets]
-    told["lead"] = 100 * float(np.mean(leads))
+    evidence["lead"] = 100 * float(np.mean(leads))
     captions = Path(folder) / "tables" / "03_captions_right.csv"
     if folder and captions.is_file():
         right = pd.read_csv(captions).set_index("dataset")["class_right"]
-        told["named"] = 100 * right.reindex(sets).mean()
-    return told | (card(folder, backbones) if folder else {})
+        evidence["named"] = 100 * right.reindex(sets).mean()
+    return evidence | (card(folder, backbones) if folder else {})
 
 
 def _lead(scores: Scores, dataset: str, backbones: Iterable[str]) -> float:
@@ -498,8 +498,8 @@ def reason(method: str, decision: str, evidence: Evidence) -> str:
     for methods, holds, sentence in REASONS:
         if (not methods or method in methods) and holds(evidence):
             return sentence.format(**evidence)
-    told = "unexplained: {rescued:.1f} % of predictions turn right, "
-    return (told + "{broken:.1f} % wrong").format(**evidence)
+    unexplained = "{rescued:.1f} % of predictions turn right, {broken:.1f} % wrong"
+    return f"unexplained: {unexplained.format(**evidence)}"
 
 
 def ranks(table: pd.DataFrame) -> pd.DataFrame:
@@ -526,17 +526,17 @@ def panels(table: pd.DataFrame) -> list[tuple[tuple[str, str], pd.DataFrame]]:
 
     By data set and, outside the embedded world, backbone.
     """
-    twins = list(dict.fromkeys(COUNTERPARTS.values()))
-    real = ~table["dataset"].isin(twins)
+    counterparts = list(dict.fromkeys(COUNTERPARTS.values()))
+    real = ~table["dataset"].isin(counterparts)
     table = table.assign(tower=table["backbones"].where(real, ""))
     parts = list(table.groupby(["dataset", "tower"]))
-    rank = {name: position for position, name in enumerate(twins)}
+    rank = {name: position for position, name in enumerate(counterparts)}
     return sorted(parts, key=lambda part: (rank.get(part[0][0], len(rank)), part[0]))
 
 
 def stands_for(dataset: str) -> str:
     """The papers' data sets whose counterpart this is, or its own name."""
-    names = [name for name, twin in COUNTERPARTS.items() if twin == dataset]
+    names = [name for name, here in COUNTERPARTS.items() if here == dataset]
     return " and ".join(names) or dataset
 
 

@@ -106,10 +106,10 @@ def _leaf(row: pd.Series, folder: str | Path) -> dict:
     entry = registry.find(row["use"])
     names = {name: role for role in (ONE, ENSEMBLE) for name in registry.ledgers(role)}
     about = ["have", "backbone", "verdict", "seconds_per_image"]
-    told = row.reindex([*_NUMBERS, *about]).to_dict()
+    leaf = row.reindex([*_NUMBERS, *about]).to_dict()
     name = entry.name or row["use"]
-    told |= {"use": CALLED.get(name, name), "over": names[row["over"]]}
-    return told | {"keeps": _keeps(entry, folder)}
+    leaf |= {"use": CALLED.get(name, name), "over": names[row["over"]]}
+    return leaf | {"keeps": _keeps(entry, folder)}
 
 
 def _named(haves: Iterable[str]) -> str:
@@ -121,9 +121,9 @@ def _kept(rows: pd.DataFrame) -> dict:
     """The leaf of one prompt: means over data sets, whatever was tried there."""
     plain = rows[rows["have"].eq(NOTHING)]
     known = {f"plain_{k}": k for k in ("ece", "surer", "seconds_per_image")}
-    told = plain.reindex(columns=list(known)).rename(columns=known).mean().to_dict()
-    told |= {"backbone": plain["backbone"].iloc[0], "over": ""}
-    return told | {"have": NOTHING, "use": KEEP, "verdict": "", "keeps": "nothing"}
+    leaf = plain.reindex(columns=list(known)).rename(columns=known).mean().to_dict()
+    leaf |= {"backbone": plain["backbone"].iloc[0], "over": ""}
+    return leaf | {"have": NOTHING, "use": KEEP, "verdict": "", "keeps": "nothing"}
 
 
 def _keeps(entry: registry.Entry, folder: str | Path) -> str:

@@ -206,9 +206,9 @@ def _class_subsets(
             chosen = np.sort(rng.permutation(pool.logits.shape[-1])[:count])
             some = at[np.isin(pool.labels[at], chosen)]
             if FEWEST <= len(some) < len(at):
-                told = f"{name}: {count} classes, {k}"
-                yield Trial(told, "classes, all names", (name,), some)
-                yield Trial(f"{told}, own", "classes, own names", (name,), some, chosen)
+                text = f"{name}: {count} classes, {k}"
+                yield Trial(text, "classes, all names", (name,), some)
+                yield Trial(f"{text}, own", "classes, own names", (name,), some, chosen)
 
 
 @dataclass(frozen=True)
@@ -354,9 +354,9 @@ def package(
     known = Sources(pool).of(names)
     pure = [_see(pool, t) for t in trials if len(t.sets) == 1 and t.sets[0] in names]
     apart = [without not in sets.split(" + ") for sets in measured["sets"]]
-    told = summary(measured[apart]).set_index("estimator").loc[[COMBINATION, AVERAGE]]
-    best = told["regret"].argmin()
-    gain, promised, regret = told[["gain", "promised", "regret"]].to_numpy()[best]
+    rows = summary(measured[apart]).set_index("estimator").loc[[COMBINATION, AVERAGE]]
+    best = rows["regret"].argmin()
+    gain, promised, regret = rows[["gain", "promised", "regret"]].to_numpy()[best]
     return replace(
         _fit(pool, pure),
         temperature=known.temperature,

@@ -11,7 +11,7 @@ from helpers.data.dataset import Dataset
 from helpers.keys import folder
 from helpers.models import template_prompts
 from helpers.models.clip import Backbone
-from helpers.parallel import ahead
+from helpers.parallel import prefetch
 from helpers.store.chunks import in_chunks, seconds
 
 SHARD = 512  # rows per file: the most that a killed run loses
@@ -25,7 +25,7 @@ def image_features(backbone: Backbone, dataset: Dataset) -> Tensor:
         return backbone.preprocess(dataset.image(n))
 
     def encode(rows: range) -> Iterator[tuple[Sequence[int], Tensor]]:
-        images = ahead(read, rows, most=2 * BATCH - 1)
+        images = prefetch(read, rows, most=2 * BATCH - 1)
         while some := list(islice(images, BATCH)):
             positions, batch = zip(*some, strict=True)
             yield positions, backbone.encode_images(torch.stack(batch))

@@ -45,7 +45,7 @@ from helpers.models.clip import Backbone
 from helpers.progress import track
 
 BATCH = 64  # views that the encoder takes at once
-AHEAD = 8  # images whose views may wait for it: 77 MB at 64 views of 224 x 224
+PREFETCHED = 8  # images whose views may wait for it: 77 MB at 64 views of 224 x 224
 SPAN = 32  # images that a worker does in one go
 MARK = np.dtype([("seconds", "<f4"), ("checksum", "<u4")])
 
@@ -272,7 +272,7 @@ class _Maker:
             return None if skip(n) else self.draw(n)
 
         began = time.perf_counter()
-        for n, drawn in parallel.ahead(unless_skipped, positions, AHEAD):
+        for n, drawn in parallel.prefetch(unless_skipped, positions, PREFETCHED):
             features = None if drawn is None else encode(self.backbone, drawn)
             yield n, features, time.perf_counter() - began
             began = time.perf_counter()

@@ -49,7 +49,7 @@ STYLES = CSSSanitizer(
 )
 NUMBER = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)? ?%?|nan|-?inf|–|")
 COLUMNS = re.compile(r"\S {2,}\S|^ {4}", re.M)
-ABROAD = re.compile(r"https?://|mailto:")
+EXTERNAL = re.compile(r"https?://|mailto:")
 WIDE = 32  # characters from which on a cell's text is wrapped
 UNREADABLE = (ValueError, OSError, LookupError, AttributeError, TypeError)
 UNREADABLE += (TemplateError,)
@@ -93,8 +93,8 @@ def chapter(
         raise ValueError(
             f"{path} is not a readable notebook ({error}): run its chapter again"
         ) from error
-    page = _mended(body)
-    _mend_links(page, pages)
+    page = _postprocessed(body)
+    _rewrite_links(page, pages)
     _link_terms(page, terms or {})
     title, quote = page.h1, page.select_one(".prose blockquote")
     lines = quote.select("p") if quote else ()
@@ -113,7 +113,7 @@ def chapter(
 @cache
 def prose(markdown: str) -> Markup:
     """Text in Markdown as markup, cleaned of all that is not plain."""
-    page = _mended(f'<div class="prose">{_clean(_markdown(markdown))}</div>')
+    page = _postprocessed(f'<div class="prose">{_clean(_markdown(markdown))}</div>')
     return Markup(page.div.decode_contents())
 
 
@@ -210,7 +210,7 @@ EXPORTER = HTMLExporter(
 
 
 def formula(tex: str, display: bool = False) -> Tag:
-    """TeX as MathML; as code where it cannot be said in MathML."""
+    """TeX as MathML; as code where the converter fails."""
     tex = " ".join(tex.split())
     shown = BeautifulSoup("", "html.parser").new_tag("code", string=tex)
     try:
@@ -229,8 +229,8 @@ def formula(tex: str, display: bool = False) -> Tag:
     return math
 
 
-def _mended(markup: str) -> BeautifulSoup:
-    """Formulas, tables and printed lines as they are to be seen."""
+def _postprocessed(markup: str) -> BeautifulSoup:
+    """The page with MathML formulas, boxed and aligned tables, wrapped output."""
     page = BeautifulSoup(markup, "html.parser")
     for span in page.select("span.math"):
         span.replace_with(formula(span.get_text(), "display" in span["class"]))
@@ -279,7 +279,7 @@ def text_of(tag: Tag) -> str:
     return tag.get_text(" ", strip=True).removesuffix(ANCHOR).strip()
 
 
-def _mend_links(page: BeautifulSoup, pages: Collection[str]) -> None:
+def _rewrite_links(page: BeautifulSoup, pages: Collection[str]) -> None:
     """Links between notebooks lead to pages; what leads nowhere is no link."""
     known = {tag["id"] for tag in page.select("[id]")}
     for link in page.select("a"):
@@ -290,7 +290,7 @@ def _mend_links(page: BeautifulSoup, pages: Collection[str]) -> None:
             link["href"] = f"{name}.html"
         elif Path(file).name == "GLOSSARY.md":
             link["href"] = f"glossary.html#{anchor}"
-        elif (file or anchor not in known) and not ABROAD.match(target):
+        elif (file or anchor not in known) and not EXTERNAL.match(target):
             link.unwrap()
 
 

@@ -153,7 +153,7 @@ def _named_in(module: str, names: str, several: bool = False) -> Rule:
 
 
 def _refusal(function: Callable, *arguments: Any) -> str:
-    """What a function says of values that it does not take."""
+    """The message of the error that a function raises, or ""."""
     try:
         function(*arguments)
     except (ValueError, FileNotFoundError) as error:
@@ -383,7 +383,7 @@ _study = _passing(
     lambda value: re.fullmatch(r"\w[\w.-]*", value, re.ASCII),
     "a folder's name of letters, digits, '_', '-' and '.'",
 )
-_looking = _passing(lambda value: value in ("all", "adaptive"), "all, adaptive")
+_views_shown = _passing(lambda value: value in ("all", "adaptive"), "all, adaptive")
 _images = _passing(lambda value: value == 0 or value > 1, "0 for all, or at least 2")
 _noise_shares = _list_of(_number_from(0, 1), "numbers from 0 to 1")
 _rates = _list_of(lambda x: _number_from(0)(x) and x > 0, "numbers above 0")
@@ -460,7 +460,7 @@ RULES: dict[str, tuple[type, Rule]] = {
         ("view_count", int, _view_count),
         ("view_share", float, _view_share),
         ("view_sets", list, _view_sets),
-        ("views", str, _looking),
+        ("views", str, _views_shown),
         (
             "repeats few_shot_views coop_epochs cocoop_epochs epochs batch "
             "long_epochs feature_epochs upl_epochs confidence_bins",

@@ -1,7 +1,7 @@
 """What `study classify` does: pictures, names and methods; no study, nothing written.
 
 The methods are those of the registry that need no more than one image. Each gets the
-arguments of `OFFERED` that it declares without a default, and keeps its paper's
+arguments of `ARGUMENTS` that it declares without a default, and keeps its paper's
 settings. What methods share is done once: prompts for all images; for each image
 reading it, encoding it, and drawing and encoding its views.
 """
@@ -37,9 +37,9 @@ from helpers.words import folded
 
 OPTIONS = ("context", "templates", "recipe", "views", "seed")
 METHODS = ("zero_shot", "vote", "autoclip", "tpt")
-SEEN = {"image_features", "views"}  # arguments that hold the image: [1, D], [1, V, D]
-OFFERED = SEEN | {"class_features", "template_features", "text_features", "context"}
-OFFERED |= {"logit_scale"}
+IMAGE_ARGUMENTS = {"image_features", "views"}  # [1, D], [1, V, D]
+ARGUMENTS = {"class_features", "template_features", "text_features", "context"}
+ARGUMENTS |= IMAGE_ARGUMENTS | {"logit_scale"}
 PROMPTS = 256  # of templates, encoded between two moves of the progress bar
 SHOWN = 3  # classes in a table, and names in a sentence
 PHOTOGRAPHS = "--model ViT-B-32-quickgelu --weights openai"
@@ -131,7 +131,7 @@ def usable() -> dict[str, Callable]:
     return {
         key: function
         for key, function in sorted(registry.functions().items())
-        if entries[key].needs in ("nothing", "image") and _wants(function) <= OFFERED
+        if entries[key].needs in ("nothing", "image") and _wants(function) <= ARGUMENTS
     }
 
 
@@ -216,18 +216,18 @@ class Classifier:
             drawn = draw(self.backbone, image, *how)
             given["views"] = encode(self.backbone, drawn)[None].to(features.device)
             seconds["views"] = lap()
-        said = {}
+        answers = {}
         for key, method in self.methods.items():
             wants = self.wants[key]
             lap()
             with torch.no_grad():
                 made = method(**{name: given[name] for name in wants})
-                if not wants & SEEN:  # class features, made of prompts alone
+                if not wants & IMAGE_ARGUMENTS:  # class features, made of prompts alone
                     made = zero_shot(features, made, self.backbone.logit_scale)
             logits = best_name(made.cpu(), self.owner)[0]
             own = lap()
             looking = seconds["views" if "views" in wants else "image"]
-            said[key] = self._answer(logits) | {
+            answers[key] = self._answer(logits) | {
                 "seconds": own,
                 "seconds_alone": seconds["read"] + looking + own,
             }
@@ -235,12 +235,12 @@ class Classifier:
             "width": image.width,
             "height": image.height,
             "seconds": seconds,
-            "methods": said,
-            "agree": len({answer["prediction"] for answer in said.values()}) == 1,
+            "methods": answers,
+            "agree": len({answer["prediction"] for answer in answers.values()}) == 1,
         }
 
     def _answer(self, logits: torch.Tensor) -> dict:
-        """Of logits [C]."""
+        """Prediction, confidence and probabilities from logits [C]."""
         shares = logits.softmax(dim=0)
         best = int(shares.argmax())
         return {
@@ -254,7 +254,7 @@ class Classifier:
 
 
 def about(backbone: Backbone, classes: Classes) -> str:
-    """What the weights cannot do, or ""."""
+    """A warning that the weights do not know these classes, or ""."""
     if backbone.weights == "random":
         return "The weights are random, and so are the answers."
     if backbone.weights != embedded.TAG:
@@ -269,7 +269,7 @@ def about(backbone: Backbone, classes: Classes) -> str:
 
 
 def heading(head: Mapping) -> str:
-    """What holds for all pictures."""
+    """The lines above all tables: model, device and prompts."""
     seconds, count = head["seconds"], sum(map(len, head["names"]))
     lines = [
         f"{head['model']}, weights {head['weights']}, on {head['device']}: "
@@ -307,7 +307,7 @@ def table(found: Mapping) -> str:
 
 
 def verdict(methods: Mapping[str, Mapping]) -> str:
-    """Where methods agree."""
+    """A sentence about which methods agree."""
     groups: dict[str, list[str]] = {}
     for key, answer in methods.items():
         groups.setdefault(answer["prediction"], []).append(_called(key))

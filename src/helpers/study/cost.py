@@ -59,7 +59,7 @@ def check_cost(
         with quiet(), warnings.catch_warnings(action="ignore", category=UserWarning):
             names = [parameters["backbone"], parameters.get("second_backbone")]
             models = [clip.load(name, weights, **options) for name in names if name]
-        pace = paces(models, next(iter(datasets.values())))
+        each = unit_seconds(models, next(iter(datasets.values())))
     except (ValueError, RuntimeError, FileNotFoundError) as error:
         report.add("time", BAD, str(error))
         return
@@ -69,7 +69,7 @@ def check_cost(
             done = work(job.parameters, datasets)
         except KeyError:  # a user's own notebook may declare fewer keys
             done = Counter()
-        spent = {name: pace[name] * n for name, n in done.items()}
+        spent = {name: each[name] * n for name, n in done.items()}
         seconds = START + sum(spent.values())
         whole += seconds
         most = max(spent, key=spent.__getitem__, default="")
@@ -142,7 +142,7 @@ def work(p: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Counter[str]:
     return +Counter(found)
 
 
-def paces(models: Sequence[clip.Backbone], dataset: Dataset) -> dict[str, float]:
+def unit_seconds(models: Sequence[clip.Backbone], dataset: Dataset) -> dict[str, float]:
     """Seconds for one of each key of `NAMES`, with the first of the models.
 
     The first ViT is trained, as in chapter 05.

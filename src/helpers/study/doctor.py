@@ -362,24 +362,24 @@ def judge(
     `published`: source -> accuracy of the same pair. On a part of the set, twice the
     standard error is allowed on top of 0.5 points.
     """
-    said = f"{top1:.2%} on {n:,} images"
+    text = f"{top1:.2%} on {n:,} images"
     if top1 < 1.5 / classes and not published:
-        return NOTE, f"{said} is chance (1 in {classes}): look at the labels"
+        return NOTE, f"{text} is chance (1 in {classes}): look at the labels"
     if not published:
-        return GOOD, f"{said}; nothing published to compare with"
+        return GOOD, f"{text}; nothing published to compare with"
     source, nearest = min(published.items(), key=lambda item: abs(item[1] - top1))
     if top1 < nearest / 10:
         return BAD, (
-            f"{said}, published {nearest:.2%}: the labels are shifted against the "
+            f"{text}, published {nearest:.2%}: the labels are shifted against the "
             "class names. Known causes: folders sorted as strings (ImageNet-V2, about "
             "1 %), the rank among 200 folders used with 1000 names (ImageNet-A and -R, "
             "0.5 %), folders of another set, weights that were never loaded"
         )
     error = 0.0 if n == full else 2 * math.sqrt(nearest * (1 - nearest) / n)
     gap = top1 - nearest
-    said += f", published {nearest:.2%} ({source}), difference {100 * gap:+.2f} points"
+    text += f", published {nearest:.2%} ({source}), difference {100 * gap:+.2f} points"
     if abs(gap) <= TOLERANCE + error:
-        return GOOD, said
+        return GOOD, text
     if gap > 0:
         cause = (
             "a prompt ensemble instead of the single prompt gains 1.4 to 4.6 points; "
@@ -395,7 +395,7 @@ def judge(
             "OpenAI's weights without QuickGELU, weights of another model, or "
             "some folders of another class order"
         )
-    return NOTE, f"{said}. Known causes: {cause}"
+    return NOTE, f"{text}. Known causes: {cause}"
 
 
 def _some(texts: Sequence[str], limit: int) -> str:

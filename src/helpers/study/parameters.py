@@ -226,8 +226,8 @@ def _unsuited(job: Job, own: "Dataset | None", plain: "Dataset | None") -> str:
     labels = needed.pop(LABELS, "")
     given = {key: str(job.parameters.get(key)) for key in needed}
     if not all(fnmatchcase(given[key], pattern) for key, pattern in needed.items()):
-        told = [f"{key} {pattern}" for key, pattern in needed.items()]
-        return f"meant for studies with {' and '.join(told)}"
+        patterns = [f"{key} {pattern}" for key, pattern in needed.items()]
+        return f"meant for studies with {' and '.join(patterns)}"
     if not labels or own is None:
         return ""
     from helpers import data

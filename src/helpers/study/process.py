@@ -27,10 +27,10 @@ import psutil
 from helpers import paths
 
 # Settings of the user's that Python would apply at every start.
-OTHERS = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT")
+USER_SETTINGS = ("PYTHONSTARTUP", "PYTHONWARNINGS", "PYTHONINSPECT")
 NO_READER = 141  # exit status if nobody reads the output
-FLOOR = 0.04, 10**9  # left free: this share of the memory, so many bytes at most
-PATIENCE = 15  # seconds between the interrupt and the kill
+RESERVE = 0.04, 10**9  # left free: this share of the memory, so many bytes at most
+KILL_SECONDS = 15  # seconds between the interrupt and the kill
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -75,7 +75,7 @@ def kernel_variables(outputs: Path, private: Path) -> dict[str, str]:
     They are this process's own, without settings that change what the kernel saves.
     `private` is a folder for the kernel's own files.
     """
-    kept = {name: value for name, value in os.environ.items() if name not in OTHERS}
+    kept = {k: value for k, value in os.environ.items() if k not in USER_SETTINGS}
     return {
         **kept,
         "TMPDIR": tempfile.gettempdir(),
@@ -108,8 +108,8 @@ def kernel() -> None:
         def initialize(self, argv: Any = None) -> None:
             super().initialize(argv)
             # Each shutdown begins with an interrupt while the kernel is idle.
-            told = "KeyboardInterrupt caught in kernel"
-            self.log.addFilter(lambda record: told not in record.getMessage())
+            message = "KeyboardInterrupt caught in kernel"
+            self.log.addFilter(lambda record: message not in record.getMessage())
 
     PlainKernelApp.launch_instance()
 
@@ -186,7 +186,7 @@ class Watch:
         """Look once: note what the kernels hold, stop them where nothing is left."""
         held = {p: _held(p) for p in kernels.values()}
         self.peak = max(self.peak, sum(held.values()))
-        share, most = FLOOR
+        share, most = RESERVE
         total = min(psutil.virtual_memory().total, _cgroup()[1])
         free, floor = available_memory(), min(share * total, most)
         # Stopping a kernel that holds little would free nothing.
@@ -214,7 +214,7 @@ def watched() -> Iterator[Watch]:
             ours = psutil.Process().children(recursive=True)
             watch.look({p.pid: p for p in ours if p.pid not in before})
             seconds += bool(watch.cause)
-            if seconds >= PATIENCE:  # deep in a library, where nothing interrupts it
+            if seconds >= KILL_SECONDS:  # in a library's code that nothing interrupts
                 for process in ours:
                     if process.pid not in before:
                         _send(process, signal.SIGKILL)

@@ -95,7 +95,7 @@ def build(folder: Path) -> Path:
         "sections": [],
         "style": Markup((ASSETS / "site.css").read_text(encoding="utf-8")),
         "script": Markup(script),
-        "script_hash": _fingerprint(script),
+        "script_hash": _script_hash(script),
     }
     files = {}
 
@@ -117,13 +117,13 @@ def build(folder: Path) -> Path:
         )
     finished = {chapter.name: chapter for chapter in chapters}
     entries = sorted({*finished, *common["partial"]})
-    said = findings.answers(folder / "tables")
+    answers = findings.answers(folder / "tables")
     write(
         "index",
         entries=[(name, finished.get(name)) for name in entries],
         evidence=_evidence(folder, chapters, lines),
-        lead=findings.sentences(said[SYNTHESIS]) if SYNTHESIS in said else [],
-        answers={number: findings.short(text) for number, text in said.items()},
+        lead=findings.sentences(answers[SYNTHESIS]) if SYNTHESIS in answers else [],
+        answers={number: findings.short(text) for number, text in answers.items()},
         whole=SYNTHESIS,
         facts=_facts(results),
         provenance=provenance,
@@ -138,8 +138,8 @@ def build(folder: Path) -> Path:
     return folder / "site" / "index.html"
 
 
-def _fingerprint(script: str) -> str:
-    """What the pages' policy names, so that no other script runs."""
+def _script_hash(script: str) -> str:
+    """The script's hash for the pages' Content-Security-Policy: no other one runs."""
     digest = hashlib.sha256(script.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"
 
