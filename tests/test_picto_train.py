@@ -430,7 +430,8 @@ def test_card_tells_the_truth(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "at_home"), [("picto-rn", 0.9), ("picto-rn-2", 0.9), ("picto-vit", 0.85)]
+    ("name", "at_home"),
+    [("picto-rn", 0.9), ("picto-rn-2", 0.9), ("picto-rn-3", 0.9), ("picto-vit", 0.85)],
 )
 def test_the_world_is_a_distribution_with_shifts(name, at_home):
     """What the study needs of its embedded CLIPs; odd places tell shape from place."""
