@@ -2,12 +2,17 @@
 
 import time
 
+import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
-from helpers import store
+from helpers import data, store
+from helpers.chapters import self_training
 from helpers.data.dataset import Dataset
+from helpers.methods.training import Student
 from helpers.models import clip
+from helpers.models.visual import ImageTower
 from helpers.store import timing
 
 
@@ -71,6 +76,21 @@ def test_few_images_are_read_spread_over_the_data_set_and_once_timed(model):
     assert store.seconds_per_image(model, images) == first
     assert len(seen) == count
     assert store.seconds_per_image(model, read_by(picture, 1)) > 0
+
+
+def test_a_trained_tower_is_timed_with_reading_and_trainings_by_their_fastest_epoch(
+    monkeypatch,
+):
+    monkeypatch.setattr(store, "read_seconds_per_image", lambda *_: 100.0)
+    model = clip.load("picto-vit", "picto", "cpu")
+    cut = self_training.halves(model, data.load("picto", images=16))
+    tower = Student(ImageTower(model), torch.eye(128)[:2])
+    logits, seconds = self_training.tested(tower, model, cut)
+    assert logits.shape == (8, 2)
+    assert torch.equal(logits, self_training.timed(tower, cut.tested.images)[0])
+    assert 100 < seconds < 101
+    log = pd.DataFrame({"seconds": [3.0, 1.0, 2.0]})
+    assert self_training.training_seconds(log) == 3.0
 
 
 def test_more_views_cost_more_and_each_count_has_its_own(model):

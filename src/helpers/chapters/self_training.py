@@ -4,7 +4,6 @@ It connects data sets, pools of images, the training loop of `helpers.methods`, 
 store and the ledgers.
 """
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,9 +27,11 @@ from helpers.results import predictions
 from helpers.results.protocol import gained, macro
 from helpers.results.synthesis import key_of
 from helpers.store.checkpoints import Checkpoint
+from helpers.store.timing import fastest
 from helpers.store.views import draw
 from helpers.views.strong import strong
 
+TIMED = 64  # images, at most, on which a model is timed
 VERSION = 1  # of what training computes: raise it, and kept runs are made anew
 
 
@@ -208,11 +209,25 @@ def label_accuracy(trained: training.Trained, labels: Sequence[int]) -> list[flo
     return right.tolist()
 
 
-def timed(model: nn.Module, images: Tensor) -> tuple[Tensor, float]:
-    """Logits [N, C] of a trained model on the CPU, and its seconds per image."""
-    began = time.perf_counter()
-    logits = training.logits(model, images).cpu()
-    return logits, (time.perf_counter() - began) / len(images)
+def timed(model: nn.Module, inputs: Tensor) -> tuple[Tensor, float]:
+    """Logits [N, C] of a trained model on the CPU, and its seconds per image.
+
+    `inputs` are images or features; to make these is not in the seconds.
+    """
+    few = inputs[:TIMED]
+    seconds = fastest(lambda: training.logits(model, few).cpu()) / len(few)
+    return training.logits(model, inputs).cpu(), seconds
+
+
+def tested(model: nn.Module, backbone: Backbone, cut: Halves) -> tuple[Tensor, float]:
+    """`timed` of a trained image tower on the tested images, with reading in it."""
+    logits, seconds = timed(model, cut.tested.images)
+    return logits, seconds + store.read_seconds_per_image(backbone, cut.test)
+
+
+def training_seconds(log: pd.DataFrame) -> float:
+    """What a training takes: its fastest epoch, times the number of its epochs."""
+    return float(len(log) * log["seconds"].min())
 
 
 def drawn(
