@@ -304,7 +304,8 @@ def curves(
             ax.axhline(100 * across, color=INK, lw=1, ls="--", zorder=1)
         if at is not None:
             ax.axvline(at, color=INK, lw=1, ls="--", zorder=1)
-        name = str(title) if panel in (hue, "method") else f"{panel} {title}"
+        named = panel in (hue, "method", "backbone")  # a name needs no noun before it
+        name = str(title) if named else f"{panel} {title}"
         ax.set(title=registry.title(name.strip()), xlabel=xlabel)
         points = sorted(set(frame[x]))
         if log and points[0] <= 0:
