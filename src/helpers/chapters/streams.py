@@ -64,11 +64,7 @@ def by_class(
 
 
 def bursts(
-    ids: Sequence[str],
-    labels: ArrayLike,
-    alpha: float,
-    orders: int = 10,
-    seed: int = 0,
+    ids: Sequence[str], labels: ArrayLike, alpha: float, orders: int = 10, seed: int = 0
 ) -> np.ndarray:
     """Every image once, classes in bursts: int64 [orders, N].
 
@@ -95,11 +91,7 @@ def bursts(
 
 
 def long_tailed(
-    ids: Sequence[str],
-    labels: ArrayLike,
-    ratio: float,
-    orders: int = 10,
-    seed: int = 0,
+    ids: Sequence[str], labels: ArrayLike, ratio: float, orders: int = 10, seed: int = 0
 ) -> np.ndarray:
     """A part of the images, shuffled, classes of unequal size: int64 [orders, T].
 

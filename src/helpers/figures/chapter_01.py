@@ -122,10 +122,7 @@ def _most_confused(counts: np.ndarray, top: int) -> list[int]:
 
 @styled
 def confusion_matrix(
-    labels: ArrayLike,
-    predictions: ArrayLike,
-    class_names: Sequence[str],
-    top: int = 12,
+    labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[str], top: int = 12
 ) -> tuple[Figure, pd.DataFrame]:
     """Confusion matrix in percent of each true class's images.
 
@@ -190,10 +187,7 @@ def confusion_matrix(
 
 @styled
 def confusion_pairs(
-    labels: ArrayLike,
-    predictions: ArrayLike,
-    class_names: Sequence[str],
-    top: int = 12,
+    labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[str], top: int = 12
 ) -> tuple[Figure, pd.DataFrame]:
     """The most frequent mistakes, in percent of the true class, 95 % Wilson intervals.
 

@@ -450,9 +450,7 @@ def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.Dat
     parts = panels(table)
     parts = [part for part in parts if len(part[1]) > 1] or parts
     fig, axes = plt.subplots(
-        len(parts),
-        squeeze=False,
-        figsize=(1.1 * WIDTH, 1.2 + 2.5 * len(parts)),
+        len(parts), squeeze=False, figsize=(1.1 * WIDTH, 1.2 + 2.5 * len(parts))
     )
     taus = ranks.set_index(["dataset", "backbones"])
     for ax, ((dataset, backbone), part) in zip(axes[:, 0], parts, strict=True):

@@ -347,6 +347,11 @@ def reads_end_token(model: nn.Module) -> bool:
     return pool == "argmax" and causal and getattr(tower, "cls_emb", None) is None
 
 
+def weights_path(weights: str) -> Path:
+    """Return the file that `weights` names; relative paths start at the repository."""
+    return from_root(weights)
+
+
 def _source(name: str, weights: str) -> str | None:
     """open_clip's argument `pretrained`: a tag, a file, or None for random weights.
 
@@ -361,7 +366,7 @@ def _source(name: str, weights: str) -> str | None:
     if files.is_on_disk(weights):
         return ON_DISK
     if Path(weights).suffix in files.SUFFIXES:
-        raise FileNotFoundError(f"no weights file at {from_root(weights)}")
+        raise FileNotFoundError(f"no weights file at {weights_path(weights)}")
     choices = files.accepted(weight_choices(name), weights)
     raise ValueError(f"unknown weights {weights!r} for {name}: {choices}")
 

@@ -26,11 +26,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
-from open_clip.transformer import (
-    QuickGELU,
-    ResidualAttentionBlock,
-    VisionTransformer,
-)
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock, VisionTransformer
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 

@@ -26,10 +26,7 @@ MIN_LETTERS = 3  # shorter entries of a vocabulary are mostly parts of words
 
 
 def waffle_templates(
-    class_names: Sequence[str],
-    words: Sequence[str],
-    count: int = 15,
-    seed: int = 0,
+    class_names: Sequence[str], words: Sequence[str], count: int = 15, seed: int = 0
 ) -> tuple[str, ...]:
     """Make 2 x `count` templates that all classes share, words and characters in turn.
 

@@ -470,7 +470,6 @@ class _PlainLoader(yaml.SafeLoader):
         twice = [key for key in keys if keys.count(key) > 1]
         if twice:
             raise yaml.constructor.ConstructorError(
-                problem=f"{twice[0]} is given twice",
-                problem_mark=node.start_mark,
+                problem=f"{twice[0]} is given twice", problem_mark=node.start_mark
             )
         return super().construct_mapping(node, deep)

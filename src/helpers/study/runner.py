@@ -169,12 +169,7 @@ def _print_line(what: str, seconds: float, memory: str = "") -> None:
     print(f"{what:<40}{seconds:8.1f} s{memory}", flush=True)
 
 
-def _run(
-    job: Job,
-    made: dict[str, Any],
-    folder: Path,
-    outputs: Path,
-) -> process.Watch:
+def _run(job: Job, made: dict[str, Any], folder: Path, outputs: Path) -> process.Watch:
     name = job.notebook.stem
     before = fingerprints.states(folder, number_of(name))
     partial = folder / f"{name}.partial.ipynb"
