@@ -386,7 +386,8 @@ def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             ax.plot(ends, [y, y], color=BLUE, lw=2)
             ax.plot(100 * leaf["expect"], y, "o", ms=8, mec=BLUE, mfc=face)
             points = f"{100 * leaf['expect']:+.1f}"
-            look = {"ha": "center", "va": "bottom", "backgroundcolor": "white"}
+            near = leaf["expect_low"] < 0.2 * leaves["expect_high"].max()  # the axis
+            look = {"ha": "left" if near else "center", "va": "bottom"}
             ax.text(100 * leaf["expect"], y - 0.15, points, **look)
         error = tree.share(leaf["ece"])
         note = tree.calibrated(leaf).removeprefix(error).strip()

@@ -28,7 +28,7 @@ IMAGES = {
 """Each question about images, and the data sets on which the answer is yes."""
 LAST, ALL = "None of these?", "Whatever they are like"
 OWNED = {
-    "a word for such images": ("Do you know the domain?", "its word"),
+    "a word for such images": ("Do you know the domain?", "a name of the style"),
     "unlabelled images like them": ("Do you have a pool of one kind?", "a pool"),
     "a stream of test images": ("Do many come at once, or in a stream?", "a stream"),
     "labelled images": ("Do you have any labels?", "labels"),
