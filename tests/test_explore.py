@@ -225,7 +225,7 @@ def test_a_broken_upload_gives_a_sentence(content, panel):
     assert panel.picture.value != before
 
 
-def test_only_who_can_answer_is_attended():
+def test_a_notebook_that_can_answer_input_is_interactive():
     manager, client = start_new_kernel(startup_timeout=600)
     said = []
 

@@ -243,7 +243,7 @@ def intervals(
 
 def save(folder: str | Path, name: str, fig: Figure, data: pd.DataFrame) -> Path:
     """Write `<folder>/figures/<name>.png` and, beside it, the `.csv` of its numbers."""
-    path = _named(Path(folder) / "figures", name, ".png")
+    path = _file(Path(folder) / "figures", name, ".png")
     with replacing(path) as temporary, plt.rc_context():
         mpl.rcdefaults()  # a user's settings may ask for other sizes and for LaTeX
         # No software version inside: the same figure gives the same bytes.
@@ -254,10 +254,10 @@ def save(folder: str | Path, name: str, fig: Figure, data: pd.DataFrame) -> Path
 
 def save_table(folder: str | Path, name: str, frame: pd.DataFrame) -> Path:
     """Write `<folder>/tables/<name>.csv`."""
-    return write_csv(_named(Path(folder) / "tables", name, ".csv"), frame)
+    return write_csv(_file(Path(folder) / "tables", name, ".csv"), frame)
 
 
-def _named(folder: Path, name: str, suffix: str) -> Path:
+def _file(folder: Path, name: str, suffix: str) -> Path:
     if not re.fullmatch(r"[\w-]+", name):
         raise ValueError(f"name {name!r} must be a plain file name, as in '02_votes'")
     return folder / f"{name}{suffix}"

@@ -163,10 +163,8 @@ def load(
             f"beams {beams} and max_tokens {max_tokens}: at least 1 and 3 are needed"
         )
     if name == EMBEDDED:
-        model, backbone = _embedded(name)
-        return wrap(model, backbone, device, beams, max_tokens)
-    model, preprocess, decode = _pretrained(name)
-    return _ready(name, model, preprocess, decode, device, beams, max_tokens)
+        return wrap(*_embedded(name), device, beams, max_tokens)
+    return _ready(name, *_pretrained(name), device, beams, max_tokens)
 
 
 def wrap(

@@ -235,7 +235,7 @@ class Fit:
 
     def predict(self, features: np.ndarray, agreements: np.ndarray) -> np.ndarray:
         """Log-odds of the accuracies [..., M] from what `observe` gives."""
-        shared, own = _unusual(features - self.features, agreements - self.agreements)
+        shared, own = _offsets(features - self.features, agreements - self.agreements)
         return self.accuracy + (shared @ self.shared)[..., None] + own @ self.own
 
     def interval(self, log_odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -262,7 +262,7 @@ class Fit:
         return replace(self, methods=tuple(methods), agreements=pairs, **some)
 
 
-def _unusual(
+def _offsets(
     features: np.ndarray, agreements: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Differences from the usual: their mean over methods [..., F], and what is left.
@@ -335,7 +335,7 @@ def _ridge(
     accuracy, seen, agreed = (
         np.tensordot(share, part, 1) for part in (target, features, agreements)
     )
-    shared, own = _unusual(features - seen, agreements - agreed)
+    shared, own = _offsets(features - seen, agreements - agreed)
     missing = target - accuracy
     common = missing.mean(axis=1, keepdims=True)
 

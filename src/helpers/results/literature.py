@@ -162,15 +162,17 @@ def published_gains() -> pd.DataFrame:
     rows["gain"] = (rows["top1"] - rows["start"]).round(6)
     same = ["method", "over", "dataset", "backbone", "gain", "top1"]
     groups = rows.groupby(same, as_index=False)
-    return groups.agg(start=("start", "mean"), sources=("sources", _named))
+    return groups.agg(start=("start", "mean"), sources=("sources", _joined))
 
 
-def _named(parts: Iterable[str]) -> str:
+def _joined(parts: Iterable[str]) -> str:
     """Names joined by commas, each once; the parts may be joined ones."""
     return ", ".join(sorted({name for part in parts for name in part.split(", ")}))
 
 
-def placed(gains: pd.DataFrame, keys: Iterable[Key], weights: str = "") -> pd.DataFrame:
+def beside_ours(
+    gains: pd.DataFrame, keys: Iterable[Key], weights: str = ""
+) -> pd.DataFrame:
     """Published gains with the data set `here` and the backbones `among` beside them.
 
     Those are the counterparts in the embedded world and, with OpenAI's `weights`, the
@@ -204,7 +206,7 @@ def placed(gains: pd.DataFrame, keys: Iterable[Key], weights: str = "") -> pd.Da
 def cells(scores: Scores, weights: str = "") -> pd.DataFrame:
     """Published gains and ours: a row for each method and data set that has both.
 
-    With OpenAI's `weights` also a row for each backbone, see `placed`.
+    With OpenAI's `weights` also a row for each backbone, see `beside_ours`.
 
     Returns:
         method, name, over; dataset and backbones (ours, joined by commas);
@@ -216,7 +218,7 @@ def cells(scores: Scores, weights: str = "") -> pd.DataFrame:
         NaN in the embedded world. Fractions.
     """
     rows, recipe = [], main_recipe(scores)
-    gains = placed(published_gains(), scores, weights)
+    gains = beside_ours(published_gains(), scores, weights)
     keys = ["method", "over", "here", "among"]
     for (method, over, dataset, among), part in gains.groupby(keys):
         ours = measured(scores, method, over, dataset, among, recipe)
@@ -226,7 +228,8 @@ def cells(scores: Scores, weights: str = "") -> pd.DataFrame:
         row = {"method": method, "name": label(method), "over": over}
         row |= {"dataset": dataset, "published": theirs.mean(), "numbers": len(part)}
         row |= {"published_low": theirs.min(), "published_high": theirs.max()}
-        row |= {"sources": _named(part["sources"]), "their_start": part["start"].mean()}
+        row |= {"sources": _joined(part["sources"])}
+        row |= {"their_start": part["start"].mean()}
         off = (part["top1"] - ours["top1"]).abs().min()
         real = dataset not in COUNTERPARTS.values()
         rows.append(row | ours | {"off": off if real else math.nan})
@@ -341,8 +344,8 @@ def agreement(
     for entry in (e for e in entries if e.published and e.role != ONE):
         part = table[table["method"] == entry.key]
         if part.empty:
-            part = _alone(scores, entry, gains[gains["method"] == entry.key])
-        rows.append(_whole(entry.key, part))
+            part = _one_sided(scores, entry, gains[gains["method"] == entry.key])
+        rows.append(_averaged(entry.key, part))
     found = _tested(pd.DataFrame(rows))
     found["verdict"] = [verdict(row) for _, row in found.iterrows()]
     found["reason"] = [
@@ -392,8 +395,10 @@ ORDER = (
 )
 
 
-def _alone(scores: Scores, entry: registry.Entry, gains: pd.DataFrame) -> pd.DataFrame:
-    """A method that papers or the study have not: the rows of `cells` with one half.
+def _one_sided(
+    scores: Scores, entry: registry.Entry, gains: pd.DataFrame
+) -> pd.DataFrame:
+    """Rows of `cells` for a method that only papers or only the study have.
 
     Ours is on the counterparts, over the ensemble if the method has its texts.
     """
@@ -403,7 +408,7 @@ def _alone(scores: Scores, entry: registry.Entry, gains: pd.DataFrame) -> pd.Dat
         row = {"over": gains["over"].iloc[0], "published": middle}
         row |= {"published_low": gains["gain"].min(), "numbers": len(gains)}
         row |= {"published_high": gains["gain"].max()}
-        rows = [row | {"sources": _named(gains["sources"])}]
+        rows = [row | {"sources": _joined(gains["sources"])}]
     else:
         over = ENSEMBLE if entry.speaker.endswith("_80") else ONE
         names, recipe = dict.fromkeys(COUNTERPARTS.values()), main_recipe(scores)
@@ -413,7 +418,7 @@ def _alone(scores: Scores, entry: registry.Entry, gains: pd.DataFrame) -> pd.Dat
     return pd.DataFrame(rows, columns=_CELL)
 
 
-def _whole(method: str, part: pd.DataFrame) -> dict:
+def _averaged(method: str, part: pd.DataFrame) -> dict:
     """Means of a method's cells over data sets."""
     numbers = ["published", "their_start", "gain", "moved", "rescued", "broken"]
     row: dict = {"method": method, "name": label(method)}
@@ -423,8 +428,8 @@ def _whole(method: str, part: pd.DataFrame) -> dict:
     row |= {"published_high": part["published_high"].max()}
     row |= {"numbers": part["numbers"].sum(), "n": part["n"].sum(min_count=1)}
     names = {"datasets": "dataset", "backbones": "backbones", "sources": "sources"}
-    row |= {k: _named(part[column].dropna()) for k, column in names.items()}
-    return row | {"over": _named(part["over"])}
+    row |= {k: _joined(part[column].dropna()) for k, column in names.items()}
+    return row | {"over": _joined(part["over"])}
 
 
 COSTS = {

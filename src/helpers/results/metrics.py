@@ -178,10 +178,11 @@ def calibration_error(
 
 def expected_calibration_error(logits: ArrayLike, labels: ArrayLike) -> float:
     """`calibration_error` of logits, with 15 bins of equal width."""
-    return _calibration(_labelled(logits, labels))
+    return calibration_of(_labelled(logits, labels))
 
 
-def _calibration(images: pd.DataFrame) -> float:
+def calibration_of(images: pd.DataFrame) -> float:
+    """`calibration_error` of rows of `scores` that have a label, with 15 bins."""
     confidence = images["confidence"]
     return calibration_error(confidence, images["hit"], confidence_bin(confidence))
 
@@ -244,7 +245,7 @@ def summary(logits: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         "top1": float(images["hit"].mean()),
         "ci_low": low,
         "ci_high": high,
-        "ece": _calibration(images),
+        "ece": calibration_of(images),
         "nll": float(images["nll"].mean()),
         "brier": float(images["brier"].mean()),
         "entropy": entropy,

@@ -177,9 +177,7 @@ def difference(a: pd.DataFrame, b: pd.DataFrame) -> dict[str, float]:
 
 def calibration(images: pd.DataFrame) -> dict[str, float]:
     """ece (bins of equal width, as in `metrics`) and nll (nats) of per-image scores."""
-    sure = images["confidence"]
-    ece = metrics.calibration_error(sure, images["hit"], metrics.confidence_bin(sure))
-    return {"ece": ece, "nll": images["nll"].mean()}
+    return {"ece": metrics.calibration_of(images), "nll": images["nll"].mean()}
 
 
 def leaderboard(scores: Scores, datasets: Sequence[str] = ()) -> pd.DataFrame:

@@ -81,8 +81,8 @@ def leaves(
             continue
         rows = [_leaf(row, folder) for _, row in part[gains].iterrows()]
         if rows[-1]["have"] != NOTHING:
-            rows.append(_kept(part))
-        rows[-1]["without"] = _named(part.loc[~gains, "have"])
+            rows.append(_keep_leaf(part))
+        rows[-1]["without"] = _short_names(part.loc[~gains, "have"])
         asks = kinds.get(dataset, f"Are they like {dataset}?")
         about = {"asks": asks, "datasets": dataset, "without": ""}
         found += [about | row for row in rows]
@@ -91,8 +91,8 @@ def leaves(
     if any(len(part) for part in plain):
         rest = pd.concat(plain).sort_values("have", key=lambda c: c.map(rank))
         names = ", ".join(part["dataset"].iloc[0] for part in plain if len(part))
-        row = {"asks": LAST if found else ALL, "datasets": names} | _kept(rest)
-        found.append(row | {"without": _named(rest["have"].unique())})
+        row = {"asks": LAST if found else ALL, "datasets": names} | _keep_leaf(rest)
+        found.append(row | {"without": _short_names(rest["have"].unique())})
     columns = ["asks", "datasets", "have", "backbone", "use", "over", *_NUMBERS]
     columns += ["verdict", "seconds_per_image", "keeps", "without"]
     return pd.DataFrame(found, columns=columns)
@@ -109,15 +109,15 @@ def _leaf(row: pd.Series, folder: str | Path) -> dict:
     leaf = row.reindex([*_NUMBERS, *about]).to_dict()
     name = entry.name or row["use"]
     leaf |= {"use": CALLED.get(name, name), "over": names[row["over"]]}
-    return leaf | {"keeps": _keeps(entry, folder)}
+    return leaf | {"keeps": _state_kept(entry, folder)}
 
 
-def _named(haves: Iterable[str]) -> str:
+def _short_names(haves: Iterable[str]) -> str:
     """What one may have, in short, without the image alone."""
     return ", ".join(OWNED.get(h, (h, h))[1] for h in haves if h != NOTHING)
 
 
-def _kept(rows: pd.DataFrame) -> dict:
+def _keep_leaf(rows: pd.DataFrame) -> dict:
     """The leaf of one prompt: means over data sets, whatever was tried there."""
     plain = rows[rows["have"].eq(NOTHING)]
     known = {f"plain_{k}": k for k in ("ece", "surer", "seconds_per_image")}
@@ -126,7 +126,7 @@ def _kept(rows: pd.DataFrame) -> dict:
     return leaf | {"have": NOTHING, "use": KEEP, "verdict": "", "keeps": "nothing"}
 
 
-def _keeps(entry: registry.Entry, folder: str | Path) -> str:
+def _state_kept(entry: registry.Entry, folder: str | Path) -> str:
     """What a method keeps between images; "" where nobody has measured it."""
     path = Path(folder) / "tables" / "06_cost.csv"
     if entry.panel in (*ALONE, registry.NEEDS["word"].panel):

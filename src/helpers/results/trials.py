@@ -212,7 +212,7 @@ def _class_subsets(
 
 
 @dataclass(frozen=True)
-class Seen:
+class Observation:
     """A trial's logits and what can be computed of them once for all folds."""
 
     trial: Trial
@@ -234,7 +234,7 @@ class Seen:
         return len(self.trial.sets) == 1
 
 
-def _see(pool: Pool, trial: Trial) -> Seen:
+def _observe(pool: Pool, trial: Trial) -> Observation:
     labels, logits = pool.labels[trial.positions], pool.logits[:, trial.positions]
     if trial.classes is not None:
         logits = logits[..., trial.classes]
@@ -257,7 +257,7 @@ def _see(pool: Pool, trial: Trial) -> Seen:
         steady = estimates.consistency(guesses[:count], views)
         single["consistency of views"] = log_odds(steady)
     correct = guesses[:count] == labels
-    return Seen(
+    return Observation(
         trial,
         logits[:count],
         p.max(axis=-1),
@@ -327,7 +327,7 @@ def measure(pool: Pool, trials: Sequence[Trial], seed: int = 0) -> pd.DataFrame:
         A row per trial, estimator and method: trial, kind, sets (joined by " + "), n,
         classes, estimator, method, estimated, true; low and high of the combination.
     """
-    seen, sources = [_see(pool, trial) for trial in trials], Sources(pool)
+    seen, sources = [_observe(pool, trial) for trial in trials], Sources(pool)
     rng, parts = np.random.default_rng(seed), []
     for sets in dict.fromkeys(s.trial.sets for s in seen):
         elsewhere = [n for n in dict.fromkeys(pool.sets) if n not in sets]
@@ -352,13 +352,13 @@ def package(
     """
     names = [name for name in dict.fromkeys(pool.sets) if name != without]
     known = Sources(pool).of(names)
-    pure = [_see(pool, t) for t in trials if len(t.sets) == 1 and t.sets[0] in names]
+    pure = [t for t in trials if len(t.sets) == 1 and t.sets[0] in names]
     apart = [without not in sets.split(" + ") for sets in measured["sets"]]
     rows = summary(measured[apart]).set_index("estimator").loc[[COMBINATION, AVERAGE]]
     best = rows["regret"].argmin()
     gain, promised, regret = rows[["gain", "promised", "regret"]].to_numpy()[best]
     return replace(
-        _fit(pool, pure),
+        _fit(pool, [_observe(pool, trial) for trial in pure]),
         temperature=known.temperature,
         threshold=known.atc,
         choice=("estimated", "usual")[best],
@@ -367,7 +367,7 @@ def package(
     )
 
 
-def _fit(pool: Pool, known: Sequence[Seen]) -> Fit:
+def _fit(pool: Pool, known: Sequence[Observation]) -> Fit:
     """The combination, learned from trials of one data set each."""
     return estimates.fit(
         pool.methods,
@@ -378,8 +378,8 @@ def _fit(pool: Pool, known: Sequence[Seen]) -> Fit:
     )
 
 
-def _lines(known: Sequence[Seen]) -> dict[str, Callable]:
-    """Regressions of the log-odds of accuracy upon one thing seen, over all methods.
+def _lines(known: Sequence[Observation]) -> dict[str, Callable]:
+    """Regressions of the log-odds of accuracy upon one feature, over all methods.
 
     Every data set counts the same.
     """
@@ -395,7 +395,7 @@ def _lines(known: Sequence[Seen]) -> dict[str, Callable]:
 
 
 def _estimated(
-    seen: Seen,
+    seen: Observation,
     known: Source,
     combined: Fit,
     lines: Mapping[str, Callable],

@@ -136,7 +136,7 @@ def fill(
         values = merged(found, number)
         namespace |= {k: v for k, v in values.items() if k in keys and k not in given}
     for key in keys:
-        namespace[key] = _named(namespace[key], namespace.get("dataset"))
+        namespace[key] = _with_dataset(namespace[key], namespace.get("dataset"))
 
 
 def declared(notebook: Path) -> dict[str, tuple[type, Any]]:
@@ -185,7 +185,7 @@ def plan(
     found = layers(path, params)
     chapters = {number_of(c.stem): _given(c) for c in notebooks.files(folder)}
     chosen, overrides = _choose(only, folder), dict(overrides or {})
-    problems = _misfits(path, found, chapters)
+    problems = _unfit(path, found, chapters)
     numbers = [number_of(chapter.stem) for chapter in chosen]
     problems += _unknown(COMMAND_LINE, overrides, numbers, chapters)
     jobs: list[Job] = []
@@ -351,14 +351,14 @@ def _injected(cells: Iterable[str]) -> set[str]:
     }
 
 
-def _named(value: Any, dataset: Any) -> Any:
+def _with_dataset(value: Any, dataset: Any) -> Any:
     """The value, with the data set's name for `$dataset`."""
     if isinstance(value, list):
-        return [_named(part, dataset) for part in value]
+        return [_with_dataset(part, dataset) for part in value]
     return dataset if value == DATASET else value
 
 
-def _misfits(
+def _unfit(
     path: Path, found: Iterable[Layer], chapters: Mapping[str, Mapping]
 ) -> list[str]:
     """Keys and files that no notebook takes, and a study that is not its file."""
@@ -393,7 +393,7 @@ def _job(
             injected |= fitting
             sources |= dict.fromkeys(fitting, layer.origin)
     dataset = (values | injected).get("dataset")
-    injected = {key: _named(value, dataset) for key, value in injected.items()}
+    injected = {key: _with_dataset(value, dataset) for key, value in injected.items()}
     return Job(chapter, injected, values | injected), sources
 
 
