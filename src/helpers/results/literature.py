@@ -170,9 +170,7 @@ def _joined(parts: Iterable[str]) -> str:
     return ", ".join(sorted({name for part in parts for name in part.split(", ")}))
 
 
-def beside_ours(
-    gains: pd.DataFrame, keys: Iterable[Key], weights: str = ""
-) -> pd.DataFrame:
+def placed(gains: pd.DataFrame, keys: Iterable[Key], weights: str = "") -> pd.DataFrame:
     """Published gains with the data set `here` and the backbones `among` beside them.
 
     Those are the counterparts in the embedded world and, with OpenAI's `weights`, the
@@ -206,7 +204,7 @@ def beside_ours(
 def cells(scores: Scores, weights: str = "") -> pd.DataFrame:
     """Published gains and ours: a row for each method and data set that has both.
 
-    With OpenAI's `weights` also a row for each backbone, see `beside_ours`.
+    With OpenAI's `weights` also a row for each backbone, see `placed`.
 
     Returns:
         method, name, over; dataset and backbones (ours, joined by commas);
@@ -218,7 +216,7 @@ def cells(scores: Scores, weights: str = "") -> pd.DataFrame:
         NaN in the embedded world. Fractions.
     """
     rows, recipe = [], main_recipe(scores)
-    gains = beside_ours(published_gains(), scores, weights)
+    gains = placed(published_gains(), scores, weights)
     keys = ["method", "over", "here", "among"]
     for (method, over, dataset, among), part in gains.groupby(keys):
         ours = measured(scores, method, over, dataset, among, recipe)
