@@ -439,8 +439,8 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
     times = gains["seconds_per_image"] / one["seconds_per_image"]
     dearest = gains.loc[times.idxmax()]
     text = f"Of these methods, {acting(dearest['use'], 'take')} longest: "
-    text += f"{1000 * dearest['seconds_per_image']:.0f} ms for an image, against "
-    text += f"{1000 * one['seconds_per_image'][times.idxmax()]:.0f} ms with one prompt"
+    text += f"{tree.milliseconds(dearest)} ms for an image, against "
+    text += f"{tree.milliseconds(one.loc[times.idxmax()])} ms with one prompt"
     parts.append(text)
     worse = gains["ece"] - gains["ece_one"]
     at, much = worse.idxmax(), worse >= 0.01

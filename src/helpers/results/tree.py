@@ -182,9 +182,9 @@ def calibrated(leaf: Mapping) -> str:
 
 
 def milliseconds(leaf: Mapping) -> str:
-    """ "33" an image, or nothing where nobody has clocked it."""
-    seconds = leaf["seconds_per_image"]
-    return "" if pd.isna(seconds) else f"{1000 * seconds:.0f}"
+    """ "33" or "0.4" an image, or nothing where nobody has clocked it."""
+    each = 1000 * leaf["seconds_per_image"]
+    return "" if pd.isna(each) else f"{each:.0f}" if each >= 10 else f"{each:.1f}"
 
 
 def share(value: float) -> str:
