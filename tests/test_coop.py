@@ -358,7 +358,7 @@ def test_coop_through_a_text_tower_leaves_its_weights_alone(backbone):
     assert torch.allclose(tower(start), told, atol=1e-5)
 
     labels = torch.arange(16) % 4
-    images = F.normalize(told[labels] + 0.2 * unit(16, backbone.embed_dim), dim=-1)
+    images = F.normalize(told[labels] + 1.5 * unit(16, backbone.embed_dim), dim=-1)
     before = clip.fingerprint(backbone.model)
     trained = coop.train(
         images, labels, tower, backbone.logit_scale, start, epochs=8, batch=8
