@@ -193,7 +193,7 @@ def continued(
 def accuracy(logits: Tensor, labels: Sequence[int]) -> float:
     """Top-1 accuracy of logits [N, C]."""
     chosen = logits.argmax(dim=-1).cpu()
-    return (chosen == torch.as_tensor(labels)).double().mean().item()
+    return (chosen == torch.tensor(labels)).double().mean().item()
 
 
 def watch(images: Tensor, labels: Sequence[int]) -> Callable[[nn.Module], dict]:
@@ -203,7 +203,7 @@ def watch(images: Tensor, labels: Sequence[int]) -> Callable[[nn.Module], dict]:
 
 def label_accuracy(trained: training.Trained, labels: Sequence[int]) -> list[float]:
     """The share of correct pseudo-labels in each epoch."""
-    given, labels = trained.labels, torch.as_tensor(labels)
+    given, labels = trained.labels, torch.tensor(labels)
     taught = given != training.NO_LABEL
     right = ((given == labels) & taught).sum(dim=1) / taught.sum(dim=1)
     return right.tolist()
