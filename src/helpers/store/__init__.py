@@ -19,4 +19,4 @@ from helpers.store.timing import (
     seconds_per_image,
     view_seconds_per_image,
 )
-from helpers.store.views import chunk_features, view_features, view_rows
+from helpers.store.views import chunk_features, view_features

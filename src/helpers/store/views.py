@@ -137,14 +137,7 @@ def view_features(
         ValueError: unknown views, or a count below 1.
         OSError: the disk has no room for the missing rows; raised before encoding.
     """
-    return view_rows(backbone, dataset, views, count, seed).features()
-
-
-def view_rows(
-    backbone: Backbone, dataset: Dataset, views: str, count: int, seed: int = 0
-) -> Rows:
-    """What `view_features` reads, with the seconds that each row took."""
-    return _filled(backbone, dataset, views, range(count), seed)
+    return _filled(backbone, dataset, views, range(count), seed).features()
 
 
 def chunk_features(
