@@ -73,9 +73,8 @@ def test_hooks_and_workflow_do_what_make_test_does():
     assert all(re.fullmatch(r"[\w/-]+@v\d+\.\d+\.\d+", action) for action in actions)
 
 
-def walk(given: dict) -> None:
-    """Chapter 02 from its parameters to a ledger of a few images."""
-    run = notebook.start("02_tpt_augmentations", given)
+def walk(run: notebook.Run, given: dict) -> None:
+    """Chapter 02 from its started run to a ledger of a few images."""
     size = given["data_root"], 4, given["seed"]
     dataset = data.load(given["dataset"], *size)
     model = clip.load(given["backbone"], given["weights"], given["device"])
@@ -93,23 +92,32 @@ def test_one_image_takes_the_way_that_is_told(tmp_path, monkeypatch):
     given: dict = {}
     exec("".join(next(tagged)["source"]), given)
     given["include"] = "picto.yaml"
-    source, called = helpers.__path__[0], set()
+    source, called = helpers.__path__[0], []
 
     def look(frame, event, _) -> None:
-        code = frame.f_code
-        if event == "call" and code.co_filename.startswith(source):
-            while frame and frame.f_code.co_name != "<module>":  # of an import
-                frame = frame.f_back
-            if not (frame and frame.f_code.co_filename.startswith(source)):
-                called.add(code.co_filename.removeprefix(f"{source}/"))
+        if event != "call" or not frame.f_code.co_filename.startswith(source):
+            return
+        name = frame.f_code.co_filename.removeprefix(f"{source}/")
+        while frame and frame.f_code.co_name != "<module>":  # of an import
+            frame = frame.f_back
+        if not (frame and frame.f_code.co_filename.startswith(source)):
+            called.append(name)
 
     threading.setprofile(look)
     sys.setprofile(look)
     try:
-        walk(given)
+        run = notebook.start("02_tpt_augmentations", given)
+        started = len(called)
+        walk(run, given)
     finally:
         sys.setprofile(None)
         threading.setprofile(None)
-    told = re.search(r"a test follows it\.\n\n(.*?)\n\n`", GUIDE, re.DOTALL)[1]
-    files = {name for line in told.splitlines() for name in line[22:].split(", ")}
-    assert {f"{name}.py" for name in files} == called
+    told = re.search(r"follows it\.\n\n(.*?)\n\n.*?,\n\n(.*?)\n\n", GUIDE, re.DOTALL)
+    stations, tools = (
+        [f"{name}.py" for line in block.splitlines() for name in line[22:].split(", ")]
+        for block in told.groups()
+    )
+    assert {*stations, *tools} == {*called}
+    start, way = stations[:2], stations[2:]
+    later = [name for name in called[started:] if name not in tools + start]
+    assert list(dict.fromkeys(later)) == way
