@@ -1,6 +1,7 @@
 """Chapter 06b's doses: scenes drawn again, trends, class sets, TPT taken apart."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,6 @@ from helpers.chapters import adaptation, doses
 from helpers.data import embedded
 from helpers.figures import chapter_06b
 from helpers.methods import tpt, vote
-from helpers.methods.zero_shot import zero_shot
 from helpers.results import compare
 from helpers.study.checks import check
 from picto.render import object_mask
@@ -226,15 +226,14 @@ def test_class_sets_need_two_classes_and_no_more_than_there_are(count):
 def test_a_method_among_few_classes_is_that_of_each_image_alone(views, text):
     labels = np.array([0, 3, 3, 1, 4, 0])
     sets = doses.class_sets(text.class_features, 3, alike=True)
-    found = doses.correct_among(vote.confident_vote, views, text, labels, sets)
+    method = adaptation.in_feature_space(vote.confident_vote)
+    found = doses.correct_among(method, views, text, labels, sets)
     for i, label in enumerate(labels):
         few = text.class_features[sets[label]]
         logits = vote.confident_vote(views[i : i + 1], few, text.logit_scale)
         assert found[i] == (sets[label][logits.argmax()] == label)
     order = [4, 2, 0, 5, 1, 3]
-    again = doses.correct_among(
-        vote.confident_vote, views[order], text, labels[order], sets
-    )
+    again = doses.correct_among(method, views[order], text, labels[order], sets)
     assert np.array_equal(again, found[order])
 
 
@@ -242,13 +241,30 @@ def test_all_classes_are_the_method_itself(views, text):
     labels = np.arange(N) % C
     sets = doses.class_sets(text.class_features, C, alike=False)
 
-    def plain(v, t, scale):
-        return zero_shot(v[:, 0], t, scale)
-
-    found = doses.correct_among(plain, views, text, labels, sets)
+    found = doses.correct_among(adaptation.first_view, views, text, labels, sets)
     assert np.array_equal(
         found, doses.correct(adaptation.first_view(views, text), labels)
     )
+
+
+@pytest.mark.parametrize("jacobian", [False, True])
+def test_prompts_tuned_among_few_classes_never_hear_of_the_others(
+    views, text, jacobian
+):
+    if jacobian:
+        of = torch.autograd.functional.jacobian(text.tower.features, text.context)
+        text = replace(text, jacobian=of)
+    classes = torch.tensor([0, 2, 3])
+    method = adaptation.by_tuning(tpt.tpt, learning_rate=0.3)
+    found = method(views, doses.among(text, classes))
+    tower = Tower()
+    tower.base, tower.mix = tower.base[classes], tower.mix[classes]
+    alone = replace(text, tower=tower, class_features=tower.features(text.context))
+    assert torch.allclose(
+        found, method(views, replace(alone, jacobian=None)), atol=1e-5
+    )
+    untuned = adaptation.first_view(views, alone)
+    assert not torch.allclose(found, untuned, atol=1e-2)
 
 
 def test_room_is_where_zero_shot_is_wrong_and_a_sure_view_right(views, text):

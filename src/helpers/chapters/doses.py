@@ -5,7 +5,9 @@ gain is +1 for an image that a method rescues, -1 for one that it breaks, and el
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
@@ -185,17 +187,24 @@ def class_sets(class_features: Tensor, count: int, alike: bool) -> Tensor:
     return order[:, :count].sort(dim=1)[0]
 
 
+def among(text: Text, classes: Tensor) -> Text:
+    """The text side of some classes alone, int64 [count]: of text [C, ...]."""
+
+    def features(context: Tensor) -> Tensor:
+        return text.tower.features(context)[..., classes.to(context.device), :]
+
+    rows = classes.to(text.class_features.device)
+    jacobian = None if text.jacobian is None else text.jacobian[rows]
+    some = {"class_features": text.class_features[rows], "jacobian": jacobian}
+    return replace(text, tower=SimpleNamespace(features=features), **some)
+
+
 def correct_among(
-    method: Callable[[Tensor, Tensor, float], Tensor],
-    views: Tensor,
-    text: Text,
-    labels: ArrayLike,
-    sets: Tensor,
+    method: Method, views: Tensor, text: Text, labels: ArrayLike, sets: Tensor
 ) -> np.ndarray:
     """Whether a method is correct where an image of class c may be one of sets[c].
 
     Args:
-        method: (views, class features, logit scale) -> logits, as in feature space.
         views: [N, V, D].
         sets: int64 [C, count], see `class_sets`.
 
@@ -206,8 +215,7 @@ def correct_among(
     found = np.zeros(len(labels), dtype=bool)
     for label in labels.unique().tolist():
         of_class = labels == label
-        among = text.class_features[sets[label].to(views.device)]
-        logits = method(views[of_class.to(views.device)], among, text.logit_scale)
+        logits = method(views[of_class.to(views.device)], among(text, sets[label]))
         chosen = sets[label][logits.argmax(dim=-1).cpu()]
         found[of_class.numpy()] = (chosen == label).numpy()
     return found
