@@ -46,7 +46,10 @@ def kind(dataset: str) -> str:
 
 
 def in_cells(markup: str) -> str:
-    """A table in HTML, with names where a cell holds data sets' codes and no more."""
+    """A table in HTML, with names where a cell holds data sets' codes and no more.
+
+    A study may be called like a data set: say "study picto" in such a table.
+    """
 
     def readable(cell: re.Match) -> str:
         text = "data set" if cell[2] == "dataset" else cell[2]
