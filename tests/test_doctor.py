@@ -271,7 +271,7 @@ PUBLISHED = {"a paper": 0.2183, "its code": 0.2188}
         (0.2324, 7500, "!", "ensemble"),
         (0.2020, 7500, "!", "curated"),
         (0.1500, 7500, "!", "QuickGELU"),
-        (0.0050, 7500, "✗", "0.5 %"),
+        (0.0050, 7500, "✗", "0.5%"),
         (0.2500, 200, "✓", "on 200 images"),  # within twice the standard error
     ],
 )

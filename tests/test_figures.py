@@ -332,7 +332,7 @@ def test_reliability_diagram_prints_the_calibration_error():
     bins = metrics.reliability_bins(logits, [0, 1, 0, 1])  # sure at 75 %, right at 50 %
     fig, data = figures.reliability_diagram({"tpt": bins, "vote": bins})
     titles = [ax.get_title(loc="left") for ax in fig.axes[:2]]
-    assert titles == ["tpt\nECE 25.0 %", "vote\nECE 25.0 %"]
+    assert titles == ["TPT\nECE 25.0%", "vote of views\nECE 25.0%"]
     assert data["label"].unique().tolist() == ["tpt", "vote"]
     accuracy, gap = fig.axes[0].patches
     assert accuracy.get_height() == pytest.approx(50)

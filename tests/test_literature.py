@@ -307,9 +307,9 @@ def why(method="tpt", verdict=NONE, **evidence) -> str:
 
 
 def test_a_reason_is_bound_to_what_the_run_shows():
-    assert why(moved=2.5).startswith("The method changes only 2.5 % of")
+    assert why(moved=2.5).startswith("The method changes only 2.5% of")
     assert why(moved=4.5).startswith(
-        "unexplained: 3.0 % of predictions turn right, 2.9 %"
+        "unexplained: 3.0% of predictions turn right, 2.9%"
     )
     assert why("lafter", "opposite", tokens=36.0).startswith("Fifty tokens")
     assert why("lafter", "opposite", tokens=3.0).startswith("unexplained")
@@ -329,12 +329,12 @@ def test_a_reason_is_bound_to_what_the_run_shows():
         "unexp"
     )
     told = why("caption", "opposite", gain=3.0, named=23.0, start=19.0)
-    assert told.startswith("Captions name the true class of 23 % of the images")
+    assert told.startswith("Captions name the true class of 23% of the images")
     assert why("caption", "opposite", gain=3.0, named=13.0, start=19.0)[:5] == "unexp"
     assert why("zero", crop=32.0).startswith("A crop of a quarter")
     assert why("zero", crop=3.0).startswith("unexplained")
     assert why("tpt", crop=32.0).startswith("unexplained")  # a vote reads them as well
-    assert why("tpt", common=80.0).startswith("80 % of what TPT's step does")
+    assert why("tpt", common=80.0).startswith("80% of what TPT's step does")
     assert why("zero", common=80.0).startswith("unexplained")
     assert why(seen=5.0, moved=1.0).startswith("So few images do not show a gain")
 
@@ -385,11 +385,11 @@ def test_evidence_comes_from_ledgers_and_tables(tmp_path):
     scores = world({"caption": 60, "lafter": -60, "rlcf_prompt": 0, "other_model": 4})
     found = literature.agreement(literature.cells(scores), scores, tmp_path)
     reasons = found.set_index("method")["reason"]
-    assert reasons["caption"].startswith("Captions name the true class of 60 %")
+    assert reasons["caption"].startswith("Captions name the true class of 60%")
     assert reasons["lafter"].startswith("Fifty tokens")
     assert "rlcf_prompt" not in set(literature.cells(scores)["method"]) or reasons[
         "rlcf_prompt"
-    ].startswith("The method changes only 0.0 %")
+    ].startswith("The method changes only 0.0%")
 
 
 # Ranks
@@ -475,7 +475,9 @@ def test_every_method_has_its_look_and_every_decided_one_a_label():
     cells = literature.cells(scores)
     fig, data = drawn.literature(cells, literature.ranks(cells))
     (ax,) = fig.axes  # a panel of one method would show no order
-    assert ax.get_title(loc="left").startswith("picto-a for ImageNet-A: Kendall's tau")
+    assert ax.get_title(loc="left").startswith(
+        "small or off-centre objects for ImageNet-A: Kendall's tau"
+    )
     texts = {text.get_text() for text in ax.texts}
     row = cells.query("method == 'tpt' and dataset == 'picto-a'").iloc[0]
     assert f"TPT +10.0 ({100 * row['published']:+.1f})" in texts

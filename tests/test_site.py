@@ -325,6 +325,18 @@ def test_where_papers_have_numbers_the_index_shows_ours_beside_them(
     assert base64.b64encode(picture).decode() in index.select_one("figure img")["src"]
 
 
+def test_the_index_begins_with_what_to_use(study: Path) -> None:
+    synthesis(study)
+    assert "What to use" not in pages(study)["index.html"].main.get_text()
+    tree = png(study / "figures" / "07_tree.png", 60)
+    index = pages(study)["index.html"]
+    heads = [head.get_text() for head in index.select("main h2")]
+    assert heads == ["What to use", "What was found", "Every method"]
+    first = index.select_one("main h2 + figure img")
+    assert base64.b64encode(tree).decode() in first["src"]
+    assert first["alt"]
+
+
 def test_the_index_shows_the_synthesis(study: Path) -> None:
     picture = synthesis(study)
     index = pages(study)["index.html"]

@@ -271,8 +271,8 @@ def test_the_data_set_that_is_hardest_is_told(tmp_path):
     leaves = tree.leaves(findings.decisions(scores, board), ["b"])
     found = findings.findings(scores, board, leaves, "d", ["b"])
     answer = found["answer"].iloc[0]
-    assert answer.startswith("One prompt is right on 80.0 % [")
-    assert "] of d and 20.0 % [" in answer
+    assert answer.startswith("One prompt is right on 80.0% [")
+    assert "] of d and 20.0% [" in answer
     assert "] of e. " in answer
 
 
@@ -490,10 +490,10 @@ def test_a_decision_tells_harm_and_calibration_of_the_other_half(tmp_path):
 
 def test_the_direction_of_an_error_is_told_where_it_has_one():
     leaf = {"ece": 0.5, "ece_one": 0.031, "surer": -0.5}
-    assert tree.calibrated(leaf) == "50.0 % too unsure (3.1 %)"
-    assert tree.calibrated(leaf | {"surer": 0.3}) == "50.0 % too sure (3.1 %)"
-    assert tree.calibrated(leaf | {"surer": 0.2}) == "50.0 % (3.1 %)"
-    assert tree.calibrated(leaf | {"ece_one": np.nan}) == "50.0 % too unsure"
+    assert tree.calibrated(leaf) == "50.0% too unsure (3.1%)"
+    assert tree.calibrated(leaf | {"surer": 0.3}) == "50.0% too sure (3.1%)"
+    assert tree.calibrated(leaf | {"surer": 0.2}) == "50.0% (3.1%)"
+    assert tree.calibrated(leaf | {"ece_one": np.nan}) == "50.0% too unsure"
 
 
 # The tree
@@ -600,7 +600,7 @@ def test_the_synthesis_says_what_to_do_and_what_it_costs(tmp_path):
     harmed = decided.assign(ece=0.5, ece_one=0.1, surer=-0.5)
     assert "a point or more: OnZeta and the vote of views. " in told(harmed)
     worst = "The worst calibration is that of OnZeta: confidence {} accuracy, and the "
-    worst += "calibration error is 50 %, against 10 % with one prompt."
+    worst += "calibration error is 50%, against 10% with one prompt."
     assert worst.format("is below") in told(harmed)
     assert worst.format("exceeds") in told(harmed.assign(surer=0.5))
     none = decided.assign(verdict="no detectable difference")

@@ -24,6 +24,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib_inline.config import InlineBackend
 from numpy.typing import ArrayLike
+from pandas.io.formats.style import Styler
 
 from helpers import figures
 from helpers.data.dataset import Dataset
@@ -31,7 +32,7 @@ from helpers.files import note
 from helpers.models.clip import Backbone, resolve_device
 from helpers.models.optional import MissingModel
 from helpers.paths import OUTPUTS, PARAMS, ROOT, number_of, require_checkout, shown
-from helpers.results import predictions
+from helpers.results import names, predictions
 from helpers.study.checks import check
 from helpers.study.parameters import INCLUDE, fill
 
@@ -150,6 +151,7 @@ def start(chapter: str, namespace: dict[str, Any]) -> Run:
     quiet_libraries()
     reset_display_options()
     leave_out_unmet_cells()
+    name_data_sets()
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  scikit-learn draws from it
     torch.manual_seed(seed)
@@ -169,6 +171,17 @@ def _declared(namespace: dict[str, Any]) -> dict[str, type]:
     module = ModuleType("cells")
     vars(module).update(namespace)
     return dict(inspect.get_annotations(module))
+
+
+def name_data_sets() -> None:
+    """Make the kernel show data sets by name in tables with a style.
+
+    A plain frame shows what it holds: whoever filters it needs the codes.
+    """
+    shell = get_ipython()
+    if shell:
+        html = shell.display_formatter.formatters["text/html"]
+        html.for_type(Styler, lambda table: names.in_cells(table._repr_html_()))
 
 
 def leave_out_unmet_cells() -> None:

@@ -189,7 +189,7 @@ def confusion_matrix(
 def confusion_pairs(
     labels: ArrayLike, predictions: ArrayLike, class_names: Sequence[str], top: int = 12
 ) -> tuple[Figure, pd.DataFrame]:
-    """The most frequent mistakes, in percent of the true class, 95 % Wilson intervals.
+    """The most frequent mistakes, in percent of the true class, 95% Wilson intervals.
 
     Args as in `confusion_matrix`; `top` is the number of mistakes drawn.
     """
@@ -227,7 +227,7 @@ def confusion_pairs(
 
 @styled
 def per_class_accuracy(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Accuracy class by class, best first, 95 % intervals, their mean a dashed line.
+    """Accuracy class by class, best first, 95% intervals, their mean a dashed line.
 
     Of more than 60 classes, the best 20 and the worst 20.
 

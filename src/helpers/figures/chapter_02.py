@@ -20,6 +20,7 @@ from helpers.figures.style import (
     WIDTH,
     as_picture,
     beside,
+    called,
     colour,
     label_rows,
     require,
@@ -126,7 +127,7 @@ def before_and_after(
         part = frame[frame["method"] == method]
         y = part["class_name"].map(row) + (number - (len(methods) - 1) / 2) * height
         width = 100 * part["probability"]
-        name = registry.title(method)
+        name = called(method)
         right.barh(y, width, height, color=colour(method), label=name)
     label_rows(right, list(map(short, names)))
     right.set_xlabel("probability (%)")
@@ -182,7 +183,7 @@ def sweeps(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             middle = 100 * line["difference"]
             ends = [middle - 100 * line["ci_low"], 100 * line["ci_high"] - middle]
             x = np.arange(len(line)) + 0.2 * (number - (methods.nunique() - 1) / 2)
-            style = {"color": colour(method), "label": registry.title(method)}
+            style = {"color": colour(method), "label": called(method)}
             ax.errorbar(x, middle, ends, fmt=MARKERS[number], elinewidth=1.6, **style)
         ax.set_xticks(range(len(values)), [f"{value:g}" for value in values])
         ax.set_xlabel(setting)
@@ -217,7 +218,7 @@ def seconds_by_stage(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for y, (method, total) in enumerate(zip(methods, left, strict=True)):
         ax.plot([totals[method].min(), totals[method].max()], [y, y], color=INK, lw=1.5)
         beside(ax, y, f"{total:,.1f}")
-    label_rows(ax, list(map(registry.title, methods)), above=0.6)
+    label_rows(ax, list(map(called, methods)), above=0.6)
     ax.set_xlabel("milliseconds per image")
     fig.legend(loc="outside lower center", ncols=min(3, len(stages)))
     return fig, frame.reset_index(drop=True)

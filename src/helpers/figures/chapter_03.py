@@ -21,6 +21,7 @@ from helpers.figures.style import (
     panel_grid,
     require,
     styled,
+    wrapped,
 )
 from helpers.results.compare import DECIDED
 
@@ -96,10 +97,10 @@ def waterfall(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 ax.barh(y, step, left=before, **style)
                 ax.plot([before + low, before + high], [y, y], color=INK, lw=1.2)
                 ax.plot([before, before], [y - 1, y], color=INK, lw=0.7, ls=":")
-            text = f"{after:.1f} %" if np.isnan(step) else f"{step:+.1f}"
+            text = f"{after:.1f}%" if np.isnan(step) else f"{step:+.1f}"
             end = max(after, 0 if np.isnan(step) else before + max(high, 0, step))
             ax.text(end + 1.5, y, text, va="center", fontsize=10)
-        ax.set_title(name)
+        ax.set_title(wrapped(name, 22))
         label_rows(ax, part["step"], above=0.6, below=0.6)
         ax.set(xlim=(0, 118), xticks=[0, 50, 100])
     for ax in axes[-1]:

@@ -16,6 +16,7 @@ from helpers.figures.style import (
     VERMILION,
     WIDTH,
     as_picture,
+    called,
     colour,
     label_cells,
     label_rows,
@@ -82,7 +83,7 @@ def one_step_for_all(
     ax.hlines(y, ends[0], ends[4], color=colour("autoclip"), lw=1.5)
     ax.hlines(y, ends[1], ends[3], color=colour("autoclip"), lw=5)
     ax.plot(ends[2], y, "o", color="white", mec=INK, ms=7, zorder=3)
-    label_rows(ax, frame.index)
+    label_rows(ax, list(map(called, frame.index)))
     ax.set(title=title, xlim=(0, 102))
     ax.set_xlabel("entropy of an image's weights (% of log K)")
     columns = [f"quantile_{share:g}" for share in shares]
@@ -93,9 +94,9 @@ def one_step_for_all(
 def weight_map(weights: pd.DataFrame, top: int = 24) -> tuple[Figure, pd.DataFrame]:
     """Mean weight of templates, down, for groups of images, across.
 
-    Cells say how many times its uniform weight a template has; a frame marks the
-    heaviest of each group. Of more than `top` templates, those that are heaviest for
-    any group.
+    The darker, the more times its uniform weight a template has; a frame marks the
+    heaviest of each group and says how many times. Of more than `top` templates,
+    those that are heaviest for any group.
 
     Args:
         weights: a row per group, a column per template, all K; rows sum to 1.
@@ -109,13 +110,13 @@ def weight_map(weights: pd.DataFrame, top: int = 24) -> tuple[Figure, pd.DataFra
     cells = shown.to_numpy()
     edge = max(2.0, cells.max())
     ax.imshow(cells, cmap="Greens", aspect="auto", vmin=0, vmax=edge)
-    for (i, j), value in np.ndenumerate(cells):
-        number_in_cell(ax, j, i, f"{value:.1f}", 8, dark=value > 0.65 * edge)
     for j, i in enumerate(cells.argmax(axis=0)):
+        value = cells[i, j]
+        number_in_cell(ax, j, i, f"{value:.1f}", 9, dark=value > 0.65 * edge)
         box = Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, ec=VERMILION, lw=2)
         ax.add_patch(box)
     rows = [short(text, 34) for text in shown.index]
-    label_cells(ax, shown.columns, rows, rotation=45, ha="right")
+    label_cells(ax, list(map(called, shown.columns)), rows, rotation=45, ha="right")
     ax.tick_params(labelsize=9)
     size = 1.2 + 0.42 * shown.shape[1]
     fig.set_size_inches(max(WIDTH, 2.2 + size), 1.4 + 0.24 * len(shown))

@@ -10,7 +10,7 @@ from helpers.results.compare import DECIDED
 
 @styled
 def causes(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """How far each cause moves what it acts on, with 95 % intervals.
+    """How far each cause moves what it acts on, with 95% intervals.
 
     Filled: `compare.corrected` finds a change. A cross: the change from the first dose
     to a peak or trough, which the line through all doses hides.

@@ -11,12 +11,12 @@ from helpers.figures.style import (
     MARKERS,
     WIDTH,
     beside,
+    called,
     label_rows,
     panel_grid,
     require,
     styled,
 )
-from helpers.methods import registry
 
 
 @styled
@@ -50,7 +50,7 @@ def gain_by_price(frame: pd.DataFrame, full: int) -> tuple[Figure, pd.DataFrame]
             ax.plot(line["views"], y, f"{sign}-", color=shade, ms=4.5, label=rule)
         ax.axhline(0, color=INK, lw=1, ls="--", zorder=1)
         ax.axvline(full / 4, color=INK, lw=1, ls="--", zorder=1)
-        ax.set(title=registry.title(method), xlim=(0, full + 1))
+        ax.set(title=called(method), xlim=(0, full + 1))
     axes.flat[len(methods)].axis("off")
     axes.flat[len(methods)].legend(
         *axes.flat[0].get_legend_handles_labels(), loc="center"
@@ -95,7 +95,7 @@ def gain_kept(frame: pd.DataFrame, aim: float) -> tuple[Figure, pd.DataFrame]:
     for x in (100 * aim, 100):
         ax.axvline(x, color=INK, lw=1, ls="--", zorder=1)
     names = frame["method"].where(~frame["method"].duplicated(), "")
-    label_rows(ax, list(map(registry.title, names)), above=0.8)
+    label_rows(ax, list(map(called, names)), above=0.8)
     ax.text(1.02, 1.0, "price", transform=ax.transAxes, va="bottom", fontsize=10)
     ax.set_xlabel("share of the gain that is kept (%)")
     fig.legend(loc="outside lower center", ncols=min(3, len(rules)))

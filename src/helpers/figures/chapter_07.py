@@ -20,6 +20,7 @@ from helpers.figures.style import (
     MARKERS,
     VERMILION,
     WIDTH,
+    called,
     colour,
     gains_and_losses,
     label_cells,
@@ -30,6 +31,7 @@ from helpers.figures.style import (
     require,
     styled,
     two_lines,
+    wrapped,
 )
 from helpers.methods import registry
 from helpers.results import tree
@@ -116,8 +118,8 @@ def _frontier_panel(
         size = {"ms": 7, "zorder": 4} if front else {"ms": 3, "zorder": 2}
         ax.plot(x, 100 * row.difference, ls="", **style, **size)
     first = rows.iloc[0]
-    title = f"{first['dataset']}, {first['backbone']}"
-    about = f"one prompt {100 * first['top1']:.0f} %, {first['n']:,} images"
+    title = f"{called(first['dataset'])}, {first['backbone']}"
+    about = f"one prompt {100 * first['top1']:.0f}%, {first['n']:,} images"
     ax.set_title(f"{title}\n{about}", fontsize=10)
 
 
@@ -142,7 +144,7 @@ def gains(
 ) -> tuple[Figure, pd.DataFrame]:
     """Points gained or lost: methods down, grouped by what they need; data sets across.
 
-    A cell holds the difference over its 95 % interval; bold: the verdict is "gains" or
+    A cell holds the difference over its 95% interval; bold: the verdict is "gains" or
     "loses". A label names the backbone if that is not `backbone`.
 
     Args:
@@ -178,13 +180,14 @@ def gains(
         for _, row in part.iterrows():
             cell = sets[row["dataset"]], names[row["label"]]
             points = f"{100 * row[value]:+.1f}"
-            interval = "[{:.1f}, {:.1f}]".format(*(100 * row[end] for end in ends))
+            interval = "[{:+.1f}, {:+.1f}]".format(*(100 * row[end] for end in ends))
             two_lines(
                 ax, *cell, points, interval, bold=row[f"{value}_verdict"] in DECIDED
             )
         label_cells(ax, [""] * len(sets), names)
         ax.set_title(f"needs {PANELS[panel]}" if panel != "prompts" else PANELS[panel])
-    axes[-1, 0].set_xticks(range(len(sets)), sets)
+    heads = [wrapped(name, 11) for name in sets]
+    axes[-1, 0].set_xticks(range(len(sets)), heads)
     axes[-1, 0].set_xlabel(f"points against {against}; bold: gains or loses")
     return fig, rows.drop(columns="label").reset_index(drop=True)
 
@@ -193,7 +196,7 @@ def gains(
 def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Calibration error before and after a temperature, a panel per data set.
 
-    A line per method; the labelled ones have their 95 % intervals.
+    A line per method; the labelled ones have their 95% intervals.
 
     Args:
         table: rows of `synthesis.tempered` with one backbone.
@@ -213,7 +216,7 @@ def temperatures(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
                 ends = 100 * row[f"ece_low{t}"], 100 * row[f"ece_high{t}"]
                 ax.plot([x, x], ends, color=style["color"], lw=1.4, zorder=2)
             ax.plot([-aside, 1 + aside], errors, lw=1.6, ms=6, zorder=3, **style)
-        ax.set_title(f"{dataset}, {part['n'].iloc[0]:,} images", fontsize=10)
+        ax.set_title(f"{called(dataset)}\n{part['n'].iloc[0]:,} images", fontsize=10)
         ax.set_xticks([0, 1], ["before", "after"])
         ax.set_xlim(-0.3, 1.3)
         ax.grid(False, axis="x")
@@ -259,7 +262,7 @@ def rescued_and_broken(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """Images that a method gets right and one prompt wrong, the reverse, and the net.
 
     Bars: rescued to the right, broken to the left; dots: their difference, the gain,
-    with its 95 % interval, filled where the verdict is "gains" or "loses".
+    with its 95% interval, filled where the verdict is "gains" or "loses".
 
     Args:
         rows: of a leader board, about one data set and backbone.
@@ -288,7 +291,7 @@ def rescued_and_broken(rows: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
 
 @styled
 def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
-    """Rank correlation of methods between data sets, over its 95 % interval.
+    """Rank correlation of methods between data sets, over its 95% interval.
 
     Args:
         table: of `synthesis.transfer`.
@@ -305,7 +308,7 @@ def rank_map(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for row in table.dropna(subset="tau").itertuples():
         texts = f"{row.tau:+.2f}", f"[{row.low:+.1f}, {row.high:+.1f}]"
         two_lines(ax, across[row.other], down[row.dataset], *texts, bold=False)
-    label_cells(ax, columns, lines)
+    label_cells(ax, *([wrapped(name, 11) for name in s] for s in (columns, lines)))
     ax.set_xlabel("Kendall's tau of gains")
     return fig, table.reset_index(drop=True)
 
@@ -342,7 +345,7 @@ def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             ax.plot(x, y, marker=marker, ms=5, mfc=face, mec=shade, zorder=3)
         apart = (part["gain"] - part["gain_other"]).abs()
         far = part.loc[apart.nlargest(3).index].sort_values("gain_other")
-        labels = far["name"] + ", " + far["dataset"]
+        labels = far["name"] + ", " + far["dataset"].map(called)
         _names_beside(ax, labels, 100 * far["gain"], 100 * far["gain_other"], 0.08)
         ax.set(xlabel=f"points gained with {one}", ylabel=f"points with {other}")
     styles = {"both find the same": (BLUE, BLUE, "o")}
@@ -375,7 +378,7 @@ def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for part in (words, numbers):
         part.axis("off")
     _questions(words, leaves)
-    columns = {"broken": 0.14, "ECE": 0.43, "ms": 0.59, "keeps": 1.0}
+    columns = {"broken": 0.16, "ECE": 0.42, "ms": 0.63, "keeps": 1.0}
     for y, leaf in enumerate(leaves.to_dict("records")):
         if leaf["use"] == tree.KEEP:
             style = {"textcoords": "offset points", "va": "center", "fontsize": 9}
@@ -429,7 +432,8 @@ def _questions(ax: plt.Axes, leaves: pd.DataFrame) -> None:
             for text, height, style in lines:
                 ax.text(0.55, top + height / 2, text, va="center", **style)
                 top += height
-        text = f"{textwrap.fill(asks, 24)}\n({part['datasets'].iloc[0]})"
+        sets = called(part["datasets"].iloc[0])
+        text = textwrap.fill(asks, 24) + "\n" + textwrap.fill(f"({sets})", 28)
         ax.text(0.21, middle, text, ha="center", va="center", fontsize=9, bbox=box)
     for above, below in pairwise(middles):
         ax.plot([0.21, 0.21], [above, below], color=FAINT, lw=1.5, zorder=0)
@@ -456,15 +460,15 @@ def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.Dat
     taus = ranks.set_index(["dataset", "backbones"])
     for ax, ((dataset, backbone), part) in zip(axes[:, 0], parts, strict=True):
         _literature_panel(ax, part)
-        title = f"{dataset} for {stands_for(dataset)}"
+        title = f"{called(dataset)} for {stands_for(dataset)}"
         if backbone:
-            title = f"{dataset} with {backbone}"
+            title = f"{called(dataset)} with {backbone}"
         tau, low, high = taus.loc[(dataset, backbone), ["tau", "low", "high"]]
         if not np.isnan(tau):
             title += f": Kendall's tau {tau:+.2f} [{low:+.2f}, {high:+.2f}]"
         ax.set_title(title)
     axes[-1, 0].set_xlabel("points gained in papers, with the range of their numbers")
-    fig.supylabel("points gained here, with 95 % interval", fontsize=11)
+    fig.supylabel("points gained here, with 95% interval", fontsize=11)
     styles = {"sign of the papers": (BLUE, BLUE, "o")}
     styles |= {"opposite sign": (VERMILION, VERMILION, "X")}
     styles |= {"no detectable difference": (UNDECIDED, "white", "o")}

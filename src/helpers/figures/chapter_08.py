@@ -13,6 +13,7 @@ from helpers.figures.style import (
     INK,
     MARKERS,
     WIDTH,
+    called,
     colour,
     label_rows,
     require,
@@ -75,7 +76,7 @@ def estimated_against_true(
         ]
         for label, marker, part, shade in points:
             x, y = 100 * part["true"], 100 * part["estimated"]
-            ax.plot(x, y, marker, color=shade, label=label, **style)
+            ax.plot(x, y, marker, color=shade, label=called(label), **style)
         rows = pure[pure["estimator"] == name]
         error = 100 * rows.groupby("sets")["error"].mean().mean()
         ax.set(title=f"{name}\noff by {error:.1f} points", xlim=(0, 100), ylim=(0, 100))
@@ -83,7 +84,7 @@ def estimated_against_true(
         ax.set_xlabel("true accuracy (%)")
     axes[0, 0].set_ylabel("estimated accuracy (%)")
     handles = axes[0, 0].get_legend_handles_labels()
-    fig.legend(*handles, loc="outside lower center", ncols=4, markerscale=1.3)
+    fig.legend(*handles, loc="outside lower center", ncols=3, markerscale=1.3)
     return fig, data
 
 
@@ -112,7 +113,7 @@ def estimated_gains(
     keys = [Line2D([], [], ls="", label="estimated", **style)]
     if len(measured):
         style |= {"marker": "D", "mfc": "white", "mew": 1.6}
-        keys.append(Line2D([], [], lw=2, label="measured, 95 % interval", **style))
+        keys.append(Line2D([], [], lw=2, label="measured, 95% interval", **style))
     label_rows(ax, [names[method] for method in data.index])
     ax.set_xlabel("points gained over one prompt")
     fig.legend(handles=keys, loc="outside lower center", ncols=2)

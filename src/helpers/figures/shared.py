@@ -22,6 +22,7 @@ from helpers.figures.style import (
     WIDTH,
     as_picture,
     beside,
+    called,
     colour_key,
     gains_and_losses,
     label_cells,
@@ -32,6 +33,7 @@ from helpers.figures.style import (
     require,
     styled,
     two_lines,
+    wrapped,
 )
 from helpers.methods import registry
 from helpers.results import metrics
@@ -90,7 +92,7 @@ def image_grid(
 def accuracy_by_dataset(
     frame: pd.DataFrame, hue: str = "method"
 ) -> tuple[Figure, pd.DataFrame]:
-    """Top-1 accuracy with its 95 % interval, a band per data set, a colour per `hue`.
+    """Top-1 accuracy with its 95% interval, a band per data set, a colour per `hue`.
 
     Args:
         frame: rows of `results.csv`: dataset, `hue`, seed, top1, ci_low, ci_high, in
@@ -125,7 +127,7 @@ def accuracy_by_dataset(
             color=colours[level],
             markersize=5.5,
             elinewidth=1.6,
-            label=registry.title(level),
+            label=called(level),
         )
         if part["dataset"].duplicated().any():
             y = part["dataset"].map(height)
@@ -139,10 +141,12 @@ def accuracy_by_dataset(
 
 def _sized(frame: pd.DataFrame, datasets: Sequence[str]) -> list[str]:
     """The data sets' names, with the number of images where the table knows it."""
+    names = [wrapped(name, 24) for name in datasets]
     if "n" not in frame:
-        return list(datasets)
+        return names
     sizes = frame.groupby("dataset")["n"].max()
-    return [f"{name}\nn = {sizes[name]:,}" for name in datasets]
+    pairs = zip(names, datasets, strict=True)
+    return [f"{name}\nn = {sizes[code]:,}" for name, code in pairs]
 
 
 @styled
@@ -160,11 +164,15 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     require(frame, [*columns, "ci_low", "ci_high", "wins", "losses", "verdict"])
     groups = list(frame.groupby(["dataset", "backbone"], sort=False))
     sizes = [len(group) for _, group in groups]
+    high = 0.18 * max(wrapped(n, 28).count("\n") + 1.4 for n in frame["method"])
     fig, axes = plt.subplots(
         len(groups),
         squeeze=False,
         sharex=True,
-        figsize=(WIDTH, 0.9 + 0.35 * len(groups) + 0.26 * len(frame)),
+        figsize=(
+            WIDTH,
+            0.9 + 0.35 * len(groups) + high * len(frame),
+        ),
         height_ratios=[size + 0.4 for size in sizes],
     )
     for ax, (names, group) in zip(axes.flat, groups, strict=True):
@@ -177,11 +185,11 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             ax.plot(100 * row.difference, y, "o", markerfacecolor=inside, **style)
             beside(ax, y, f"{row.wins} : {row.losses}")
         labels = [
-            registry.title(row.method) + (f", seed {row.seed}" if row.seed else "")
+            wrapped(row.method, 28) + (f", seed {row.seed}" if row.seed else "")
             for row in group.itertuples()
         ]
         label_rows(ax, labels, above=0.6)
-        ax.set_title(" · ".join(names))
+        ax.set_title(" · ".join(map(called, filter(None, names))))
     axes[0, 0].annotate(
         "won : lost",
         (1.02, 1),
@@ -191,7 +199,7 @@ def paired_differences(frame: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         fontsize=10,
     )
     axes[-1, 0].set_xlabel(
-        f"points against {registry.title(frame['baseline'].iloc[0])}\n"
+        f"points against {called(frame['baseline'].iloc[0])}\n"
         "filled: gains or loses (exploratory)"
     )
     return fig, frame.reset_index(drop=True)
@@ -232,7 +240,7 @@ def reliability_diagram(
         means = filled["confidence"], filled["accuracy"]
         bins = np.arange(len(filled))
         error = 100 * metrics.calibration_error(*means, bins, filled["count"])
-        top.set_title(f"{textwrap.fill(label, 24)}\nECE {error:.1f} %".strip())
+        top.set_title(f"{wrapped(label, 24)}\nECE {error:.1f}%".strip())
     keys = [
         Patch(fc=ACCURACY, label="accuracy"),
         Patch(fill=False, ec=VERMILION, hatch="////", label="gap to confidence"),
@@ -295,7 +303,7 @@ def curves(
             line = part[part[hue] == level].sort_values(x)
             sign = MARKERS[number % len(MARKERS)] if len(line) <= 15 else ""
             shade = colours[level]
-            name = registry.title(str(level))
+            name = called(str(level))
             ax.plot(line[x], 100 * line[y], color=shade, marker=sign, label=name)
             if {"ci_low", "ci_high"} <= set(line):
                 low, high = 100 * line["ci_low"], 100 * line["ci_high"]
@@ -304,9 +312,9 @@ def curves(
             ax.axhline(100 * across, color=INK, lw=1, ls="--", zorder=1)
         if at is not None:
             ax.axvline(at, color=INK, lw=1, ls="--", zorder=1)
-        named = panel in (hue, "method", "backbone")  # a name needs no noun before it
-        name = str(title) if named else f"{panel} {title}"
-        ax.set(title=registry.title(name.strip()), xlabel=xlabel)
+        named = {hue, "", "dataset", "method", "backbone"}  # no noun before a name
+        name = called(str(title)) if panel in named else f"{panel} {title}"
+        ax.set(title=textwrap.fill(name, 24), xlabel=xlabel)
         points = sorted(set(frame[x]))
         if log and points[0] <= 0:
             ax.set_xscale("symlog", linthresh=points[1])
@@ -321,8 +329,10 @@ def curves(
     for ax in axes[:, 0]:
         ax.set_ylabel(ylabel)
     if len(levels) > 1 and panel != hue:
-        keys = axes[0, 0].get_legend_handles_labels()
-        fig.legend(*keys, loc="outside lower center", ncols=min(4, len(levels)))
+        keys, names = axes[0, 0].get_legend_handles_labels()
+        fitting = 80 // (5 + max(map(len, names)))
+        columns = max(1, min(4, len(names), fitting))
+        fig.legend(keys, names, loc="outside lower center", ncols=columns)
     return fig, frame.reset_index(drop=True)
 
 
@@ -332,7 +342,7 @@ def difference_map(
 ) -> tuple[Figure, pd.DataFrame]:
     """Accuracy gained or lost against a baseline: methods down, `across` across.
 
-    A cell holds the difference in points over its 95 % interval, in bold type where the
+    A cell holds the difference in points over its 95% interval, in bold type where the
     verdict is "gains" or "loses".
 
     Args:
@@ -347,15 +357,15 @@ def difference_map(
     cells = np.full((len(y), len(x)), np.nan)
     cells[frame["method"].map(y), heads.map(x)] = 100 * frame["difference"]
     edge = max(1.0, np.nanmax(np.abs(cells)))
-    lines = ["\n".join(textwrap.fill(part, 11) for part in h.split("\n")) for h in x]
-    names = [textwrap.fill(registry.title(method), 24) for method in y]
+    lines = ["\n".join(wrapped(p, 11) for p in h.split("\n")) for h in x]
+    names = [wrapped(method, 24) for method in y]
     margin = 0.3 + 0.09 * max(len(part) for name in names for part in name.split("\n"))
     height = 0.9 + 0.16 * max(text.count("\n") for text in lines) + 0.46 * len(y)
     fig, ax = plt.subplots(figsize=(margin + max(2.4, 0.92 * len(x)), height))
     gains_and_losses(ax, cells, 1.5 * edge)
     for head, row in zip(heads, frame.itertuples(), strict=True):
         points = f"{100 * row.difference:+.1f}"
-        interval = f"[{100 * row.ci_low:.1f}, {100 * row.ci_high:.1f}]"
+        interval = f"[{100 * row.ci_low:+.1f}, {100 * row.ci_high:+.1f}]"
         cell = x[head], y[row.method]
         two_lines(ax, *cell, points, interval, bold=row.verdict in DECIDED)
     label_cells(ax, lines, names)
@@ -364,7 +374,7 @@ def difference_map(
     ax.tick_params(which="both", length=0, top=False, bottom=False)
     ax.xaxis.tick_top()
     ax.grid(True, which="minor", color="white")
-    baseline = registry.title(frame["baseline"].iloc[0])
+    baseline = called(frame["baseline"].iloc[0])
     ax.set_xlabel(f"points against {baseline}\nbold: gains or loses\n(exploratory)")
     return fig, frame.reset_index(drop=True)
 
@@ -373,7 +383,7 @@ def difference_map(
 def difference_panels(
     frame: pd.DataFrame, panel: str, row: str = "dataset", hue: str = "backbone"
 ) -> tuple[Figure, pd.DataFrame]:
-    """Accuracy gained or lost against a baseline, with 95 % intervals, in panels.
+    """Accuracy gained or lost against a baseline, with 95% intervals, in panels.
 
     All panels have the same rows and the same axis. A marker is filled where the
     verdict is "gains" or "loses".
@@ -386,15 +396,16 @@ def difference_panels(
     require(frame, [panel, row, hue, *columns])
     titles, rows, levels = (list(frame[name].unique()) for name in (panel, row, hue))
     colours = level_colours(hue, levels)
-    names = [textwrap.fill(registry.title(str(name)), 20) for name in rows]
-    high = 0.6 + len(rows) * max(0.26, 0.15 * len(levels))
+    names = [wrapped(str(name), 22) for name in rows]
+    lines = 1 + max(name.count("\n") for name in names)
+    high = 0.6 + len(rows) * max(0.26, 0.18 * lines, 0.15 * len(levels))
     shared = {"sharex": True, "sharey": True}
     fig, axes = panel_grid(len(titles), (1.3, 2.2), (0.9, high), **shared)
     wide, across = fig.get_figwidth(), axes.shape[1]
     letters = int(11.5 * (wide - 1.3) / across)  # that fit above a panel
     for ax, title in zip(axes.flat, titles, strict=False):
         ax.axvline(0, color=INK, lw=1)
-        ax.set_title(textwrap.fill(registry.title(str(title)), letters))
+        ax.set_title(wrapped(str(title), letters))
         for number, level in enumerate(levels):
             part = frame[(frame[panel] == title) & (frame[hue] == level)]
             y = np.array([rows.index(name) for name in part[row]])
@@ -412,8 +423,9 @@ def difference_panels(
             Line2D([], [], marker=MARKERS[n % len(MARKERS)], color=colours[level])
             for n, level in enumerate(levels)
         ]
-        fig.legend(keys, levels, loc="outside upper right", ncols=len(levels))
-    baseline = registry.title(frame["baseline"].iloc[0])
+        labels = list(map(called, levels))
+        fig.legend(keys, labels, loc="outside upper right", ncols=len(levels))
+    baseline = called(frame["baseline"].iloc[0])
     fig.supxlabel(
         f"points against {baseline}; filled: gains or loses (exploratory)", fontsize=11
     )

@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+import textwrap
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import Image
 
 from helpers.files import replacing
 from helpers.methods import registry
+from helpers.results.names import named
 from helpers.results.predictions import write_csv
 
 WIDTH = 6.4  # inches: 11-point type stays legible when a page shows it at half width
@@ -131,6 +133,16 @@ def _hue(method: str) -> str:
     red, green, blue = mpl.colors.to_rgb(colour(method))
     grey = max(red, green, blue) - min(red, green, blue) < 0.05
     return "grey" if grey else colour_key(method) or method
+
+
+def called(name: str) -> str:
+    """What figures call a data set or a prediction file; any other name stays."""
+    return named(registry.title(name))
+
+
+def wrapped(name: str, width: int) -> str:
+    """`called`, in lines of at most so many letters."""
+    return textwrap.fill(called(name), width)
 
 
 def short(text: str, width: int = 22) -> str:

@@ -17,7 +17,8 @@ from helpers.methods import registry
 from helpers.methods.registry import ENSEMBLE, ONE
 from helpers.paths import number_of
 from helpers.results import compare, metrics, protocol, tree
-from helpers.results.layouts import COUNTERPARTS, KINDS
+from helpers.results.layouts import COUNTERPARTS
+from helpers.results.names import kind
 from helpers.results.synthesis import (
     OUTCOME,
     Key,
@@ -253,14 +254,9 @@ def amount(row: Mapping[str, float] | pd.Series) -> str:
     return f"{middle:.1f} points [{low:.1f}, {high:.1f}]"
 
 
-def kind(dataset: str) -> str:
-    """What a data set shows, with its name: "sketches (picto-s)"."""
-    return f"{KINDS[dataset]} ({dataset})" if dataset in KINDS else dataset
-
-
 def percent(share: float, digits: int = 0) -> str:
-    """ "93 %" of 0.927, as sentences have it; tables are tighter: "92.7%"."""
-    return f"{100 * share:.{digits}f} %"
+    """ "93%" of 0.927."""
+    return f"{share:.{digits}%}"
 
 
 def subject(method: str) -> str:
@@ -382,7 +378,7 @@ def _correct(scores: Scores, backbone: str) -> pd.Series:
 
 
 def _right(correct: pd.Series, dataset: str) -> str:
-    """ "93.8 % [92.7, 94.8] of picto", from the hits of each data set."""
+    """ "93.8% [92.7, 94.8] of picto", from the hits of each data set."""
     hits = correct[dataset]
     low, high = metrics.bootstrap_interval(hits)
     share = f"{percent(hits.mean(), 1)} [{100 * low:.1f}, {100 * high:.1f}]"

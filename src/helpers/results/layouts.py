@@ -33,19 +33,6 @@ COUNTERPARTS = {
 }
 """Data sets and backbones of the papers, and what plays their part in picto."""
 
-KINDS = {
-    "picto": "ordinary pictures",
-    "picto-a": "small or off-centre objects",
-    "picto-s": "sketches",
-    "picto-r": "other styles",
-    "picto-c": "damaged images",
-    "picto-o": "odd places and colours",
-    "imagenet-sketch": "sketches",
-    "imagenet-r": "other styles",
-}
-"""What a data set shows, for sentences; others are called by their names."""
-
-
 HEADS = {"their_loss": "their entropy (nats)", "n": "images", "loss": "entropy (nats)"}
 HEADS |= {"its_top1": "its accuracy", "its_n": "its images", "its_study": "its study"}
 """What readers see over columns of `laid_out`."""

@@ -74,8 +74,8 @@ REASONS = (
     Reason(
         (),
         lambda e: e["moved"] < e["published"],
-        "The method changes only {moved:.1f} % of predictions; for the published gain, "
-        "it must change at least {published:.1f} %.",
+        "The method changes only {moved:.1f}% of predictions; for the published gain, "
+        "it must change at least {published:.1f}%.",
     ),
     Reason(
         ("lafter",),
@@ -92,8 +92,8 @@ REASONS = (
     Reason(
         TRAINED,
         lambda e: e["start"] < e["their_start"],
-        "The method learns from pseudo-labels, of which {start:.0f} % are right here "
-        "and {their_start:.0f} % in papers.",
+        "The method learns from pseudo-labels, of which {start:.0f}% are right here "
+        "and {their_start:.0f}% in papers.",
     ),
     Reason(
         ("rlcf_prompt", "rlcf_encoder"),
@@ -116,13 +116,13 @@ REASONS = (
     Reason(
         ("caption",),
         lambda e: e["gain"] > 0 and e["named"] > e["start"],
-        "Captions name the true class of {named:.0f} % of the images; one prompt is "
-        "right on {start:.0f} %.",
+        "Captions name the true class of {named:.0f}% of the images; one prompt is "
+        "right on {start:.0f}%.",
     ),
     Reason(
         BY_TUNING,
         lambda e: e["common"] > 50,
-        "{common:.0f} % of what TPT's step does to the class features is common to all "
+        "{common:.0f}% of what TPT's step does to the class features is common to all "
         "classes, and changes no prediction.",
     ),
     Reason(
@@ -501,7 +501,7 @@ def reason(method: str, decision: str, evidence: Evidence) -> str:
     for methods, holds, sentence in REASONS:
         if (not methods or method in methods) and holds(evidence):
             return sentence.format(**evidence)
-    unexplained = "{rescued:.1f} % of predictions turn right, {broken:.1f} % wrong"
+    unexplained = "{rescued:.1f}% of predictions turn right, {broken:.1f}% wrong"
     return f"unexplained: {unexplained.format(**evidence)}"
 
 

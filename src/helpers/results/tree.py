@@ -173,7 +173,7 @@ def gained(leaf: Mapping) -> str:
 
 
 def calibrated(leaf: Mapping) -> str:
-    """ "34.5 % too sure (31.6 %)": the error, its direction, one prompt's error."""
+    """ "34.5% too sure (31.6%)": the error, its direction, one prompt's error."""
     parts = [share(leaf["ece"])]
     if 2 * abs(leaf["surer"]) > leaf["ece"]:  # most of the error is of one sign
         parts.append("too sure" if leaf["surer"] > 0 else "too unsure")
@@ -188,5 +188,5 @@ def milliseconds(leaf: Mapping) -> str:
 
 
 def share(value: float) -> str:
-    """ "4.7 %", or nothing where there is none."""
-    return "" if pd.isna(value) else f"{100 * value:.1f} %"
+    """ "4.7%", or nothing where there is none."""
+    return "" if pd.isna(value) else f"{100 * value:.1f}%"

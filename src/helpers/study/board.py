@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from helpers.methods import registry
 from helpers.paths import number_of
-from helpers.results import compare, published, synthesis
+from helpers.results import compare, names, published, synthesis
 from helpers.study.chapter_page import ASSETS
 
 TEMPLATES = Environment(
@@ -20,6 +20,7 @@ TEMPLATES = Environment(
     undefined=StrictUndefined,
 )
 TEMPLATES.filters["number"] = number_of
+TEMPLATES.filters["named"] = names.named
 COLUMNS = ("dataset", "backbone", "panel", "method", "name", "seed", "headline", "n")
 COLUMNS += ("top1", "gain", "gain_low", "gain_high", "gain_verdict")
 COLUMNS += ("over", "over_low", "over_high", "ece", "seconds_per_image")

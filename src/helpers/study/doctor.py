@@ -372,8 +372,8 @@ def judge(
         return BAD, (
             f"{text}, published {nearest:.2%}: the labels are shifted against the "
             "class names. Known causes: folders sorted as strings (ImageNet-V2, about "
-            "1 %), the rank among 200 folders used with 1000 names (ImageNet-A and -R, "
-            "0.5 %), folders of another set, weights that were never loaded"
+            "1%), the rank among 200 folders used with 1000 names (ImageNet-A and -R, "
+            "0.5%), folders of another set, weights that were never loaded"
         )
     error = 0.0 if n == full else 2 * math.sqrt(nearest * (1 - nearest) / n)
     gap = top1 - nearest

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from markupsafe import Markup
@@ -26,6 +26,7 @@ from helpers.study.board import TEMPLATES
 from helpers.study.chapter_page import ASSETS, Chapter
 
 SYNTHESIS = "07"  # the chapter that sets all others side by side
+ADVICE = ("tree",)  # its figure near the top of the index
 SHOWN = "literature", "frontier"  # the first of its figures that there is
 RESULTS = ("dataset", "backbone", "method", "seed", "n", "top1")
 DRAWN = re.compile("<!-- drawn: begin -->(.*?)<!-- drawn: end -->", re.DOTALL)
@@ -41,15 +42,22 @@ class Unfinished:
     cells: int
 
 
+class Picture(NamedTuple):
+    """A figure of the synthesis on the index; both are empty where there is none."""
+
+    image: Markup = Markup()
+    caption: Markup = Markup()
+
+
 @dataclass
 class Evidence:
-    """The index's figure and table, from the synthesis."""
+    """The index's figures and table, from the synthesis."""
 
-    figure: Markup
-    caption: Markup
+    advice: Picture
+    figure: Picture
     table: Markup
-    about: str  # what the table shows
-    missing: str  # what is not there, and its cure; or nothing
+    about: str = ""  # what the table shows
+    missing: str = ""  # what is not there, and its cure; or nothing
 
 
 def build(folder: Path) -> Path:
@@ -224,29 +232,39 @@ def _facts(results: pd.DataFrame | None) -> dict[str, str]:
 def _evidence(
     folder: Path, chapters: Sequence[Chapter], lines: Sequence[dict[str, Any]]
 ) -> Evidence:
-    drawn = [folder / "figures" / f"{SYNTHESIS}_{name}.png" for name in SHOWN]
-    figure = next(filter(Path.is_file, drawn), None)
-    if not lines or figure is None:
+    advice, figure = (_picture(folder, chapters, names) for names in (ADVICE, SHOWN))
+    if not lines or not figure.image:
         missing = (
             f"Chapter {SYNTHESIS}, which sets all methods side by side, is missing."
         )
-        return Evidence(Markup(), Markup(), Markup(), "", missing)
+        return Evidence(advice, Picture(), Markup(), missing=missing)
     about = (
         "Points of top-1 accuracy gained over one prompt on the same images; bold: "
         "gains or loses by the study's protocol; °: exploratory, without a test. "
         f"With {lines[0]['main']} unless another is named; milliseconds are the "
         "median of the data sets."
     )
-    number, _, name = figure.stem.partition("_")
-    captions = [one.captions for one in chapters if number_of(one.name) == number]
-    caption = captions[0].get(name, Markup()) if captions else Markup()
-    alt = caption.striptags() or f"figure {figure.stem} of this study"
+    return Evidence(advice, figure, board.table(lines), about)
+
+
+def _picture(
+    folder: Path, chapters: Sequence[Chapter], names: Sequence[str]
+) -> Picture:
+    """The first of these figures of the synthesis that there is."""
+    for name in names:
+        path = folder / "figures" / f"{SYNTHESIS}_{name}.png"
+        if path.is_file():
+            break
+    else:
+        return Picture()
+    found = [one.captions for one in chapters if number_of(one.name) == SYNTHESIS]
+    caption = found[0].get(name, Markup()) if found else Markup()
     try:
-        kind = Image.MIME[Image.open(figure).format]
+        kind = Image.MIME[Image.open(path).format]
     except OSError as error:
         raise ValueError(
-            f"{figure} is no picture ({error}): run its chapter again"
+            f"{path} is no picture ({error}): run its chapter again"
         ) from error
-    source = f"data:{kind};base64,{base64.b64encode(figure.read_bytes()).decode()}"
-    image = Markup('<img src="{}" alt="{}">').format(source, alt)
-    return Evidence(image, caption, board.table(lines), about, "")
+    source = f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    alt = caption.striptags() or f"figure {path.stem} of this study"
+    return Picture(Markup('<img src="{}" alt="{}">').format(source, alt), caption)
