@@ -180,7 +180,7 @@ def test_a_peak_that_a_line_hides_is_told():
     row = found | {"subject": "a gain", "over": "here", "verdict": "loses"}
     told, peak = doses.sentence(row), f"{100 * found['turned']:+.1f} points at 2."
     assert told.startswith("A gain falls by ")
-    ends = " here, along a straight line. The greatest value lies in between: "
+    ends = " here. It is greatest in between: "
     assert told.endswith(ends + peak)
     for plain in (np.sort(peaked, axis=0), peaked[[1, 0]], peaked[[0, 0, 3]]):
         found = doses.trend(plain, range(len(plain)))

@@ -295,7 +295,6 @@ def sentence(row: Mapping[str, float | str]) -> str:
             return f"{subject} {change}."
         most = "greatest" if row["turned_by"] > 0 else "least"
         there = f"{100 * row['turned']:+.1f} points at {row['turn']:g}"
-        change = f"{change}, along a straight line"
-        return f"{subject} {change}. The {most} value lies in between: {there}."
+        return f"{subject} {change}. It is {most} in between: {there}."
     change = findings.points(row, " points")
     return f"{subject} {row['over']}: {change}, {row['verdict']}."

@@ -299,6 +299,7 @@ def findings(
     leaves: pd.DataFrame,
     first: str,
     backbones: Sequence[str],
+    agreed: Mapping[str, int],
 ) -> pd.DataFrame:
     """The computed answer to the question of every chapter with ledgers.
 
@@ -307,11 +308,12 @@ def findings(
         leaves: of `tree.leaves`.
         first: the data set in question, of which the others are shifts.
         backbones: a claim is about the first one that has its ledgers.
+        agreed: of `literature.counts`.
 
     Returns:
         chapter, question, answer.
     """
-    answers = {"00": _world(scores, backbones[0])}
+    answers = {"00": _world(scores, backbones[0], agreed)}
     answers["01"] = _levels(scores, first, backbones[0])
     made = claims(scores, board, backbones)
     checkpoints = protocol.architectures(key.backbone for key in scores)
@@ -392,16 +394,21 @@ def _levels(scores: Scores, first: str, backbone: str) -> str:
     return text if worst == first else f"{text} and {_right(correct, worst)}"
 
 
-def _world(scores: Scores, backbone: str) -> str:
-    """The range of accuracies on the embedded world's shifts, "" without them."""
+def _world(scores: Scores, backbone: str, agreed: Mapping[str, int]) -> str:
+    """How the embedded world resembles the real one; "" without its shifts."""
     correct = _correct(scores, backbone)
     if len(set(correct.index) & set(COUNTERPARTS.values())) < 2:
         return ""
     means = correct.map(np.mean).astype(float)
-    text = (
-        f"One prompt is right on {_right(correct, means.idxmax())}, the easiest data "
-    )
-    text += f"set, and {_right(correct, means.idxmin())}, the hardest"
+    easy, hard = (_right(correct, at) for at in (means.idxmax(), means.idxmin()))
+    text = "As with CLIP, some images are easy and some are hard: one prompt is right "
+    text += f"on {easy}, and on {hard}"
+    same, other = (agreed.get(kind, 0) for kind in ("agrees", "opposite"))
+    unseen = agreed.get("not reproduced", 0) + agreed.get("no detectable difference", 0)
+    if same + other + unseen:
+        text += f". Of {same + other + unseen} methods with a published gain, {same} "
+        text += f"change accuracy in the papers' direction, {other} in the opposite one"
+        text += f", and {unseen} show no detectable difference"
     return text
 
 

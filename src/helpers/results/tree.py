@@ -18,9 +18,9 @@ from helpers.results.compare import DECIDED
 from helpers.results.synthesis import ALONE
 
 IMAGES = {
-    "Are they hard: small, off centre, turned, covered?": ("picto-a", "imagenet-a"),
     "Are all in one other style, as sketches are?": ("picto-s", "imagenet-sketch"),
     "Are they in many other styles?": ("picto-r", "imagenet-r"),
+    "Are things small, off centre, turned or covered?": ("picto-a", "imagenet-a"),
     "Are they noisy, blurred or damaged?": ("picto-c",),
     "Are things in odd places or colours?": ("picto-o",),
     "Are they like what CLIP learned from?": ("picto", "imagenet"),
@@ -28,7 +28,7 @@ IMAGES = {
 """Each question about images, and the data sets on which the answer is yes."""
 LAST, ALL = "None of these?", "Whatever they are like"
 OWNED = {
-    "a word for such images": ("Do you know the domain?", "a name of the style"),
+    "a word for such images": ("Can you name the style?", "a name of the style"),
     "unlabelled images like them": ("Do you have a pool of one kind?", "a pool"),
     "a stream of test images": ("Do many come at once, or in a stream?", "a stream"),
     "labelled images": ("Do you have any labels?", "labels"),
