@@ -504,6 +504,7 @@ def test_a_terms_first_use_leads_to_the_glossary(study: Path) -> None:
     links = found["03_views.html"].main.select("a.term")
     assert [(a.get_text(), a["href"]) for a in links] == [
         ("views", "glossary.html#View"),
+        ("picto-vit", "glossary.html#Embedded-CLIPs"),
         ("entropy", "glossary.html#Entropy"),
     ]
 
