@@ -406,9 +406,11 @@ def _world(scores: Scores, backbone: str, agreed: Mapping[str, int]) -> str:
     same, other = (agreed.get(kind, 0) for kind in ("agrees", "opposite"))
     unseen = agreed.get("not reproduced", 0) + agreed.get("no detectable difference", 0)
     if same + other + unseen:
-        text += f". Of {same + other + unseen} methods with a published gain, {same} "
-        text += f"change accuracy in the papers' direction, {other} in the opposite one"
-        text += f", and {unseen} show no detectable difference"
+        text += (
+            f". Of {same + other + unseen} methods with a published gain, the tests "
+        )
+        text += f"find a change in the papers' direction for {same}, in the opposite "
+        text += f"one for {other}, and no detectable difference for {unseen}"
     return text
 
 
