@@ -431,7 +431,13 @@ def test_card_tells_the_truth(name):
 
 @pytest.mark.parametrize(
     ("name", "at_home"),
-    [("picto-rn", 0.9), ("picto-rn-2", 0.9), ("picto-rn-3", 0.9), ("picto-vit", 0.85)],
+    [
+        ("picto-rn", 0.9),
+        ("picto-rn-2", 0.9),
+        ("picto-rn-3", 0.9),
+        ("picto-vit", 0.85),
+        ("picto-vit-2", 0.85),
+    ],
 )
 def test_the_world_is_a_distribution_with_shifts(name, at_home):
     """What the study needs of its embedded CLIPs; odd places tell shape from place."""
@@ -444,8 +450,9 @@ def test_the_world_is_a_distribution_with_shifts(name, at_home):
     assert reached["picto-s"]["sketch"] > reached["picto-s"]["photo"] + 0.1
 
 
-def test_a_shipped_vit_has_the_length_of_clips_features():
-    model = clip.load("picto-vit", "picto", device="cpu").model
+@pytest.mark.parametrize("name", ["picto-vit", "picto-vit-2"])
+def test_a_shipped_vit_has_the_length_of_clips_features(name):
+    model = clip.load(name, "picto", device="cpu").model
     pictures = pool.render("picto-dev", range(0, splits.SPLITS["picto-dev"].size, 20))
     lengths = cards.image_features(model, pictures).norm(dim=-1)
     assert lengths.mean().item() == pytest.approx(cards.LENGTH, rel=0.02)
