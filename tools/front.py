@@ -30,7 +30,9 @@ def chapters(found: Mapping[str, str], at: str) -> str:
         answer = findings.short(found.get(said.number, "")).replace("|", "\\|")
         answer = "See above." if said.number == "07" and answer else answer
         rows.append((executed, question, answer, f"{said.minutes:g}"))
-    return _table(["chapter", "question", "what was found", "minutes in `make study`"], rows)
+    return _table(
+        ["chapter", "question", "what was found", "minutes in `make study`"], rows
+    )
 
 
 def leaves(folder: Path) -> str:

@@ -465,7 +465,7 @@ def literature(table: pd.DataFrame, ranks: pd.DataFrame) -> tuple[Figure, pd.Dat
             title = f"{called(dataset)} with {backbone}"
         tau, low, high = taus.loc[(dataset, backbone), ["tau", "low", "high"]]
         if not np.isnan(tau):
-            title += f": Kendall's tau {tau:+.2f} [{low:+.2f}, {high:+.2f}]"
+            title += f"\nKendall's tau {tau:+.2f} [{low:+.2f}, {high:+.2f}]"
         ax.set_title(title)
     axes[-1, 0].set_xlabel("points gained in papers, with the range of their numbers")
     fig.supylabel("points gained here, with 95% interval", fontsize=11)
