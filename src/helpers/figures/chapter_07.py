@@ -378,7 +378,7 @@ def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     for part in (words, numbers):
         part.axis("off")
     _questions(words, leaves)
-    columns = {"broken": 0.16, "ECE": 0.42, "ms": 0.63, "keeps": 1.0}
+    columns = {"broken": 0.16, "ECE": 0.4, "ms": 0.58, "keeps": 1.0}
     for y, leaf in enumerate(leaves.to_dict("records")):
         if leaf["use"] == tree.KEEP:
             style = {"textcoords": "offset points", "va": "center", "fontsize": 9}
