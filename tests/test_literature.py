@@ -476,7 +476,7 @@ def test_every_method_has_its_look_and_every_decided_one_a_label():
     fig, data = drawn.literature(cells, literature.ranks(cells))
     (ax,) = fig.axes  # a panel of one method would show no order
     assert ax.get_title(loc="left").startswith(
-        "small or off-centre objects for ImageNet-A: Kendall's tau"
+        "small or off-centre objects for ImageNet-A\nKendall's tau"
     )
     texts = {text.get_text() for text in ax.texts}
     row = cells.query("method == 'tpt' and dataset == 'picto-a'").iloc[0]

@@ -289,7 +289,7 @@ def test_findings_tell_the_macro_average_and_never_the_pooled_one(opposed):
     assert pooled > 0.1
     assert macro < -0.05
     leaves = tree.leaves(findings.decisions(scores, board), ["b"])
-    told = findings.findings(scores, board, leaves, "d", ["b"])
+    told = findings.findings(scores, board, leaves, "d", ["b"], {})
     answer = told.set_index("chapter").loc["02", "answer"]
     mean = "Mean over 3 data sets: "
     assert f"{mean}{100 * macro:+.1f} points [" in answer

@@ -61,9 +61,9 @@ def test_tables_have_intervals_over_orders_and_images(smoke_study):
     assert kinds["images"]["long tail, 1 : 10"] < kinds["images"]["shuffled"]
     visits = pd.read_csv(tables / "06_visits.csv")
     assert set(zip(visits["dataset"], visits["part"], strict=True)) == {
-        ("picto-s", "after picto"),
+        ("picto-s", "after ordinary pictures"),
         ("picto", "when it is back"),
-        ("picto", "after picto-s"),
+        ("picto", "after sketches"),
         ("picto-s", "when it is back"),
     }
     cost = pd.read_csv(tables / "06_cost.csv").set_index("method")

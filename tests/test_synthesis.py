@@ -269,7 +269,7 @@ def test_the_data_set_that_is_hardest_is_told(tmp_path):
     scores = synthesis.load(tmp_path)
     board = synthesis.leaderboard(scores)
     leaves = tree.leaves(findings.decisions(scores, board), ["b"])
-    found = findings.findings(scores, board, leaves, "d", ["b"])
+    found = findings.findings(scores, board, leaves, "d", ["b"], {})
     answer = found["answer"].iloc[0]
     assert answer.startswith("One prompt is right on 80.0% [")
     assert "] of d and 20.0% [" in answer
@@ -584,7 +584,7 @@ def test_the_synthesis_says_what_to_do_and_what_it_costs(tmp_path):
 
     def told(decided):
         leaves = tree.leaves(decided, ["b"])
-        found = findings.findings(scores, board, leaves, "picto", ["b"])
+        found = findings.findings(scores, board, leaves, "picto", ["b"], {})
         return found.set_index("chapter").loc["07", "answer"]
 
     said = told(decided)
@@ -631,7 +631,7 @@ def test_findings_answer_only_for_chapters_that_were_run(made):
     scores = synthesis.load(made)
     board = synthesis.leaderboard(scores)
     leaves = tree.leaves(findings.decisions(scores, board), ["b"])
-    found = findings.findings(scores, board, leaves, "d", ["b"])
+    found = findings.findings(scores, board, leaves, "d", ["b"], {})
     assert list(found) == ["chapter", "question", "answer"]
     assert found["chapter"].tolist() == ["01", "02", "07"]
     assert found["question"].str.endswith("?").all()
