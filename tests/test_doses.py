@@ -180,8 +180,11 @@ def test_a_peak_that_a_line_hides_is_told():
     row = found | {"subject": "a gain", "over": "here", "verdict": "loses"}
     told, peak = doses.sentence(row), f"{100 * found['turned']:+.1f} points at 2."
     assert told.startswith("A gain falls by ")
-    ends = " here. It is greatest in between: "
-    assert told.endswith(ends + peak)
+    ends = [f"{100 * peaked[at].mean():+.1f}" for at in (0, 3)]
+    along = (
+        f" here, along a straight line. At the ends it is {' and '.join(ends)} points"
+    )
+    assert told.endswith(f"{along}, and greatest in between: {peak}")
     for plain in (np.sort(peaked, axis=0), peaked[[1, 0]], peaked[[0, 0, 3]]):
         found = doses.trend(plain, range(len(plain)))
         assert np.isnan(found["turn"])

@@ -468,6 +468,32 @@ def test_the_half_that_chose_has_no_say_in_what_to_expect(tmp_path):
     assert gained < 0.4
 
 
+def test_what_needs_all_images_at_once_is_not_advised_for_a_stream(tmp_path):
+    ids = names(0, 400)
+    ledger(tmp_path, "zero_shot_photo", ids, ids[:200])
+    ledger(tmp_path, "ensemble_80", ids, ids[:200])
+    ledger(tmp_path, "onzeta", ids, ids[:280])
+    ledger(tmp_path, "zlap", ids, ids[:300])
+    scores = synthesis.load(tmp_path)
+    decided = findings.decisions(scores, synthesis.leaderboard(scores))
+    found = tree.leaves(decided, ["b"]).set_index("have")["use"]
+    assert found["all test images at once"] == "ZLaP"
+    assert found["a stream of test images"] == "OnZeta"
+
+
+def test_a_price_in_the_tree_is_the_median_over_data_sets(tmp_path):
+    ids = names(0, 400)
+    for dataset, seconds in (("picto", 0.1), ("picto-s", 0.2), ("picto-a", 0.9)):
+        about = {"dataset": dataset}
+        ledger(tmp_path, "zero_shot_photo", ids, ids[:200], **about)
+        ledger(tmp_path, "vote-crops", ids, ids[:300], seconds=seconds, **about)
+    scores = synthesis.load(tmp_path)
+    board = synthesis.leaderboard(scores)
+    leaves = tree.leaves(findings.decisions(scores, board), ["b"])
+    assert leaves["seconds_per_image"].tolist() == [0.2] * 3
+    assert leaves["plain_seconds_per_image"].tolist() == [0.01] * 3
+
+
 def test_without_a_gain_the_plain_prompt_is_advised(tmp_path):
     row = decided_world(tmp_path, better=2).loc["the image alone"]
     assert row["use"] == "zero_shot_photo"
@@ -568,7 +594,7 @@ def test_the_tree_is_drawn_with_its_intervals_and_read_as_a_table(tmp_path):
     assert "no gain found" in {text.get_text() for text in gains.texts}
     table = tree.readable(found)
     assert table["and"].tolist() == [
-        "Do many come at once, or in a stream?",
+        "Do they come one after the other?",
         "Otherwise",
         "",
     ]
@@ -592,13 +618,19 @@ def test_the_synthesis_says_what_to_do_and_what_it_costs(tmp_path):
     assert said.count(" over the prompt ensemble") == 1  # of both methods, said once
     kept = "On ordinary pictures (picto), keep zero-shot: no tested method is shown to "
     assert f"{kept}gain." in said
-    dearest = "Of these methods, the vote of views takes longest: 100 ms for an image, "
-    assert f"{dearest}against 10 ms with one prompt." in said
-    assert said.endswith(
-        "None of these is worse calibrated than one prompt by a point or more."
+    slow = (
+        "The vote of views takes 100 ms for an image, against 10 ms with one prompt; "
     )
+    assert f" {slow}no other takes twice as long. " in said
+    assert said.endswith("None is worse calibrated than one prompt by a point or more.")
     harmed = decided.assign(ece=0.5, ece_one=0.1, surer=-0.5)
-    assert "a point or more: OnZeta and the vote of views. " in told(harmed)
+    calibrated = (
+        " calibrated than one prompt by a point or more: OnZeta and the vote of "
+    )
+    assert f" Worse{calibrated}views on sketches. " in told(harmed)
+    assert "Better" not in told(harmed)
+    better = told(decided.assign(ece=0.1, ece_one=0.5))
+    assert f" Better{calibrated}views on sketches. None is worse " in better
     worst = "The worst calibration is that of OnZeta: confidence {} accuracy, and the "
     worst += "calibration error is 50%, against 10% with one prompt."
     assert worst.format("is below") in told(harmed)

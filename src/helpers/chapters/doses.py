@@ -132,7 +132,7 @@ def trend(gains: ArrayLike, doses: Sequence[float]) -> dict[str, float]:
 
     Returns:
         difference, ci_low, ci_high, p, se and n as in `compare.over_orders`; those of
-        `_turn`, since a line hides a peak.
+        `_turn`, since a line hides a peak; first and last, the mean gains at the ends.
 
     Raises:
         ValueError: fewer than two different doses, or a row too many or too few.
@@ -146,7 +146,9 @@ def trend(gains: ArrayLike, doses: Sequence[float]) -> dict[str, float]:
     rank = np.unique(doses, return_inverse=True)[1].astype(float)
     centred = rank - rank.mean()
     weights = centred / (centred @ centred) * rank.max()
-    return change(weights @ gains) | _turn(gains[np.argsort(rank)], sorted(doses))
+    ordered = gains[np.argsort(rank)]
+    ends = {"first": ordered[0].mean(), "last": ordered[-1].mean()}
+    return change(weights @ gains) | _turn(ordered, sorted(doses)) | ends
 
 
 def _turn(gains: np.ndarray, doses: Sequence[float]) -> dict[str, float]:
@@ -287,14 +289,16 @@ def sentence(row: Mapping[str, float | str]) -> str:
 
     A change is claimed where `compare.corrected` finds one.
     """
-    subject = row["subject"][0].upper() + row["subject"][1:]
+    subject = findings.capitalised(row["subject"])
     if row["verdict"] in compare.DECIDED:
         way = "rises" if row["difference"] > 0 else "falls"
         change = f"{way} by {findings.amount(row)} {row['over']}"
         if np.isnan(row.get("turn", np.nan)):
             return f"{subject} {change}."
         most = "greatest" if row["turned_by"] > 0 else "least"
+        ends = f"{100 * row['first']:+.1f} and {100 * row['last']:+.1f} points"
         there = f"{100 * row['turned']:+.1f} points at {row['turn']:g}"
-        return f"{subject} {change}. It is {most} in between: {there}."
+        text = f"{subject} {change}, along a straight line. At the ends it is {ends}, "
+        return f"{text}and {most} in between: {there}."
     change = findings.points(row, " points")
     return f"{subject} {row['over']}: {change}, {row['verdict']}."

@@ -395,8 +395,8 @@ def decision_tree(leaves: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
         error = tree.share(leaf["ece"])
         note = tree.calibrated(leaf).removeprefix(error).strip()
         numbers.text(columns["ECE"], y + 0.3, note, ha="right", va="center", fontsize=8)
-        texts = [tree.share(leaf["broken"]), error, tree.milliseconds(leaf)]
-        texts.append(leaf["keeps"])
+        spent = tree.milliseconds(leaf["seconds_per_image"])
+        texts = [tree.share(leaf["broken"]), error, spent, leaf["keeps"]]
         for x, text in zip(columns.values(), texts, strict=True):
             numbers.text(x, y, text or "–", ha="right", va="center", fontsize=10)
     for head, x in columns.items():

@@ -18,7 +18,7 @@ from helpers.methods.registry import ENSEMBLE, ONE
 from helpers.paths import number_of
 from helpers.results import compare, metrics, protocol, tree
 from helpers.results.layouts import COUNTERPARTS
-from helpers.results.names import kind
+from helpers.results.names import kind, named
 from helpers.results.synthesis import (
     OUTCOME,
     Key,
@@ -27,15 +27,16 @@ from helpers.results.synthesis import (
     calibration,
     difference,
     main_recipe,
+    priced,
     seeds,
     shared,
     widest,
 )
 
-HAVE: dict[str, list[str]] = {}
-for _need in registry.NEEDS.values():
-    HAVE.setdefault(_need.given, []).append(_need.panel)
-"""What a user may have, and the panels of methods that it allows."""
+GIVEN = {need.panel: need.given for need in registry.NEEDS.values()}
+"""What a user must have for the methods of a panel."""
+AT_ONCE = "all test images at once"
+"""What one must have, instead of a stream, for the family of this name."""
 
 AGAINST = {"gains": "over", "loses": "against"}
 _ARTICLE = {"mean", "name", "prompt", "text", "vote"}
@@ -57,13 +58,14 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
         of one prompt, and `agree`, the share of images on which one prompt and the
         ensemble predict the same; plain_ece, plain_surer and plain_seconds_per_image of
         one prompt on all images; have, use (a ledger or "nothing more"), over (against
-        what), seconds_per_image; on the other half expect, expect_low, expect_high, n,
-        broken (share that the method gets wrong and the baseline right), ece, ece_one
-        (of one prompt), surer (mean confidence less accuracy) and verdict (of
-        `compare.corrected`, all rows being the family). Of one prompt only ece, surer
-        and seconds.
+        what), seconds_per_image of `synthesis.priced`; on the other half expect,
+        expect_low, expect_high, n, broken (share that the method gets wrong and the
+        baseline right), ece, ece_one (of one prompt), surer (mean confidence less
+        accuracy) and verdict (of `compare.corrected`, all rows being the family). Of
+        one prompt only ece, surer and seconds.
     """
     rows = []
+    prices = {name: priced(board, name) for name in board["backbone"].unique()}
     for (dataset, backbone), part in board.groupby(["dataset", "backbone"], sort=False):
         about = Key(dataset, backbone, "")
         baselines = registry.ledgers(ONE), registry.ledgers(ENSEMBLE)
@@ -72,13 +74,15 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
             continue
         seen = {"dataset": dataset, "backbone": backbone}
         seen |= {"sure": scores[one]["confidence"].mean()}
-        seen |= {f"plain_{k}": value for k, value in _price(scores, one).items()}
+        seen |= {f"plain_{k}": v for k, v in _calibrated(scores[one]).items()}
         if many is not None:
             both = shared(scores[one], scores[many])
             seen["agree"] = (both[0]["prediction"] == both[1]["prediction"]).mean()
         plain = _chosen(scores, [many] if many else [], one, one)
-        for have, panels in HAVE.items():
-            known = part[part["panel"].isin(panels)]
+        of_all = part["family"].eq("all at once")
+        given = part["panel"].map(GIVEN).mask(of_all, AT_ONCE)
+        for have in dict.fromkeys([*GIVEN.values(), AT_ONCE]):
+            known = part[given.eq(have)]
             known = known[known["headline"] | known["family"].eq("own")]
             keys = [
                 Key(dataset, backbone, *k)
@@ -91,8 +95,11 @@ def decisions(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:
                 continue
             found = _chosen(scores, keys, many or one, one)
             if not found and have == "the image alone":
-                found = plain or {"use": one.method, **_price(scores, one)}
-            rows.append({**seen, "have": have, **(found or {"use": "nothing more"})})
+                found = plain or {"use": one.method, **_calibrated(scores[one])}
+            row = {**seen, "have": have, **(found or {"use": "nothing more"})}
+            price = prices[backbone]
+            row |= {"plain_seconds_per_image": price.get(one.method, np.nan)}
+            rows.append(row | {"seconds_per_image": price.get(row["use"], np.nan)})
     names = {"difference": "expect", "ci_low": "expect_low", "ci_high": "expect_high"}
     columns = ["dataset", "backbone", "sure", "agree", "have", "use", "over", *names]
     columns += ["n", "broken", "ece", "ece_one", "surer", "verdict"]
@@ -119,7 +126,7 @@ def _chosen(scores: Scores, keys: Sequence[Key], over: Key, one: Key) -> dict | 
         return None
     best = [*tried][gains.idxmax()]
     measured = _paired(tried[best][1])
-    about = {"use": best.method, "over": over.method, **_price(scores, best)}
+    about = {"use": best.method, "over": over.method}
     half = tried[best][1][0]
     same = scores[one].index.intersection(half.index)
     about |= _calibrated(half) | {"ece_one": _calibrated(scores[one].loc[same])["ece"]}
@@ -128,12 +135,6 @@ def _chosen(scores: Scores, keys: Sequence[Key], over: Key, one: Key) -> dict | 
 
 def _paired(pair: Sequence[pd.DataFrame]) -> dict[str, float]:
     return compare.paired_difference(*(frame["hit"] for frame in pair))
-
-
-def _price(scores: Scores, key: Key) -> dict[str, float]:
-    images = scores[key]
-    seconds = images.attrs["seconds_per_image"]
-    return _calibrated(images) | {"seconds_per_image": seconds}
 
 
 def _calibrated(images: pd.DataFrame) -> dict[str, float]:
@@ -229,6 +230,8 @@ def sentence(claim: pd.DataFrame, average: Mapping[str, float]) -> str:
     if len(claim) == 1:
         notes.append(f"{first['n']:,.0f} images")
     text = f"{first['subject']} {', and '.join(parts)} ({', '.join(notes)})"
+    if len(claim) == 1 and len(same):
+        text += f": {points(first, ' points')}"
     if len(claim) == 1:
         return text
     text += f". Mean over {average['datasets']} data sets"
@@ -257,6 +260,11 @@ def amount(row: Mapping[str, float] | pd.Series) -> str:
 def percent(share: float, digits: int = 0) -> str:
     """ "93%" of 0.927."""
     return f"{share:.{digits}%}"
+
+
+def capitalised(text: str) -> str:
+    """The text with a capital first letter, the others as they are."""
+    return text[:1].upper() + text[1:]
 
 
 def subject(method: str) -> str:
@@ -411,6 +419,8 @@ def _world(scores: Scores, backbone: str, agreed: Mapping[str, int]) -> str:
         )
         text += f"find a change in the papers' direction for {same}, in the opposite "
         text += f"one for {other}, and no detectable difference for {unseen}"
+        missed = agreed.get("not reproduced", 0)
+        text += f", {missed} of which gain enough in papers to be seen" * bool(missed)
     return text
 
 
@@ -438,28 +448,42 @@ def _advice(scores: Scores, leaves: pd.DataFrame) -> str:
         parts.append(f"On {rest}, keep zero-shot: no tested method is shown to gain")
     if gains.empty:
         return parts[0]
-    cells = zip(gains["datasets"], gains["backbone"], strict=True)
-    singles = (widest(scores, Key(*at, ""), registry.ledgers(ONE)) for at in cells)
-    one = pd.DataFrame([_price(scores, key) for key in singles if key])
-    times = gains["seconds_per_image"] / one["seconds_per_image"]
-    dearest = gains.loc[times.idxmax()]
-    text = f"Of these methods, {acting(dearest['use'], 'take')} longest: "
-    text += f"{tree.milliseconds(dearest)} ms for an image, against "
-    text += f"{tree.milliseconds(one.loc[times.idxmax()])} ms with one prompt"
-    parts.append(text)
+    parts.append(_prices(gains))
     worse = gains["ece"] - gains["ece_one"]
-    at, much = worse.idxmax(), worse >= 0.01
-    if not much.any():
-        same = "None of these is worse calibrated than one prompt by a point or more"
-        return ". ".join([*parts, same])
-    some = listed(map(subject, dict.fromkeys(gains["use"][much])))
-    parts.append(f"Worse calibrated than one prompt by a point or more: {some}")
+    found = {"Worse": worse >= 0.01, "Better": worse <= -0.01}
+    for way, much in found.items():
+        who = [
+            f"{listed(map(subject, part['use']))} on {named(dataset)}"
+            for dataset, part in gains[much].groupby("datasets", sort=False)
+        ]
+        text = f"{way} calibrated than one prompt by a point or more: {'; '.join(who)}"
+        parts.append(text if who else "")
+    if not found["Worse"].any():
+        parts.append("None is worse calibrated than one prompt by a point or more")
+        return ". ".join(filter(None, parts))
+    at = worse.idxmax()
     lies = "exceeds" if gains["surer"][at] > 0 else "is below"
     own, plain = (percent(gains[k][at]) for k in ("ece", "ece_one"))
     text = f"The worst calibration is that of {subject(gains['use'][at])}: confidence "
     text += f"{lies} accuracy, and the calibration error is {own}, against {plain} "
     parts.append(f"{text}with one prompt")
-    return ". ".join(parts)
+    return ". ".join(filter(None, parts))
+
+
+def _prices(gains: pd.DataFrame) -> str:
+    """Which methods of `tree.leaves` take at least twice as long as one prompt."""
+    gains = gains.drop_duplicates("use").sort_values("seconds_per_image")
+    one = gains["plain_seconds_per_image"]
+    slow = gains[gains["seconds_per_image"] >= 2 * one]
+    plain = f"{tree.milliseconds(one.median())} ms"
+    if slow.empty:
+        return f"None takes twice as long as one prompt, {plain} for an image"
+    first, last = map(tree.milliseconds, slow["seconds_per_image"].iloc[[0, -1]])
+    ends = first if first == last else f"{first} to {last}"
+    who = listed(map(subject, slow["use"]))
+    who = f"{who} take" if len(slow) > 1 else acting(slow["use"].iloc[0], "take")
+    text = f"{capitalised(who)} {ends} ms for an image, against {plain} with one prompt"
+    return text + "; no other takes twice as long" * (len(slow) < len(gains))
 
 
 def _expected(row: pd.Series) -> str:

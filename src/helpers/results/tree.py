@@ -30,7 +30,8 @@ LAST, ALL = "None of these?", "Whatever they are like"
 OWNED = {
     "a word for such images": ("Can you name the style?", "a name of the style"),
     "unlabelled images like them": ("Do you have a pool of one kind?", "a pool"),
-    "a stream of test images": ("Do many come at once, or in a stream?", "a stream"),
+    "all test images at once": ("Do you have them all at once?", "all of them"),
+    "a stream of test images": ("Do they come one after the other?", "a stream"),
     "labelled images": ("Do you have any labels?", "labels"),
     "your own method": ("Your own method?", "your own method"),
 }
@@ -61,7 +62,8 @@ def leaves(
         name); of the half that did not choose: expect, expect_low, expect_high, n,
         broken (share that the method gets wrong and the baseline right), ece, ece_one
         (one prompt's) and surer (mean confidence less accuracy); verdict,
-        seconds_per_image; keeps (what the method keeps between images);
+        seconds_per_image and one prompt's, plain_seconds_per_image; keeps (what the
+        method keeps between images);
         without: what else one may have and no method gains from, joined by commas.
     """
     first = {name: position for position, name in enumerate(backbones)}
@@ -94,18 +96,19 @@ def leaves(
         row = {"asks": LAST if found else ALL, "datasets": names} | _keep_leaf(rest)
         found.append(row | {"without": _short_names(rest["have"].unique())})
     columns = ["asks", "datasets", "have", "backbone", "use", "over", *_NUMBERS]
-    columns += ["verdict", "seconds_per_image", "keeps", "without"]
+    columns += ["verdict", *_SECONDS, "keeps", "without"]
     return pd.DataFrame(found, columns=columns)
 
 
 _NUMBERS = ["expect", "expect_low", "expect_high", "n", "broken"]
 _NUMBERS += ["ece", "ece_one", "surer"]
+_SECONDS = ["seconds_per_image", "plain_seconds_per_image"]
 
 
 def _leaf(row: pd.Series, folder: str | Path) -> dict:
     entry = registry.find(row["use"])
     names = {name: role for role in (ONE, ENSEMBLE) for name in registry.ledgers(role)}
-    about = ["have", "backbone", "verdict", "seconds_per_image"]
+    about = ["have", "backbone", "verdict", *_SECONDS]
     leaf = row.reindex([*_NUMBERS, *about]).to_dict()
     name = entry.name or row["use"]
     leaf |= {"use": CALLED.get(name, name), "over": names[row["over"]]}
@@ -152,7 +155,7 @@ def readable(found: pd.DataFrame) -> pd.DataFrame:
         row = {"your images": "" if repeated[at] else leaf["asks"], "and": question}
         row |= {"use": leaf["use"], "points gained": gained(leaf)}
         row |= {"broken": share(leaf["broken"]), "ECE": calibrated(leaf)}
-        row |= {"ms an image": milliseconds(leaf)}
+        row |= {"ms an image": milliseconds(leaf["seconds_per_image"])}
         rows.append(row | {"keeps": leaf["keeps"]})
     table = pd.DataFrame(rows)
     return table.loc[:, table.ne("").any()]
@@ -181,9 +184,9 @@ def calibrated(leaf: Mapping) -> str:
     return " ".join([*parts, f"({one})"] if one else parts)
 
 
-def milliseconds(leaf: Mapping) -> str:
+def milliseconds(seconds: float) -> str:
     """ "33" or "0.4" an image, or nothing where nobody has clocked it."""
-    each = 1000 * leaf["seconds_per_image"]
+    each = 1000 * seconds
     return "" if pd.isna(each) else f"{each:.0f}" if each >= 10 else f"{each:.1f}"
 
 
