@@ -43,7 +43,7 @@ def test_the_synthesis_has_its_panel_of_streams(smoke_study):
     assert online.loc[online["method"].isin(LEDGERS), "gain"].notna().all()
     found = pd.read_csv(smoke_study / "tables" / "07_findings.csv", dtype=str)
     answer = found.set_index("chapter")["answer"]["06"]
-    assert re.match(r"TDA on a shuffled stream (gains|loses|shows no det)", answer)
+    assert re.match(r"TDA on one shuffled stream (gains|loses|shows no det)", answer)
     decided = pd.read_csv(smoke_study / "tables" / "07_decisions.csv")
     assert (decided["have"] == "a stream of test images").sum() == 6
 

@@ -341,12 +341,32 @@ def test_a_chapter_is_overruled_where_its_verdict_is_another(tmp_path):
     table["views"] = [None, "crops", "others", "crops"]
     table["baseline"] = ["zero_shot", "zero_shot", "zero_shot", "vote"]
     (tmp_path / "tables").mkdir()
-    assert synthesis.overruled(tmp_path, board).empty
+    none = pd.DataFrame()
+    assert synthesis.overruled(tmp_path, board, none).empty
     table.to_csv(tmp_path / "tables" / "02_paired.csv")
-    (row,) = synthesis.overruled(tmp_path, board).to_dict("records")
+    (row,) = synthesis.overruled(tmp_path, board, none).to_dict("records")
     assert (row["chapter"], row["name"], row["verdict"]) == ("02", "ZERO", "gains")
-    assert row["board_verdict"] == "no detectable difference"
-    assert (row["n"], row["board_n"]) == (9, 400)
+    assert row["here_verdict"] == "no detectable difference"
+    assert (row["n"], row["here_n"]) == (9, 400)
+
+
+def test_a_chapter_is_overruled_by_the_test_of_its_claim_too(tmp_path):
+    ids = names(0, 400)
+    for method, right in (("zero_shot_photo", 200), ("text_classifier", 210)):
+        ledger(tmp_path, method, ids, names(0, right))
+    ledger(tmp_path, "lafter", ids, names(0, 212))
+    board = synthesis.leaderboard(scores := synthesis.load(tmp_path))
+    claimed = findings.claims(scores, board, ["b"])
+    table = pd.DataFrame({"seed": [0, 1], "verdict": ["gains", "loses"]})
+    table = table.assign(dataset="d", backbone="b", n=9, method="lafter")
+    (tmp_path / "tables").mkdir()
+    table.assign(baseline="text_classifier").to_csv(
+        tmp_path / "tables" / "05_added.csv"
+    )
+    (row,) = synthesis.overruled(tmp_path, board, claimed).to_dict("records")
+    assert (row["chapter"], row["name"], row["verdict"]) == ("05", "LaFTer", "gains")
+    assert row["here_verdict"] == "no detectable difference"
+    assert (row["baseline"], row["here_n"]) == ("text_classifier", 400)
 
 
 def test_agreement_pairs_by_id(made):

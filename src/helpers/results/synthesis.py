@@ -359,36 +359,53 @@ def on_equal_images(
     return pd.DataFrame(found)
 
 
-def overruled(folder: str | Path, board: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts of chapters' own tables that the protocol's tests do not share.
+def overruled(
+    folder: str | Path, board: pd.DataFrame, claimed: pd.DataFrame
+) -> pd.DataFrame:
+    """Verdicts of chapters' own tables that the tests of this study do not share.
 
-    Both are against one prompt. A chapter corrects for the comparisons of its table.
+    Those of the protocol are against one prompt, those of exploratory claims against
+    the claim's baseline. A chapter corrects for the comparisons of its table.
+
+    Args:
+        claimed: of `findings.claims`.
 
     Returns:
-        chapter, dataset, backbone, name, n and verdict of the chapter's table,
-        board_n and board_verdict. Verdicts without the difference that would be seen.
+        chapter, dataset, backbone, name, baseline, n and verdict of the chapter's
+        table, here_n and here_verdict. Verdicts come without the difference that would
+        be seen.
     """
     rows = tested(board)[lambda b: b["gain"].notna()]
     recipe = main_recipe(Key("", "", method) for method in board["method"])
     about = ["dataset", "backbone", "name"]
-    ours = rows[[*about, "n", "gain_verdict"]].set_axis(
-        [*about, "board_n", "board_verdict"], axis=1
-    )
-    parts = [pd.DataFrame(columns=["chapter", *about, "n", "verdict"])]
+    here = {"n": "here_n", "verdict": "here_verdict", "gain_verdict": "here_verdict"}
+    ours = rows[[*about, "n", "gain_verdict"]].rename(columns=here)
+    columns = ["chapter", *about, "method", "baseline", "n", "verdict"]
+    parts = [pd.DataFrame(columns=columns)]
     for path in sorted((Path(folder) / "tables").glob("*.csv")):
         table = pd.read_csv(path)
         if not {"dataset", "backbone", "method", "baseline", "verdict"} <= set(table):
             continue
         if "views" in table:
             table = table[table["views"].isna() | table["views"].eq(recipe)]
-        table = table[table["baseline"].isin(registry.ledgers(ONE))]
+        if "seed" in table:
+            table = table[table["seed"].eq(table["seed"].min())]
         called = table["method"].map(lambda method: display_name(method, recipe))
         table = table.assign(name=called, chapter=path.name.partition("_")[0])
-        parts.append(table[parts[0].columns])
-    both = pd.concat(parts).merge(ours, on=about)
-    for verdict in ("verdict", "board_verdict"):
+        parts.append(table[columns])
+    tables = pd.concat(parts)
+    single = tables["baseline"].isin(registry.ledgers(ONE))
+    pairs = [tables[single].merge(ours, on=about)]
+    if len(claimed):
+        told = claimed[claimed["exploratory"]].explode("against")
+        told = told.rename(columns=here | {"against": "baseline"})
+        alike = ["dataset", "backbone", "method", "baseline"]
+        told = told[[*alike, "here_n", "here_verdict"]]
+        pairs.append(tables.merge(told, on=alike))
+    both = pd.concat(pairs).drop(columns="method")
+    for verdict in ("verdict", "here_verdict"):
         both[verdict] = both[verdict].str.split(" (", regex=False).str[0]
-    return both[both["verdict"].ne(both["board_verdict"])].drop_duplicates()
+    return both[both["verdict"].ne(both["here_verdict"])].drop_duplicates()
 
 
 def priced(board: pd.DataFrame, backbone: str) -> pd.Series:
