@@ -161,15 +161,16 @@ def test_plain_backbone_with_openai_weights_is_pointed_out(monkeypatch, tmp_path
 
 def test_weights_to_download_are_told_with_their_page(monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *a: None)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("helpers.models.hub.out_of_reach", lambda: "")
     report, local = check_weights("RN50-quickgelu", "openai")
     note = found(report, "RN50-quickgelu, openai", "!")
     assert not local
     assert "https://huggingface.co/timm/resnet50_clip.openai" in note
     assert "0.4 GB" in note  # 102 million parameters
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("helpers.models.hub.out_of_reach", lambda: "no network")
     report, _ = check_weights("RN50-quickgelu", "openai")
     assert not report.ok
+    assert "and no network: download them elsewhere from https://" in report.text()
 
 
 def test_weights_in_the_cache_are_found(monkeypatch, tmp_path):

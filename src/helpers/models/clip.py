@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import pil_to_tensor
 
 from helpers.keys import key
-from helpers.models import embedded, fast
+from helpers.models import embedded, fast, hub
 from helpers.models import weights as files
 from helpers.paths import from_root
 
@@ -225,12 +225,18 @@ def load(
             f"OpenAI's were, name the backbone {variant}",
             stacklevel=2,
         )
+    if config := open_clip.get_pretrained_cfg(chosen, weights):
+        (page, path), away = hub.download(config), hub.out_of_reach()
+        if away and not path and config.get("hf_hub"):
+            raise RuntimeError(_load_failure(chosen, weights, away, page))
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model, preprocess, tokenizer = _built(chosen, source, found)
     except Exception as error:
-        raise RuntimeError(_load_failure(chosen, weights, error)) from error
+        raise RuntimeError(
+            _load_failure(chosen, weights, str(error) or repr(error))
+        ) from error
     if found:
         files.fill(model, chosen, found)
     model = model.to(where, memory_format=torch.channels_last).eval()
@@ -371,10 +377,12 @@ def _source(name: str, weights: str) -> str | None:
     raise ValueError(f"unknown weights {weights!r} for {name}: {choices}")
 
 
-def _load_failure(name: str, weights: str, error: Exception) -> str:
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
+def _load_failure(name: str, weights: str, why: str, page: str = "") -> str:
+    first = why.strip().splitlines()[0].rstrip(".")
+    source = f" from {page}" if page else ""
     return (
         f"cannot get the weights {weights!r} or the tokenizer of {name}: {first}. "
-        "Without a network, download the weights elsewhere and give the file's path as "
-        f"`weights`, with {name} as `backbone`"
+        f"Without a network, download the weights elsewhere{source} and give the "
+        f"file's path as `weights`, with {name} as `backbone`. The backbone picto-rn "
+        "with the weights picto needs no download, but knows drawn pictures only"
     )

@@ -34,7 +34,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as T
 
 from helpers.data.dataset import to_rgb
-from helpers.models import clip, embedded, sdedit
+from helpers.models import clip, embedded, hub, sdedit
 from helpers.models.optional import REVISIONS, MissingModel, command
 from helpers.paths import from_root
 
@@ -189,6 +189,8 @@ def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
     """A pipeline of the hub or of a folder, and the fingerprint of its weights."""
     folder = from_root(name)
     source = str(folder) if folder.is_dir() else name
+    if not folder.is_dir():
+        hub.out_of_reach()  # its cache may do
     options = {"torch_dtype": dtype, "revision": REVISIONS.get(name)}
     try:
         named = DiffusionPipeline.load_config(source, revision=options["revision"])

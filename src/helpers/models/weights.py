@@ -31,6 +31,7 @@ from open_clip.pretrained import get_pretrained_url, list_pretrained_models_by_t
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from helpers.models import hub
 from helpers.paths import from_root
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -207,9 +208,10 @@ def _fetch(page: str) -> Path:
             first = str(error).strip().splitlines()[0]
             raise ValueError(f"cannot fetch {PAGE}{page}: {first}") from error
 
+    away = hub.out_of_reach()
     file = next((path for path in map(fetched, KNOWN) if path), None)
     if file is None:
-        offline = " and HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else ""
+        offline = f" and {away}" if away else ""
         raise FileNotFoundError(
             f"{PAGE}{page}: no weights in the hub's cache {constants.HF_HUB_CACHE}"
             f"{offline}, or the page has none: where there is a network, "

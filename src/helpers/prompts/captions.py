@@ -27,6 +27,7 @@ from collections.abc import Container, Iterable, Sequence
 import numpy as np
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # KeyBERT's own
 
+from helpers.models import hub
 from helpers.models.clip import Backbone
 from helpers.models.optional import MissingModel, command
 from helpers.models.template_prompts import PLACEHOLDER, ContextWindow, fill
@@ -62,6 +63,8 @@ def sentence_embedder(name: str = SENTENCE_MODEL):
     from keybert.backend._sentencetransformers import SentenceTransformerBackend
 
     folder = from_root(name)
+    if not folder.is_dir():
+        hub.out_of_reach()  # its cache may do
     try:
         return SentenceTransformerBackend(str(folder) if folder.is_dir() else name)
     except Exception as error:  # the hub's client raises many kinds

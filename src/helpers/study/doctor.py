@@ -292,23 +292,14 @@ def _check_download(
     report: Report, topic: str, config: Mapping[str, Any], size: int
 ) -> bool:
     """Whether open_clip's download of these weights is in the cache it would use."""
-    from huggingface_hub import constants, try_to_load_from_cache
-    from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+    from helpers.models import hub
 
-    if config.get("hf_hub"):
-        repository, file = os.path.split(config["hf_hub"])
-        files = [file] if file else [HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME]
-        cached = [try_to_load_from_cache(repository, file) for file in files]
-        found = next((path for path in cached if isinstance(path, str)), "")
-        page = f"https://huggingface.co/{repository}"
-    else:
-        page = config["url"]
-        target = Path("~/.cache/clip").expanduser() / os.path.basename(page)
-        found = str(target) if target.is_file() else ""
+    page, found = hub.download(config)
     if found:
         report.add(topic, GOOD, f"downloaded: {found}")
-    elif config.get("hf_hub") and constants.HF_HUB_OFFLINE:
-        report.add(topic, BAD, f"not on this machine and HF_HUB_OFFLINE is set: {page}")
+    elif config.get("hf_hub") and (away := hub.out_of_reach()):
+        text = f"not on this machine, and {away}: download them elsewhere from {page} "
+        report.add(topic, BAD, f"{text}and give the file's path as `weights`")
     else:
         text = f"not on this machine: the run downloads about {_gigabytes(size)}"
         report.add(topic, NOTE, f"{text}, {page}")
