@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from helpers import data, paths
 from helpers.data import dataset as images
-from helpers.data import folder, imagenet, vision
+from helpers.data import embedded, folder, imagenet, vision
 from helpers.data.dataset import Dataset, Files, Pixels, open_image, to_rgb
 
 
@@ -987,3 +987,9 @@ def test_a_class_without_pictures_is_told(tmp_path):
     found = data.load("folder", str(tmp_path))
     assert found.class_names == ("cat", "dog", "eel")
     assert ("eel/", "a class without pictures") in found.skipped
+
+
+def test_the_embedded_clips_are_no_judges_of_photographs():
+    assert embedded.strange("picto", ["picto", "picto-s"]) == ""
+    assert embedded.strange("openai", ["folder"]) == ""
+    assert "say -p backbone ViT" in embedded.strange("picto", ["picto", "folder"])

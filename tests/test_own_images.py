@@ -205,7 +205,9 @@ def test_twelve_classes_of_sixty_photographs(tmp_path):
 def test_chapter_08_starts_from_the_wording_that_is_asked_for(tmp_path):
     root, said = photographs(tmp_path / "sketches", {"": 3}), "a sketch of a {}."
     given = {"class_names": "dog, car", "wording": said}
-    assert "the first prompt: 'a sketch of a dog.'" in run("own", root, "08", **given)
+    told = run("own", root, "08", **given)
+    assert "the first prompt: 'a sketch of a dog.'" in told
+    assert "Note: the weights picto know drawn pictures of 64 classes only" in told
     ledgers = paths.OUTPUTS / "own" / "predictions" / "sketches" / "picto-vit"
     kept = predictions.read(ledgers / "zero_shot_photo.parquet")
     model = clip.load("picto-vit", "picto", "cpu")

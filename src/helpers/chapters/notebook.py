@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike
 from pandas.io.formats.style import Styler
 
 from helpers import figures
+from helpers.data import embedded
 from helpers.data.dataset import Dataset
 from helpers.files import note
 from helpers.models.clip import Backbone, resolve_device
@@ -163,6 +164,9 @@ def start(chapter: str, namespace: dict[str, Any]) -> Run:
     print(f"{chapter}, study {study}{origin}, commit {facts['commit']}, seed {seed}")
     print(", ".join(f"{name} {number}" for name, number in facts["versions"].items()))
     print(f"{facts['device']}, {facts['machine']}")
+    data_sets = [parameters["dataset"]] if "dataset" in parameters else []
+    if told := embedded.strange(parameters.get("weights", ""), data_sets):
+        print(f"Note: {told}")
     return run
 
 

@@ -4,7 +4,7 @@
 cause; those of picto-dev also its part.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -52,6 +52,16 @@ def read(name: str, data_root: str) -> Dataset:
         class_names=CLASS_NAMES,
         read=_Drawn(split),
         facts=shown,
+    )
+
+
+def strange(weights: str, names: Iterable[str]) -> str:
+    """What to know where the embedded CLIPs are given other data sets than ours, or ""."""
+    if weights != "picto" or set(names) <= set(OFFERED):
+        return ""
+    return (
+        f"the weights picto know drawn pictures of {len(CLASS_NAMES)} classes only; for "
+        "photographs say -p backbone ViT-B-32-quickgelu -p weights openai"
     )
 
 

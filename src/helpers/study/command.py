@@ -184,9 +184,13 @@ def _run(arguments: argparse.Namespace) -> int:
     print(f"study {arguments.name}: checking its parameters", flush=True)
     jobs = _plan(arguments)
     from helpers import parallel
+    from helpers.data import embedded
     from helpers.study import runner
 
     _check_folders(jobs, arguments.outputs)
+    given = {k: v for job in jobs for k, v in job.parameters.items()}
+    if told := embedded.strange(given["weights"], [given["dataset"]]):
+        print(f"Note: {told}", flush=True)
     try:
         with parallel.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)

@@ -63,6 +63,8 @@ def diagnose(parameters: Mapping[str, Any], jobs: "Sequence[Job]" = ()) -> Repor
             report.add(name, GOOD, f"look at the {what}: {sheet}")
             datasets[name] = dataset
     local = check_weights(report, parameters["backbone"], parameters["weights"])
+    if told := embedded.strange(parameters["weights"], datasets):
+        report.add(parameters["backbone"], NOTE, told)
     check_models(report, parameters)
     if any(name in embedded.OFFERED for name in datasets):
         check_world(report)
