@@ -7,10 +7,10 @@ place. As with the CLIPs, the recipe determines a run, which resumes from a chec
 
 import json
 import random
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,47 +57,37 @@ class Recipe:
 
 
 def train_captioner(
-    recipe: Recipe,
-    folder: Path = CACHE / "train",
-    checkpoint_every: int = 500,
-    log=print,
+    recipe: Recipe, folder: Path = CACHE / "train", **options: Any
 ) -> tuple[VisionEncoderDecoderModel, list[dict]]:
     """Train the captioner, or resume from `folder/picto-captioner.pt`.
 
     Returns the model in evaluation mode, and its curve with a row per checkpoint.
+    `options` are those of `train.learn`.
     """
-    checkpoint = folder / f"{NAME}.pt"
     torch.manual_seed(recipe.seed)
     model = captioners.new_model(recipe.backbone, recipe.decoder)
     tokens = _tokens(recipe)
     levels = encode(model, pool.render("train", range(recipe.images)))
     optimizer = train.new_optimizer(model, recipe)
     made_by = {
-        **asdict(recipe),
-        "world": pool.world_hash(),
         "merges": embedded.sha256(embedded.MERGES),
         "encoder": embedded.card(recipe.backbone)["sha256"],
     }
-    state = train.resume(checkpoint, made_by, model, optimizer)
-    step, curve, minutes = state["step"], state["curve"], state["minutes"]
-    began, losses = time.monotonic(), []
-    while step < recipe.steps:
-        model.train()
-        for group in optimizer.param_groups:
-            group["lr"] = train.learning_rate(step, recipe)
-        seen, texts = _batch(levels, tokens, step, recipe)
-        losses.append(training_step(model, optimizer, seen, texts))
-        step += 1
-        if step % checkpoint_every == 0 or step == recipe.steps:
-            spent = minutes + (time.monotonic() - began) / 60
-            row = {
-                "step": step,
-                "minutes": round(spent, 2),
-                "loss": round(float(np.mean(losses)), 4),
-                **dev_scores(model, recipe),
-            }
-            losses.clear()
-            train.keep(checkpoint, made_by, model, optimizer, curve, row, log)
+
+    def take(step: int) -> float:
+        return training_step(model, optimizer, *_batch(levels, tokens, step, recipe))
+
+    curve = train.learn(
+        folder / f"{NAME}.pt",
+        recipe,
+        made_by,
+        model,
+        optimizer,
+        rate=lambda step: train.learning_rate(step, recipe),
+        take=take,
+        look=lambda: dev_scores(model, recipe),
+        **options,
+    )
     return model.eval(), curve
 
 

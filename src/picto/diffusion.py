@@ -9,10 +9,10 @@ determines a run, which resumes from a checkpoint.
 
 import copy
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,17 +48,13 @@ class Recipe:
 
 
 def train_diffusion(
-    recipe: Recipe,
-    folder: Path = CACHE / "train",
-    checkpoint_every: int = 500,
-    log=print,
+    recipe: Recipe, folder: Path = CACHE / "train", **options: Any
 ) -> tuple[nn.Module, list[dict]]:
     """Train the U-Net, or resume from `folder/picto-diffusion.pt`.
 
     Returns the averaged model in evaluation mode, and its curve with a row per
-    checkpoint.
+    checkpoint. `options` are those of `train.learn`.
     """
-    checkpoint = folder / f"{NAME}.pt"
     pictures = pool.render("train", range(recipe.images))
     torch.manual_seed(recipe.seed)
     pipeline = sdedit.new_pipeline(recipe.widths, recipe.block)
@@ -67,35 +63,30 @@ def train_diffusion(
     models = nn.ModuleDict({"unet": unet, "average": average})
     optimizer = train.new_optimizer(unet, recipe)
     alphas = pipeline.scheduler.alphas_cumprod
-    made_by = {**asdict(recipe), "widths": list(recipe.widths)}
-    made_by["world"] = pool.world_hash()
-    state = train.resume(checkpoint, made_by, models, optimizer)
-    step, curve, minutes = state["step"], state["curve"], state["minutes"]
-    began, losses = time.monotonic(), []
-    while step < recipe.steps:
-        unet.train()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe)
+
+    def take(step: int) -> float:
         x, noise, times = draw_batch(pictures, step, recipe)
         shares = alphas[times]
         noisy = pipeline.blocks(noised(x, noise, shares))
         batch = noisy, times, pipeline.blocks(x), shares
-        losses.append(training_step(unet, optimizer, *batch))
-        step += 1
+        loss = training_step(unet, optimizer, *batch)
         with torch.no_grad():
-            decay = min(recipe.average, (1 + step) / (10 + step))
+            decay = min(recipe.average, (2 + step) / (11 + step))
             for slow, fast in zip(average.parameters(), unet.parameters(), strict=True):
                 slow.lerp_(fast, 1 - decay)
-        if step % checkpoint_every == 0 or step == recipe.steps:
-            spent = minutes + (time.monotonic() - began) / 60
-            row = {
-                "step": step,
-                "minutes": round(spent, 2),
-                "loss": round(float(np.mean(losses)), 4),
-                **dev_accuracy(average.eval(), recipe),
-            }
-            losses.clear()
-            train.keep(checkpoint, made_by, models, optimizer, curve, row, log)
+        return loss
+
+    curve = train.learn(
+        folder / f"{NAME}.pt",
+        recipe,
+        {"widths": list(recipe.widths)},
+        models,
+        optimizer,
+        rate=lambda step: learning_rate(step, recipe),
+        take=take,
+        look=lambda: dev_accuracy(average.eval(), recipe),
+        **options,
+    )
     return average.eval(), curve
 
 
