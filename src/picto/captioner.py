@@ -5,10 +5,9 @@ projection and decoder are trained, with teacher forcing on captions that name c
 place. As with the CLIPs, the recipe determines a run, which resumes from a checkpoint.
 """
 
-import json
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -197,36 +196,25 @@ def dev_scores(model: VisionEncoderDecoderModel, recipe: Recipe) -> dict[str, fl
     return {k: v for k, v in scores.items() if k != "n"} | parts.to_dict()
 
 
-def publish(
-    model: VisionEncoderDecoderModel, recipe: Recipe, made: dict, assets: Path
-) -> dict:
-    """Write the trained weights in fp16, and the card: training and scores.
+def publish(model: VisionEncoderDecoderModel, recipe: Recipe, assets: Path) -> dict:
+    """Write the trained weights in fp16.
 
-    The scores are those of the fp16 weights on every test split.
+    Returns for their card the hash of their encoder, and their scores on every test
+    split.
     """
-    path = assets / f"{NAME}.safetensors"
     weights = {
         key: value.detach().half().contiguous()
         for key, value in model.state_dict().items()
         if not key.startswith("encoder.trunk.") and key != "decoder.lm_head.weight"
     }
-    save_file(weights, path)
-    card = {
-        "name": NAME,
-        "sha256": embedded.sha256(path),
-        "megabytes": round(path.stat().st_size / 1e6, 2),
-        **made,
-        "recipe": asdict(recipe),
-        "world": pool.world_hash(),
-        "encoder": embedded.card(recipe.backbone)["sha256"],
-    }
+    save_file(weights, assets / f"{NAME}.safetensors")
     model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
     model.tie_weights()
     write = captioners.wrap(model.eval(), recipe.backbone)
-    card["right"] = {split: _test_scores(write, split) for split in cards.TESTS}
-    text = json.dumps(card, indent=2)
-    (assets / f"{NAME}.card.json").write_text(text + "\n")
-    return card
+    return {
+        "encoder": embedded.card(recipe.backbone)["sha256"],
+        "right": {split: _test_scores(write, split) for split in cards.TESTS},
+    }
 
 
 def _test_scores(write: captioners.Captioner, split: str) -> dict[str, float]:
