@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -321,10 +322,11 @@ def test_training_goes_on_to_the_same_weights(tmp_path, monkeypatch):
         if text.startswith("step 4"):
             raise KeyboardInterrupt
 
-    whole, curve = training.train_diffusion(TOY, tmp_path / "whole", 2, log=len)
+    train = partial(training.train_diffusion, TOY, checkpoint_every=2)
+    whole, curve = train(tmp_path / "whole", log=len)
     with pytest.raises(KeyboardInterrupt):
-        training.train_diffusion(TOY, tmp_path / "killed", 2, log=stop_at_four)
-    resumed, again = training.train_diffusion(TOY, tmp_path / "killed", 2, log=len)
+        train(tmp_path / "killed", log=stop_at_four)
+    resumed, again = train(tmp_path / "killed", log=len)
     assert [row["step"] for row in again] == [2, 4, 6]
     assert [row["loss"] for row in again] == [row["loss"] for row in curve]
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -24,7 +24,6 @@ from helpers.models import clip, template_prompts
 from helpers.models.prompts import PromptTower
 from helpers.models.template_prompts import PLACEHOLDER, ContextWindow, fill
 from helpers.prompts import captions
-from helpers.prompts import templates as prompt_sets
 from helpers.results import predictions
 from helpers.study import parameters
 from helpers.words import composed
@@ -176,27 +175,6 @@ def test_any_command_line_is_accepted_or_refused_by_name(
 
 
 # Prompts
-
-
-@EFFORTS
-def test_templates_serve_all_classes_or_are_refused(effort):
-    @examples(300 * effort)
-    @given(st.lists(st.one_of(TEXTS, st.text("{}a!:0. ")), max_size=3), TEXTS)
-    def holds(found, name):
-        try:
-            accepted = prompt_sets.shared(found)
-        except ValueError:
-            return
-        assert accepted == tuple(found)
-        for template in accepted:
-            literal = template.replace("{{", "\ue000").replace("}}", "\ue001")
-            assume("\ue000" not in template)
-            filled = literal.replace("{}", name, 1)
-            expected = filled.replace("\ue000", "{").replace("\ue001", "}")
-            assume("\ue000" not in name)
-            assert template.format(name) == expected
-
-    holds()
 
 
 @EFFORTS

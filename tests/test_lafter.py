@@ -24,7 +24,6 @@ from helpers.methods import training
 from helpers.methods.lafter import ABLATIONS, lafter, text_classifier
 from helpers.methods.training import Step, Student
 from helpers.models import clip
-from helpers.models.sizes import size_of
 from helpers.models.visual import ImageTower, norm_affines, tuned_share
 from helpers.store.checkpoints import Checkpoint
 from helpers.views import strong
@@ -226,25 +225,6 @@ def test_prompts_start_as_the_released_code_has_them(vit):
     assert start.detach().std() == pytest.approx(v / math.sqrt(3), rel=0.02)
     assert math.sqrt(6 / (3 * 256 + 768)) == pytest.approx(0.0625, rel=1e-6)
     assert not torch.equal(start, ImageTower(vit, prompts=50, seed=1).prompts)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("ViT-B-32-quickgelu", 50),  # of 50 tokens, the paper's
-        ("ViT-B-16-quickgelu", 50),
-        ("ViT-L-14-336", 50),
-        ("picto-vit", 50),
-        ("RN50-quickgelu", 0),
-    ],
-)
-def test_prompts_are_as_many_as_in_the_paper(name, expected):
-    size = size_of(name)
-    assert size.visual_prompts(-1) == expected
-    assert size.visual_prompts(7) == (7 if expected else 0)
-    assert size.visual_prompts(0) == 0
-    small = replace(size_of("ViT-B-32-quickgelu"), patches=9)
-    assert small.visual_prompts(-1) == 10  # one beside each token
 
 
 def test_without_prompts_the_prompted_tower_is_the_plain_one(vit, photos):

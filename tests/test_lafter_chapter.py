@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from unittest.mock import Mock
 
 import nbformat
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from lookalikes import imagenet_layout, picture
+from open_clip.transformer import VisionTransformer
 
 from helpers import data, keys, store
 from helpers.chapters import self_training
@@ -18,8 +20,9 @@ from helpers.figures import chapter_05, chapter_05b
 from helpers.methods import upl
 from helpers.methods.lafter import lafter
 from helpers.methods.training import NO_LABEL, Trained
-from helpers.models import clip
+from helpers.models import clip, fast
 from helpers.models.visual import ImageTower
+from helpers.paths import NOTEBOOKS
 from helpers.study import check, main
 from helpers.views.strong import strong
 
@@ -48,6 +51,28 @@ NEIGHBOURS = {"upl", "upl_centred", "clip_pr", "clip_adapter", "fixmatch", "lora
 @pytest.fixture(scope="module")
 def vit() -> clip.Backbone:
     return clip.load("picto-vit", "picto", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("side", "asked", "expected"),
+    [(224, -1, 50), (384, -1, 50), (96, -1, 10), (96, 20, 20), (224, 0, 0)],
+)
+def test_prompts_are_as_many_as_in_the_paper_and_no_more_than_tokens(
+    side, asked, expected
+):
+    """The cell that counts them, with an untrained ViT/32 and with a ResNet."""
+    book = nbformat.read(NOTEBOOKS / "05_lafter.ipynb", as_version=4)
+    (cell,) = [c.source for c in book.cells if "vits = " in c.source]
+    small = {"width": 8, "layers": 1, "heads": 1, "mlp_ratio": 1, "output_dim": 8}
+    towers = {"vit": VisionTransformer(side, 32, **small), "rn": torch.nn.Identity()}
+    used = {"fast": fast, "more_backbones": [], "second_backbone": ""}
+    used |= dict.fromkeys(("weights", "device", "precision", "seed"))
+    used["clip"] = Mock()
+    used["clip"].load = lambda name, *_: Mock(model=Mock(visual=towers[name]))
+    for name, prompts in (("vit", expected), ("rn", 0)):
+        found = used | {"backbone": name, "visual_prompts": asked}
+        exec(cell, found)
+        assert found["prompts"] == prompts
 
 
 @pytest.mark.soak

@@ -15,7 +15,7 @@ from helpers.methods.descriptions import class_features
 from helpers.methods.zero_shot import ensemble, zero_shot
 from helpers.models import embedded
 from helpers.prompts import descriptions, waffle
-from helpers.prompts.templates import TEMPLATES, shared
+from helpers.prompts.templates import TEMPLATES
 from picto import captions
 from picto.shapes import CLASSES
 from tools import generate
@@ -51,38 +51,12 @@ def written(tmp_path, content) -> str:
 # templates
 
 
-def test_every_template_set_is_shared_and_the_styles_use_known_words():
-    assert all(shared(list(texts)) == texts for texts in TEMPLATES.values())
+def test_the_styles_use_known_words():
     styles = TEMPLATES["styles"]
     assert len(set(styles)) == len(styles) == 23
     # The embedded tokenizer's merges are those of these words: a new one changes it.
     known = captions.words() | set(words_of(*TEMPLATES["openai_80"]))
     assert set(words_of(*styles)) <= known
-
-
-@pytest.mark.parametrize(
-    ("templates", "says"),
-    [
-        ([], "empty"),
-        ("a photo of a {}.", "one string"),
-        (["a photo of a cat."], "exactly one"),
-        (["a {} and a {}."], "exactly one"),
-        (["{}", "a {name}."], "exactly one"),
-        (["a {0}."], "exactly one"),
-        (["a {:>9}."], "exactly one"),
-        (["a {!r}."], "exactly one"),
-        (["a {"], "exactly one"),
-        ([["{}, which has fins"], ["{}, which has legs"]], "pooled_templates"),
-        ({"cat": ["a {}."]}, "pooled_templates"),
-    ],
-)
-def test_what_is_no_shared_template_is_refused(templates, says):
-    with pytest.raises(ValueError, match=says):
-        shared(templates)
-
-
-def test_doubled_braces_are_text():
-    assert shared(["{{a}} {}"])[0].format("cat") == "{a} cat"
 
 
 # descriptions
@@ -206,7 +180,7 @@ def test_dclip_prompts_with_and_without_a_photo():
 def test_pooled_templates_are_shared_and_seeded():
     lists = [["two legs", "a beak"], ["two legs", "fur {soft}"], ["fins", "gills"]]
     pool = {"two legs", "a beak", "fur {soft}", "fins", "gills"}
-    all_five = shared(descriptions.pooled_templates(lists, 5))
+    all_five = descriptions.pooled_templates(lists, 5)
     assert {t.format("cat") for t in all_five} == {
         f"A photo of a cat, which has {text}." for text in pool
     }
@@ -215,7 +189,7 @@ def test_pooled_templates_are_shared_and_seeded():
     drawn = {descriptions.pooled_templates(lists, 3, seed) for seed in range(9)}
     assert len(drawn) > 3
     assert all(len(set(templates)) == 3 for templates in drawn)
-    many = shared(descriptions.pooled_templates(lists, 50))
+    many = descriptions.pooled_templates(lists, 50)
     assert len(many) == 50
     assert set(many) <= set(all_five)
     with pytest.raises(ValueError, match="no class has"):
@@ -277,7 +251,7 @@ def test_noise_is_as_long_as_the_names():
 
 def test_waffle_templates_are_pairs_of_words_and_characters():
     words = ["feather", "by", "mountain"]
-    templates = shared(waffle.waffle_templates(["barn owl", "lime tree"], words))
+    templates = waffle.waffle_templates(["barn owl", "lime tree"], words)
     assert len(templates) == 30
     pattern = re.compile(r"A photo of a \{\}, which has ([a-z]+) ([a-z]+)\.")
     found = [pattern.fullmatch(template).groups() for template in templates]

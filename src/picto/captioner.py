@@ -5,12 +5,11 @@ projection and decoder are trained, with teacher forcing on captions that name c
 place. As with the CLIPs, the recipe determines a run, which resumes from a checkpoint.
 """
 
-import json
 import random
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,47 +56,37 @@ class Recipe:
 
 
 def train_captioner(
-    recipe: Recipe,
-    folder: Path = CACHE / "train",
-    checkpoint_every: int = 500,
-    log=print,
+    recipe: Recipe, folder: Path = CACHE / "train", **options: Any
 ) -> tuple[VisionEncoderDecoderModel, list[dict]]:
     """Train the captioner, or resume from `folder/picto-captioner.pt`.
 
     Returns the model in evaluation mode, and its curve with a row per checkpoint.
+    `options` are those of `train.learn`.
     """
-    checkpoint = folder / f"{NAME}.pt"
     torch.manual_seed(recipe.seed)
     model = captioners.new_model(recipe.backbone, recipe.decoder)
     tokens = _tokens(recipe)
     levels = encode(model, pool.render("train", range(recipe.images)))
     optimizer = train.new_optimizer(model, recipe)
     made_by = {
-        **asdict(recipe),
-        "world": pool.world_hash(),
         "merges": embedded.sha256(embedded.MERGES),
         "encoder": embedded.card(recipe.backbone)["sha256"],
     }
-    state = train.resume(checkpoint, made_by, model, optimizer)
-    step, curve, minutes = state["step"], state["curve"], state["minutes"]
-    began, losses = time.monotonic(), []
-    while step < recipe.steps:
-        model.train()
-        for group in optimizer.param_groups:
-            group["lr"] = train.learning_rate(step, recipe)
-        seen, texts = _batch(levels, tokens, step, recipe)
-        losses.append(training_step(model, optimizer, seen, texts))
-        step += 1
-        if step % checkpoint_every == 0 or step == recipe.steps:
-            spent = minutes + (time.monotonic() - began) / 60
-            row = {
-                "step": step,
-                "minutes": round(spent, 2),
-                "loss": round(float(np.mean(losses)), 4),
-                **dev_scores(model, recipe),
-            }
-            losses.clear()
-            train.keep(checkpoint, made_by, model, optimizer, curve, row, log)
+
+    def take(step: int) -> float:
+        return training_step(model, optimizer, *_batch(levels, tokens, step, recipe))
+
+    curve = train.learn(
+        folder / f"{NAME}.pt",
+        recipe,
+        made_by,
+        model,
+        optimizer,
+        rate=lambda step: train.learning_rate(step, recipe),
+        take=take,
+        look=lambda: dev_scores(model, recipe),
+        **options,
+    )
     return model.eval(), curve
 
 
@@ -207,36 +196,25 @@ def dev_scores(model: VisionEncoderDecoderModel, recipe: Recipe) -> dict[str, fl
     return {k: v for k, v in scores.items() if k != "n"} | parts.to_dict()
 
 
-def publish(
-    model: VisionEncoderDecoderModel, recipe: Recipe, made: dict, assets: Path
-) -> dict:
-    """Write the trained weights in fp16, and the card: training and scores.
+def publish(model: VisionEncoderDecoderModel, recipe: Recipe, assets: Path) -> dict:
+    """Write the trained weights in fp16.
 
-    The scores are those of the fp16 weights on every test split.
+    Returns for their card the hash of their encoder, and their scores on every test
+    split.
     """
-    path = assets / f"{NAME}.safetensors"
     weights = {
         key: value.detach().half().contiguous()
         for key, value in model.state_dict().items()
         if not key.startswith("encoder.trunk.") and key != "decoder.lm_head.weight"
     }
-    save_file(weights, path)
-    card = {
-        "name": NAME,
-        "sha256": embedded.sha256(path),
-        "megabytes": round(path.stat().st_size / 1e6, 2),
-        **made,
-        "recipe": asdict(recipe),
-        "world": pool.world_hash(),
-        "encoder": embedded.card(recipe.backbone)["sha256"],
-    }
+    save_file(weights, assets / f"{NAME}.safetensors")
     model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
     model.tie_weights()
     write = captioners.wrap(model.eval(), recipe.backbone)
-    card["right"] = {split: _test_scores(write, split) for split in cards.TESTS}
-    text = json.dumps(card, indent=2)
-    (assets / f"{NAME}.card.json").write_text(text + "\n")
-    return card
+    return {
+        "encoder": embedded.card(recipe.backbone)["sha256"],
+        "right": {split: _test_scores(write, split) for split in cards.TESTS},
+    }
 
 
 def _test_scores(write: captioners.Captioner, split: str) -> dict[str, float]:

@@ -1,6 +1,5 @@
-"""What the embedded CLIPs reach, and the card that says so beside their weights."""
+"""The weights of the embedded CLIPs, and what they reach, for their cards."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,9 @@ LENGTH = 10.0  # of image features before they are normalised, as in OpenAI's Vi
 TESTS = ("picto", "picto-o", "picto-s", "picto-r", "picto-c", "picto-a")
 
 
-def publish(name: str, model: nn.Module, made: dict, assets: Path) -> dict:
-    """Write fp16 weights and their card: how they were made, and what they reach on
-    every test split, measured on the weights as they are read back."""
+def publish(name: str, model: nn.Module, assets: Path) -> dict:
+    """Write fp16 weights; what they reach on every test split, for their card, measured
+    on the weights as they are read back."""
     set_length(model)
     path = assets / f"{name}.safetensors"
     weights = {
@@ -31,18 +30,11 @@ def publish(name: str, model: nn.Module, made: dict, assets: Path) -> dict:
     }
     save_file(weights, path)
     model.load_state_dict(load_file(path))
-    card = {
-        "name": name,
-        "sha256": embedded.sha256(path),
-        "megabytes": round(path.stat().st_size / 1e6, 2),
-        **made,
-        "world": pool.world_hash(),
+    return {
         "logit_scale": round(model.logit_scale.exp().item(), 2),
         "token_embedding_std": round(model.token_embedding.weight.std().item(), 4),
         "zero_shot": {split: accuracies(name, model, split) for split in TESTS},
     }
-    (assets / f"{name}.card.json").write_text(json.dumps(card, indent=2) + "\n")
-    return card
 
 
 @torch.no_grad()

@@ -8,11 +8,10 @@ determines a run, which resumes from a checkpoint.
 """
 
 import copy
-import json
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,17 +47,13 @@ class Recipe:
 
 
 def train_diffusion(
-    recipe: Recipe,
-    folder: Path = CACHE / "train",
-    checkpoint_every: int = 500,
-    log=print,
+    recipe: Recipe, folder: Path = CACHE / "train", **options: Any
 ) -> tuple[nn.Module, list[dict]]:
     """Train the U-Net, or resume from `folder/picto-diffusion.pt`.
 
     Returns the averaged model in evaluation mode, and its curve with a row per
-    checkpoint.
+    checkpoint. `options` are those of `train.learn`.
     """
-    checkpoint = folder / f"{NAME}.pt"
     pictures = pool.render("train", range(recipe.images))
     torch.manual_seed(recipe.seed)
     pipeline = sdedit.new_pipeline(recipe.widths, recipe.block)
@@ -67,35 +62,30 @@ def train_diffusion(
     models = nn.ModuleDict({"unet": unet, "average": average})
     optimizer = train.new_optimizer(unet, recipe)
     alphas = pipeline.scheduler.alphas_cumprod
-    made_by = {**asdict(recipe), "widths": list(recipe.widths)}
-    made_by["world"] = pool.world_hash()
-    state = train.resume(checkpoint, made_by, models, optimizer)
-    step, curve, minutes = state["step"], state["curve"], state["minutes"]
-    began, losses = time.monotonic(), []
-    while step < recipe.steps:
-        unet.train()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, recipe)
+
+    def take(step: int) -> float:
         x, noise, times = draw_batch(pictures, step, recipe)
         shares = alphas[times]
         noisy = pipeline.blocks(noised(x, noise, shares))
         batch = noisy, times, pipeline.blocks(x), shares
-        losses.append(training_step(unet, optimizer, *batch))
-        step += 1
+        loss = training_step(unet, optimizer, *batch)
         with torch.no_grad():
-            decay = min(recipe.average, (1 + step) / (10 + step))
+            decay = min(recipe.average, (2 + step) / (11 + step))
             for slow, fast in zip(average.parameters(), unet.parameters(), strict=True):
                 slow.lerp_(fast, 1 - decay)
-        if step % checkpoint_every == 0 or step == recipe.steps:
-            spent = minutes + (time.monotonic() - began) / 60
-            row = {
-                "step": step,
-                "minutes": round(spent, 2),
-                "loss": round(float(np.mean(losses)), 4),
-                **dev_accuracy(average.eval(), recipe),
-            }
-            losses.clear()
-            train.keep(checkpoint, made_by, models, optimizer, curve, row, log)
+        return loss
+
+    curve = train.learn(
+        folder / f"{NAME}.pt",
+        recipe,
+        {"widths": list(recipe.widths)},
+        models,
+        optimizer,
+        rate=lambda step: learning_rate(step, recipe),
+        take=take,
+        look=lambda: dev_accuracy(average.eval(), recipe),
+        **options,
+    )
     return average.eval(), curve
 
 
@@ -201,33 +191,23 @@ def vary(
     return pixels.round().byte().numpy()
 
 
-def publish(unet: nn.Module, recipe: Recipe, made: dict, assets: Path) -> dict:
-    """Write the trained weights in fp16, a sheet of samples, and the card.
+def publish(unet: nn.Module, recipe: Recipe, assets: Path) -> dict:
+    """Write the trained weights in fp16, and a sheet of samples.
 
-    The card has the training and the zero-shot accuracy on variations of the test
-    pictures, measured with the fp16 weights.
+    Returns for their card the zero-shot accuracy on variations of the test pictures,
+    measured with the fp16 weights.
     """
-    path = assets / f"{NAME}.safetensors"
     weights = {k: v.detach().half().contiguous() for k, v in unet.state_dict().items()}
-    save_file(weights, path)
+    save_file(weights, assets / f"{NAME}.safetensors")
     unet.load_state_dict({k: v.float() for k, v in weights.items()})
     pipeline = _pipeline(unet, recipe)
     indices = range(splits.SPLITS["picto"].size)
     pictures = pool.render("picto", indices)
     labels = [splits.scene("picto", i).label for i in indices]
-    card = {
-        "name": NAME,
-        "sha256": embedded.sha256(path),
-        "megabytes": round(path.stat().st_size / 1e6, 2),
-        **made,
-        "recipe": asdict(recipe),
-        "world": pool.world_hash(),
-        "accuracy": {"n": len(labels), "by": BACKBONE}
-        | {f"strength {k}": v for k, v in kept(pipeline, pictures, labels).items()},
-    }
+    found = kept(pipeline, pictures, labels)
     samples(pipeline).save(assets / f"{NAME}.png", optimize=True)
-    (assets / f"{NAME}.card.json").write_text(json.dumps(card, indent=2) + "\n")
-    return card
+    shares = {f"strength {strength}": share for strength, share in found.items()}
+    return {"accuracy": {"n": len(labels), "by": BACKBONE, **shares}}
 
 
 def samples(pipeline: sdedit.SDEditPipeline, columns: int = 12) -> Image.Image:

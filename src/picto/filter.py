@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from helpers.models.embedded import ASSETS
@@ -146,10 +146,3 @@ def publish(network: nn.Module, assets: Path = ASSETS) -> dict:
     )
     (assets / "picto_a.json").write_text(json.dumps(report) + "\n")
     return report
-
-
-def load_filter(assets: Path = ASSETS) -> nn.Module:
-    """Load the shipped filter network in evaluation mode."""
-    network = new_network(len(splits.CLASS_NAMES))
-    network.load_state_dict(load_file(assets / "picto-filter.safetensors"))
-    return network.eval()

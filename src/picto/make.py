@@ -1,17 +1,20 @@
 """`study train WHAT`: train a model of the embedded world again, or its tokenizer."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import PIL
 import torch
+from torch import nn
 
 from helpers.models import embedded
 from helpers.paths import from_here
-from picto import cards, tokenizer, train
+from picto import cards, pool, tokenizer, train
 from picto import filter as hard_filter
 
 
@@ -77,10 +80,9 @@ def _captioner(command: str, assets: Path, options: dict) -> None:
 
     recipe = captioner.Recipe(**options)
     model, curve = captioner.train_captioner(recipe)
-    made = _made(command, curve, model.device)
-    card = captioner.publish(model, recipe, made, assets)
-    pd.DataFrame(curve).to_csv(assets / f"{captioner.NAME}.curve.csv", index=False)
-    print(card["right"])
+    found = captioner.publish(model, recipe, assets)
+    _write_card(command, recipe, model, curve, found, assets)
+    print(found["right"])
 
 
 def _diffusion(command: str, assets: Path, options: dict) -> None:
@@ -88,9 +90,9 @@ def _diffusion(command: str, assets: Path, options: dict) -> None:
 
     recipe = diffusion.Recipe(**options)
     unet, curve = diffusion.train_diffusion(recipe)
-    card = diffusion.publish(unet, recipe, _made(command, curve, unet.device), assets)
-    pd.DataFrame(curve).to_csv(assets / f"{diffusion.NAME}.curve.csv", index=False)
-    print(card["accuracy"])
+    found = diffusion.publish(unet, recipe, assets)
+    _write_card(command, recipe, unet, curve, found, assets)
+    print(found["accuracy"])
 
 
 def _clip(command: str, assets: Path, options: dict) -> None:
@@ -98,19 +100,34 @@ def _clip(command: str, assets: Path, options: dict) -> None:
     compiled = options.pop("compiled", False)
     recipe = replace(train.RECIPES[name], **options)
     model, curve = train.train_clip(name, recipe, compiled=compiled)
-    made = _made(command, curve, model.logit_scale.device)
-    made["recipe"] = asdict(recipe)
-    card = cards.publish(name, model, made, assets)
-    pd.DataFrame(curve).to_csv(assets / f"{name}.curve.csv", index=False)
-    print(card["zero_shot"])
+    found = cards.publish(name, model, assets)
+    _write_card(command, recipe, model, curve, found, assets)
+    print(found["zero_shot"])
 
 
-def _made(command: str, curve: list[dict], device: torch.device) -> dict:
-    """How a model was trained, for its card."""
-    return {
+def _write_card(
+    command: str,
+    recipe: Any,
+    model: nn.Module,
+    curve: list[dict],
+    found: dict,
+    assets: Path,
+) -> None:
+    """Write training curve and card of published weights, `found` at its end."""
+    name = command.split()[0]
+    path = assets / f"{name}.safetensors"
+    card = {
+        "name": name,
+        "sha256": embedded.sha256(path),
+        "megabytes": round(path.stat().st_size / 1e6, 2),
         "command": f"study train {command}",
         "minutes": curve[-1]["minutes"],
         "threads": torch.get_num_threads(),
-        "device": str(device),
+        "device": str(next(model.parameters()).device),
         "pillow": PIL.__version__,  # it rasterised the training pictures
+        "recipe": asdict(recipe),
+        "world": pool.world_hash(),
+        **found,
     }
+    (assets / f"{name}.card.json").write_text(json.dumps(card, indent=2) + "\n")
+    pd.DataFrame(curve).to_csv(assets / f"{name}.curve.csv", index=False)

@@ -21,11 +21,12 @@ killed run goes on from its last checkpoint to the same weights.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -82,18 +83,17 @@ def train_clip(
     name: str,
     recipe: Recipe,
     folder: Path = CACHE / "train",
-    checkpoint_every: int = 500,
     compiled: bool = False,
-    log=print,
+    **options: Any,
 ) -> tuple[nn.Module, list[dict]]:
     """Train the architecture `name`; the model in evaluation mode, and its curve.
 
     Leaves `folder/NAME.pt`, a checkpoint that a second call with the same recipe goes
     on from. The curve has a row per checkpoint: step, minutes, loss, logit scale,
     accuracy on the parts of picto-dev. `compiled` steps are a quarter faster, after two
-    minutes in which a C++ compiler is at work, and round in another way.
+    minutes in which a C++ compiler is at work, and round in another way. `options` are
+    those of `learn`.
     """
-    checkpoint = folder / f"{name}.pt"
     pictures, tokens = pool.training_pool(recipe.images)
     labels = pool.training_labels(recipe.images)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -102,41 +102,84 @@ def train_clip(
     slow = transformer.take_over_texts(model, teacher) if teacher else []
     optimizer = new_optimizer(model, recipe, slow)
     made_by = {
-        **asdict(recipe),
-        "world": pool.world_hash(),
         "merges": embedded.sha256(embedded.MERGES),
         "teacher": embedded.card(recipe.teacher)["sha256"] if recipe.teacher else "",
     }
-    state = resume(checkpoint, made_by, model, optimizer)
-    step, curve, minutes = state["step"], state["curve"], state["minutes"]
     if compiled:
         model.visual.compile()
         model.transformer.compile(dynamic=True)
-    began, losses = time.monotonic(), []
-    model.train()
-    while step < recipe.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * learning_rate(step, recipe, recipe.cycles)
+
+    def take(step: int) -> float:
         images, texts = draw_batch(pictures, tokens, members, step, recipe)
         torch.manual_seed(recipe.seed * STEPS_APART + step)  # what a tower disturbs
-        loss = training_step(model, optimizer, images, texts, teacher)
-        losses.append(loss)
-        step += 1
-        if step % checkpoint_every == 0 or step == recipe.steps:
-            spent = minutes + (time.monotonic() - began) / 60
-            with torch.compiler.set_stance("force_eager"):
-                accuracy = cards.dev_accuracy(name, model)
+        return training_step(model, optimizer, images, texts, teacher)
+
+    def look() -> dict:
+        with torch.compiler.set_stance("force_eager"):
+            accuracy = cards.dev_accuracy(name, model)
+        return {"logit_scale": round(model.logit_scale.exp().item(), 2), **accuracy}
+
+    curve = learn(
+        folder / f"{name}.pt",
+        recipe,
+        made_by,
+        model,
+        optimizer,
+        rate=lambda step: learning_rate(step, recipe, recipe.cycles),
+        take=take,
+        look=look,
+        **options,
+    )
+    return model.eval(), curve
+
+
+def learn(
+    checkpoint: Path,
+    recipe: Any,
+    made_by: dict,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rate: Callable[[int], float],
+    take: Callable[[int], float],
+    look: Callable[[], dict],
+    checkpoint_every: int = 500,
+    log: Callable[[str], object] = print,
+) -> list[dict]:
+    """Train to the recipe's last step, or go on from `checkpoint`; the curve.
+
+    A checkpoint counts if recipe, world and `made_by`, what else decides the weights,
+    are the same. `rate` gives a step's learning rate, `take` takes the step and gives
+    the loss before it, `look` gives what a row of the curve has besides.
+    """
+    made_by = {**asdict(recipe), "world": pool.world_hash(), **made_by}
+    state = checkpoints.load(checkpoint) or {}
+    if state.get("made_by") == made_by:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    else:
+        state = {"step": 0, "curve": [], "minutes": 0.0}
+    curve, began, losses = state["curve"], time.monotonic(), []
+    model.train()
+    for step in range(state["step"], recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * rate(step)
+        losses.append(take(step))
+        if (step + 1) % checkpoint_every == 0 or step + 1 == recipe.steps:
+            spent = state["minutes"] + (time.monotonic() - began) / 60
             row = {
-                "step": step,
+                "step": step + 1,
                 "minutes": round(spent, 2),
                 "loss": round(float(np.mean(losses)), 4),
-                "logit_scale": round(model.logit_scale.exp().item(), 2),
-                **accuracy,
+                **look(),
             }
             losses.clear()
-            keep(checkpoint, made_by, model, optimizer, curve, row, log)
+            curve.append(row)
+            log("  ".join(f"{key} {value}" for key, value in row.items()))
+            states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            head = {"made_by": made_by, "step": step + 1, "minutes": row["minutes"]}
+            checkpoints.save(checkpoint, head | states | {"curve": curve})
             model.train()
-    return model.eval(), curve
+    return curve
 
 
 def new_model(name: str, seed: int) -> nn.Module:
@@ -298,36 +341,3 @@ def encode_captions(model: nn.Module, texts: Tensor) -> Tensor:
 def attention(device: torch.device) -> AbstractContextManager:
     """On short sequences the CPU's fused attention is slow in its backward pass."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
-
-
-def keep(
-    path: Path,
-    made_by: dict,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    curve: list[dict],
-    row: dict,
-    log,
-) -> None:
-    """Add a row with `step` and `minutes` to the curve, say it, write a checkpoint."""
-    curve.append(row)
-    log("  ".join(f"{key} {value}" for key, value in row.items()))
-    state = {
-        "made_by": made_by,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": row["step"],
-        "minutes": row["minutes"],
-        "curve": curve,
-    }
-    checkpoints.save(path, state)
-
-
-def resume(path: Path, made_by: dict, model: nn.Module, optimizer) -> dict:
-    """The checkpoint's state if all that made it is the same, else a fresh start."""
-    state = checkpoints.load(path)
-    if state is not None and state["made_by"] == made_by:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        return state
-    return {"step": 0, "curve": [], "minutes": 0.0}

@@ -71,8 +71,6 @@ class Dataset:
         labels: int64 [N], indices of `class_names`, -1 where unknown.
         class_names: at least two.
         read: gives picture i as a PIL image of any mode and size.
-        templates: the usual prompt templates, a key of
-            `helpers.prompts.templates.TEMPLATES`.
         facts: a row per image if more than its label is known.
         skipped: (file, reason) of every file that the reader left out.
         files: picture files, one per image; empty if the pictures are no files.
@@ -87,7 +85,6 @@ class Dataset:
     labels: np.ndarray
     class_names: tuple[str, ...]
     read: Callable[[int], Image.Image]
-    templates: str = "openai_7"
     facts: pd.DataFrame | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     files: tuple[Path, ...] = ()

@@ -94,7 +94,6 @@ def read(name: str, data_root: str) -> Dataset:
         labels=listing.labels,
         class_names=class_names(name),
         read=Files(listing.files, upright=False),
-        templates="openai_80",
         skipped=listing.skipped,
         files=listing.files,
     )

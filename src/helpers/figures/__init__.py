@@ -16,17 +16,3 @@ from helpers.figures.shared import (
     reliability_diagram,
 )
 from helpers.figures.style import colour, save, save_table, use_style
-
-__all__ = [
-    "accuracy_by_dataset",
-    "colour",
-    "curves",
-    "difference_map",
-    "difference_panels",
-    "image_grid",
-    "paired_differences",
-    "reliability_diagram",
-    "save",
-    "save_table",
-    "use_style",
-]

@@ -23,7 +23,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from helpers.keys import key
 from helpers.models import embedded, fast, hub
 from helpers.models import weights as files
-from helpers.paths import from_root
+from helpers.paths import from_root as weights_path  # as chapters call it
 
 DTYPES = {
     "float32": torch.float32,
@@ -351,11 +351,6 @@ def reads_end_token(model: nn.Module) -> bool:
     pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", ""))
     causal = getattr(tower, "attn_mask", None) is not None
     return pool == "argmax" and causal and getattr(tower, "cls_emb", None) is None
-
-
-def weights_path(weights: str) -> Path:
-    """Return the file that `weights` names; relative paths start at the repository."""
-    return from_root(weights)
 
 
 def _source(name: str, weights: str) -> str | None:

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from helpers.models import embedded
-from helpers.prompts.templates import templates
+from helpers.prompts.templates import TEMPLATES
 
-PROMPTS = templates("openai_80")
+PROMPTS = TEMPLATES["openai_80"]
 BLOCK = 1024  # names compared with all at once
 
 

@@ -6,8 +6,7 @@ for pictures of many kinds: eight wordings for photos, the name with and without
 article, and a template for each of thirteen kinds of rendition.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from string import Formatter
+from collections.abc import Callable, Iterable
 
 import open_clip
 
@@ -48,54 +47,3 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a blueprint of a {}.",
     ),
 }
-
-
-def templates(name: str) -> tuple[str, ...]:
-    """Return a template set by name; raises ValueError for an unknown name."""
-    if name not in TEMPLATES:
-        raise ValueError(
-            f"unknown template set {name!r}: choose {', '.join(TEMPLATES)}"
-        )
-    return TEMPLATES[name]
-
-
-def shared(templates: Sequence[str]) -> tuple[str, ...]:
-    """Return the templates after a check that all classes can share each of them.
-
-    Methods that weight templates (AutoCLIP) need template k to mean the same for all
-    classes. Raises ValueError for texts per class, for an empty list, and for a
-    template without exactly one `{}`.
-    """
-    if isinstance(templates, str):
-        raise ValueError(f"one string, not a list of templates: [{templates!r}]?")
-    per_class = isinstance(templates, Mapping)
-    if per_class or not all(isinstance(template, str) for template in templates):
-        raise ValueError(
-            "texts that differ from class to class, where templates shared by all "
-            "classes are needed: the k-th text of one class has nothing to do with the "
-            "k-th of another. Draw shared ones from them with "
-            "helpers.prompts.descriptions.pooled_templates, or average them per class "
-            "with helpers.methods.descriptions.class_features"
-        )
-    if not templates:
-        raise ValueError("an empty list of templates: give one at least, say '{}'")
-    for template in templates:
-        if _fields(template) != [""]:
-            raise ValueError(
-                f"template {template!r} must hold exactly one {{}}, the place of the "
-                "class name; write other braces double, {{ and }}"
-            )
-    return tuple(templates)
-
-
-def _fields(template: str) -> list[str]:
-    """The content of each replacement field; [""] for a single `{}`."""
-    try:
-        parsed = list(Formatter().parse(template))
-    except ValueError:  # a brace without its partner
-        return []
-    return [
-        f"{name}!{conversion}:{layout}" if conversion or layout else name
-        for _, name, layout, conversion in parsed
-        if name is not None
-    ]

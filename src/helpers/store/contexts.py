@@ -62,11 +62,11 @@ def sound(path: Path) -> bool:
     return True
 
 
-def load(path: Path, backbone: Backbone, classes: int | None = None) -> Tensor:
+def load(path: Path, backbone: Backbone) -> Tensor:
     """A context of CoOp for this backbone: float32 [M, W] on its device.
 
-    `path`: a .safetensors file of `save`, or an official checkpoint of any suffix.
-    Checkpoints with a context per class, [C, M, W], are read where `classes` is C.
+    `path`: a .safetensors file of `save`, or an official checkpoint of any suffix, with
+    one context for all classes.
     """
     tensors = _read(path, backbone)
     if len(tensors) > 1:
@@ -74,14 +74,7 @@ def load(path: Path, backbone: Backbone, classes: int | None = None) -> Tensor:
             f"{path} holds CoCoOp's net besides the context, which is not meant to be "
             "used alone: read it with `load_conditional`"
         )
-    context = tensors["context"]
-    if context.ndim == 3 and len(context) != classes:
-        given = "none are" if classes is None else f"{classes} are"
-        raise ValueError(
-            f"{path} holds a context for each of {len(context)} classes, where {given} "
-            "given: such contexts fit their own classes only"
-        )
-    return context
+    return tensors["context"]
 
 
 def load_conditional(path: Path, backbone: Backbone) -> dict[str, Tensor]:
@@ -122,11 +115,11 @@ def _read(path: Path, backbone: Backbone) -> dict[str, Tensor]:
         tensors = _official(path)
     context, width = tensors["context"], _width(backbone)
     longest = backbone.context_length - FRAME - 1
-    fits = context.ndim in (2, 3) and context.shape[-1] == width
-    if not fits or not 1 <= context.shape[-2] <= longest:
+    fits = context.ndim == 2 and context.shape[1] == width
+    if not fits or not 1 <= len(context) <= longest:
         raise ValueError(
-            f"{path} holds a context {[*context.shape]}; {backbone.name} needs "
-            f"[M, {width}] or [classes, M, {width}] with M from 1 to {longest}"
+            f"{path} holds a context {[*context.shape]}; {backbone.name} needs one for "
+            f"all classes, [M, {width}] with M from 1 to {longest}"
         )
     return {name: tensor.to(backbone.device) for name, tensor in tensors.items()}
 

@@ -25,7 +25,7 @@ from helpers.models import behaviour
 from helpers.models.clip import Backbone
 from helpers.models.prompts import AT_ONCE, PromptTower
 from helpers.models.visual import ImageTower
-from helpers.prompts.templates import templates
+from helpers.prompts.templates import TEMPLATES
 from helpers.results import metrics, published
 from helpers.store.views import draw
 from helpers.views import image_seed
@@ -34,7 +34,7 @@ from helpers.views.strong import strong
 
 CONTEXT = "a photo of a"  # where TPT starts
 PHOTO, SKETCH = "a photo of a {}.", "a sketch of a {}."
-WORDINGS = templates("openai_80")[::4]  # 20, spread over all of them
+WORDINGS = TEMPLATES["openai_80"][::4]  # 20, spread over all of them
 UNKNOWN_TOKENS = (0, 1, 4, 16, 50)
 BLUR = 1 / 64  # sigma by the picture's width
 OPEN_LABELS = ("picto-dev", "picto-few-shot", "folder")  # no test sets

@@ -9,7 +9,6 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,31 +32,11 @@ DRAWN = re.compile("<!-- drawn: begin -->(.*?)<!-- drawn: end -->", re.DOTALL)
 """The README's first words: its pictures, like those of the site, are drawn."""
 
 
-@dataclass
-class Unfinished:
-    """A notebook that broke off, or is still at work."""
-
-    name: str
-    done: int  # code cells that have run
-    cells: int
-
-
 class Picture(NamedTuple):
     """A figure of the synthesis on the index; both are empty where there is none."""
 
     image: Markup = Markup()
     caption: Markup = Markup()
-
-
-@dataclass
-class Evidence:
-    """The index's figures and table, from the synthesis."""
-
-    advice: Picture
-    figure: Picture
-    table: Markup
-    about: str = ""  # what the table shows
-    missing: str = ""  # what is not there, and its cure; or nothing
 
 
 def build(folder: Path) -> Path:
@@ -85,7 +64,11 @@ def build(folder: Path) -> Path:
     names = [path.stem for path in done]
     glossary, terms = manual.glossary()
     chapters = [chapter_page.chapter(path, names, terms) for path in done]
-    partial = [_unfinished(path) for path in found if path not in done]
+    partial = {
+        path.name.removesuffix(".partial.ipynb"): _unfinished(path)
+        for path in found
+        if path not in done
+    }
     results = _read(folder / "results.csv", RESULTS)
     leaders = _read(folder / "tables" / f"{SYNTHESIS}_leaderboard.csv", board.COLUMNS)
     provenance = _provenance(folder / "provenance.json")
@@ -98,7 +81,7 @@ def build(folder: Path) -> Path:
         "study": study,
         "chapters": chapters,
         "others": others,
-        "partial": {one.name: one for one in partial},
+        "partial": partial,
         "drawn": _drawn(results, provenance),
         "sections": [],
         "style": Markup((ASSETS / "site.css").read_text(encoding="utf-8")),
@@ -124,7 +107,7 @@ def build(folder: Path) -> Path:
             origin=provenance.get(chapter.name, {}),
         )
     finished = {chapter.name: chapter for chapter in chapters}
-    entries = sorted({*finished, *common["partial"]})
+    entries = sorted({*finished, *partial})
     answers = findings.answers(folder / "tables")
     write(
         "index",
@@ -179,14 +162,15 @@ def _publish(site: Path, files: dict[str, str]) -> None:
             path.unlink()
 
 
-def _unfinished(path: Path) -> Unfinished:
+def _unfinished(path: Path) -> dict[str, int]:
+    """How many code cells have run of a notebook that broke off or is at work."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = [c for c in cells if c["cell_type"] == "code" and c["source"]]
     except (ValueError, LookupError, TypeError):  # half written, as it is unfinished
         code = []
     done = sum(cell.get("execution_count") is not None for cell in code)
-    return Unfinished(path.name.removesuffix(".partial.ipynb"), done, len(code))
+    return {"done": done, "cells": len(code)}
 
 
 def _read(path: Path, columns: Sequence[str] = ()) -> pd.DataFrame | None:
@@ -231,20 +215,13 @@ def _facts(results: pd.DataFrame | None) -> dict[str, str]:
 
 def _evidence(
     folder: Path, chapters: Sequence[Chapter], lines: Sequence[dict[str, Any]]
-) -> Evidence:
+) -> dict[str, Any]:
+    """The index's figures and table, from the synthesis."""
     advice, figure = (_picture(folder, chapters, names) for names in (ADVICE, SHOWN))
     if not lines or not figure.image:
-        missing = (
-            f"Chapter {SYNTHESIS}, which sets all methods side by side, is missing."
-        )
-        return Evidence(advice, Picture(), Markup(), missing=missing)
-    about = (
-        "Points of top-1 accuracy gained over one prompt on the same images; bold: "
-        "gains or loses by the study's protocol; °: exploratory, without a test. "
-        f"With {lines[0]['main']} unless another is named; milliseconds are the "
-        "median of the data sets."
-    )
-    return Evidence(advice, figure, board.table(lines), about)
+        return {"advice": advice, "table": ""}
+    table, main = board.table(lines), lines[0]["main"]
+    return {"advice": advice, "figure": figure, "table": table, "main": main}
 
 
 def _picture(
