@@ -56,12 +56,12 @@ def read(name: str, data_root: str) -> Dataset:
 
 
 def strange(weights: str, names: Iterable[str]) -> str:
-    """What to know where the embedded CLIPs are given other data sets than ours, or ""."""
+    """What to know where the embedded CLIPs get data sets of other pictures, or ""."""
     if weights != "picto" or set(names) <= set(OFFERED):
         return ""
     return (
-        f"the weights picto know drawn pictures of {len(CLASS_NAMES)} classes only; for "
-        "photographs say -p backbone ViT-B-32-quickgelu -p weights openai"
+        f"the weights picto know drawn pictures of {len(CLASS_NAMES)} classes only; "
+        "for photographs say -p backbone ViT-B-32-quickgelu -p weights openai"
     )
 
 
