@@ -303,6 +303,9 @@ def test_the_index_says_that_the_synthesis_is_missing(study: Path) -> None:
     assert facts["methods and variants"] == "3"
     answers = [p.decode_contents() for p in index.select(".chapters p")]
     assert answers == ["It depends on <em>where</em>.", "Yes."]
+    (study / "predictions.csv").write_text("image_id\n" + "photo.jpg\n" * 300)
+    facts = pages(study)["index.html"].select(".facts div")
+    assert "300" in {div.dd.get_text() for div in facts}  # most have no label
 
 
 def test_the_index_begins_with_the_synthesis_answer(study: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from helpers.data import embedded
 from helpers.files import replacing
 from helpers.paths import ROOT, number_of
-from helpers.results import findings
+from helpers.results import findings, photographs
 from helpers.study import board, chapter_page, manual
 from helpers.study.board import TEMPLATES
 from helpers.study.chapter_page import ASSETS, Chapter
@@ -116,7 +116,7 @@ def build(folder: Path) -> Path:
         lead=findings.sentences(answers[SYNTHESIS]) if SYNTHESIS in answers else [],
         answers={number: findings.short(text) for number, text in answers.items()},
         whole=SYNTHESIS,
-        facts=_facts(results),
+        facts=_facts(results, folder / photographs.FILE),
         provenance=provenance,
     )
     write("glossary", glossary=glossary)
@@ -200,11 +200,16 @@ def _provenance(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _facts(results: pd.DataFrame | None) -> dict[str, str]:
-    """How much was run, in words for the head of the index."""
+def _facts(results: pd.DataFrame | None, own: Path) -> dict[str, str]:
+    """How much was run, in words for the head of the index.
+
+    The rows of `results` count labelled images, those of `own` all of a folder.
+    """
     if results is None or results.empty:
         return {}
     images = results.groupby("dataset")["n"].max().sum()
+    if own.is_file():
+        images = max(images, len(pd.read_csv(own)))
     return {
         "data sets": f"{results['dataset'].nunique():,}",
         "images": f"{images:,}",
