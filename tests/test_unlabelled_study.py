@@ -81,7 +81,9 @@ def test_chapters_that_need_labels_are_left_out_in_a_sentence(study, tmp_path):
     assert planned() == (["08_eight"], [told])
     rows = [f"{name},cat" for name in STEMS]
     write(root / "labels.csv", "\n".join(["path,name", *rows[2:]]))
-    assert planned()[1] == [told.replace("8 of", "2 of")]
+    fewer, cure = planned()[1]
+    assert fewer == told.replace("8 of", "2 of")
+    assert cure.startswith(f"{STEMS[0]}, {STEMS[1]} lie in no folder of a class")
     write(root / "labels.csv", "\n".join(["path,name", *rows]))
     assert planned() == (["01_one", "07_two", "08_eight"], [])
     (root / "class_names.txt").unlink()
@@ -97,6 +99,19 @@ def test_class_folders_need_no_names_and_leave_nothing_out(study, tmp_path):
     chapters, (told,) = planned(class_names="dog, cat, bird")  # one more
     assert chapters == ["08_eight"]
     assert "class names are read from" in told
+
+
+def test_the_plan_says_which_images_have_no_label(study, tmp_path):
+    root = lookalikes.photos(tmp_path / "x", {"rabbit": 2, "cat": 1})
+    study.write_text(f"study: mine\ndata_root: {root}\n")
+    _, (told, cure) = planned(class_names="rabit, cat")
+    assert "2 of the 3 images of x have no label" in told
+    assert "2 images in the folder rabbit: no class" in cure
+    assert "did you mean rabit?" in cure
+    lookalikes.picture(root / "loose.jpg")
+    _, (told, cure) = planned(class_names="rabbit, cat")
+    assert "1 of the 4 images of x has no label" in told
+    assert cure.startswith("loose.jpg lies in no folder of a class")
 
 
 def test_a_run_without_labels_does_the_rest_and_succeeds(study, capsys):

@@ -60,12 +60,6 @@ def check(
         raise ValueError("\n".join(problems))
 
 
-def closest(word: str, words: Iterable[str]) -> str:
-    """ " (did you mean ...?)" where a known word is near, else nothing."""
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
-
-
 def _type_fault(value: Any, wanted: type) -> str:
     if wanted in (int, float) and type(value) in (wanted, int):
         return "" if abs(value) <= LARGEST else "accepted: a finite number"

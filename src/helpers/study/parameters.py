@@ -27,7 +27,8 @@ import yaml
 
 from helpers import notebooks
 from helpers.paths import ROOT, from_here, located, number_of, shown
-from helpers.study.checks import NOUNS, check, closest
+from helpers.study.checks import NOUNS, check
+from helpers.words import closest
 
 if TYPE_CHECKING:
     from helpers.data.dataset import Dataset
@@ -217,6 +218,8 @@ def plan(
         raise ValueError("\n".join(left_out))
     for line in left_out:
         log(line)
+    for line in _without_label(judged, *own):
+        log(line)
     return suited
 
 
@@ -240,6 +243,20 @@ def _unsuited(job: Job, own: "Dataset | None", plain: "Dataset | None") -> str:
             "the parameter class_names"
         )
     return data.unlabelled(plain)
+
+
+def _without_label(
+    judged: Iterable[tuple[Job, str]],
+    own: "Dataset | None",
+    plain: "Dataset | None",
+) -> list[str]:
+    """The images for whose lack of labels notebooks are left out, and the cure."""
+    from helpers import data
+
+    found = (images for images in (own, plain) if images is not None)
+    lacking = {data.unlabelled(images): images for images in found}
+    reasons = [reason for _, reason in judged if reason and reason in lacking]
+    return data.without_label(lacking[reasons[0]]) if reasons else []
 
 
 def _own_images(values: Mapping[str, Any]) -> "tuple[Dataset | None, Dataset | None]":
