@@ -229,7 +229,10 @@ def test_weights_files_must_exist(tmp_path):
     file = tmp_path / "mine.safetensors"
     report, local = check_weights("RN50-quickgelu", str(file))
     assert not local
-    assert "choose one of" in report.text()
+    assert f"no weights file at {file}" in report.text()
+    assert "choose one of" not in report.text()
+    report, _ = check_weights("RN50-quickgelu", "opanai")
+    assert "(did you mean openai?)" in report.text()
     file.write_bytes(b"x" * 2_000_000)
     report, local = check_weights("RN50-quickgelu", str(file))
     assert not local

@@ -111,7 +111,9 @@ def printed(path: Path) -> str:
         ("shifts", [["picto-s"]], "without repetition"),
         ("backbone", "ViT-B16", "ViT-B-16"),
         ("weights", "opena", "accepted for picto-rn: choose one of picto"),
-        ("weights", "missing.safetensors", r"a file \(.safetensors"),
+        ("weights", "missing.safetensors", r"no weights file at /.*/missing.safete"),
+        ("weights", "./folder", r"; no weights file at /.*/folder$"),
+        ("weights", "here/there.pt", r"; no weights file at /.*/here/there.pt$"),
         ("images", -1, "at least 2"),
         ("images", 1, "at least 2"),
         ("wordings", ["a {} {x}"], "one"),
@@ -175,6 +177,8 @@ def test_weights_may_be_a_file_and_must_fit_the_backbone():
         check({"backbone": "picto-vit", "weights": file}, "x")
     with pytest.raises(ValueError, match=r"accepted for RN50: .*cc12m"):
         check({"backbone": "RN50", "weights": "picto"}, "x")
+    with pytest.raises(ValueError, match=r"\(did you mean openai\?\)$"):
+        check({"backbone": "RN50", "weights": "opanai"}, "x")
 
 
 @pytest.mark.parametrize(

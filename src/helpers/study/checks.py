@@ -274,6 +274,8 @@ def _weights(value: str, parameters: Mapping[str, Any]) -> str:
         return ""
     if files.is_on_disk(value):
         return _refusal(files.check, value, backbone)
+    if nowhere := files.missing(value):
+        return nowhere
     return f"accepted for {backbone}: {files.accepted(choices, value)}"
 
 

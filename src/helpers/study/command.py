@@ -231,10 +231,9 @@ def _behaviour(arguments: argparse.Namespace) -> int:
     from helpers.study import behaviour
 
     own = embedded.TAG if arguments.name in embedded.names() else "openai"
-    weights = arguments.weights or own
-    dataset, labelled = behaviour.read(
-        arguments.dataset, arguments.data_root, arguments.classes
-    )
+    weights = parameters.resolve("weights", arguments.weights or own, paths.here())
+    root = arguments.data_root and str(paths.from_here(arguments.data_root))
+    dataset, labelled = behaviour.read(arguments.dataset, root, arguments.classes)
     backbone = clip.load(arguments.name, weights, arguments.device, arguments.precision)
     found = behaviour.card(backbone, dataset, labelled, arguments.images)
     table = behaviour.beside_published({backbone.name: found})

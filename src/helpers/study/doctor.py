@@ -263,6 +263,8 @@ def _find_weights(report: Report, topic: str, backbone: str, weights: str) -> bo
     config = open_clip.get_pretrained_cfg(name, weights)
     if config:
         return _check_download(report, topic, config, weight_bytes(name))
+    if nowhere := files.missing(weights):
+        raise FileNotFoundError(nowhere)
     if not files.is_on_disk(weights):
         raise ValueError(files.accepted(clip.weight_choices(name), weights))
     found = files.check(weights, name)
