@@ -634,16 +634,29 @@ def test_terminal_shows_progress_and_an_interrupt_keeps_what_ran(world):
         os.close(ours)
         shown = read_until(terminal, "dozing: [0-9]+ of 60")
         process.send_signal(signal.SIGINT)
-        shown += read_until(terminal, "traceback are in .*ipynb")
+        shown += read_until(terminal, "chapters that are finished are")
     os.close(terminal)
     assert process.returncode == 130
     assert "01_one: cell 4 of 5" in shown
     assert "01_one.ipynb, cell 4: interrupted" in shown
+    assert "The same command goes on from there: " in shown
     partial = world.outputs / "tiny" / "01_one.partial.ipynb"
     assert statuses(partial) == ["completed"] * 3 + ["failed", "pending"]
 
 
 # The command
+
+
+def test_messages_show_paths_that_hold_where_the_user_stands(monkeypatch, tmp_path):
+    file = paths.ROOT / "outputs" / "mine" / "01_one.ipynb"
+    monkeypatch.chdir(paths.ROOT)
+    assert paths.shown(file) == "outputs/mine/01_one.ipynb"
+    monkeypatch.chdir(paths.NOTEBOOKS)
+    assert paths.shown(file) == str(file)
+    monkeypatch.chdir(tmp_path)
+    assert paths.shown(file) == str(file)
+    assert paths.shown(tmp_path / "x" / "01_one.ipynb") == "x/01_one.ipynb"
+    assert paths.in_repository(file) == "outputs/mine/01_one.ipynb"  # for results
 
 
 def test_list_names_every_study_and_loads_nothing_heavy():

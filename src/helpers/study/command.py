@@ -190,6 +190,14 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with parallel.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)
+    except KeyboardInterrupt as stop:
+        again = ", without --again," if arguments.again else ""
+        stop.args = (
+            f"{str(stop) or 'interrupted'}\n"
+            f"The same command{again} goes on from there: chapters that are finished "
+            "are not run again",
+        )
+        raise
     except (runner.NotebookFailed, runner.KernelMissing) as failure:
         process.print_error(str(failure))
         return 1 if isinstance(failure, runner.NotebookFailed) else 3
