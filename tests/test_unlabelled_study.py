@@ -1,5 +1,7 @@
 """A study of photographs without labels: what is left out, and what is said of it."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import lookalikes
@@ -188,6 +190,30 @@ def test_a_change_of_names_or_labels_is_another_data_set(study, tmp_path):
     assert fingerprints.data(renamed) != before
     write(tmp_path / "my photos" / "labels.csv", "path,name\ncoins.png,cat\n")
     assert fingerprints.data(job.parameters) != before
+
+
+def test_another_spelling_of_the_same_names_is_no_other_parameter(study, tmp_path):
+    def job(**changed: object) -> parameters.Job:
+        return replace(eight, parameters=eight.parameters | changed)
+
+    (eight,) = parameters.plan("mine", paths.PARAMS, paths.NOTEBOOKS)
+    first = job(class_names="cat, dog|hound")
+    file = write(tmp_path / "names.txt", "cat\ndog | hound\n")
+    spellings = "cat,dog | hound", ["cat", ["dog", "hound"]], str(file)
+    made = fingerprints.made_from(first, tmp_path)
+    book = {"cells": [], "metadata": {"run": {**made, "files": []}}}
+    executed = write(tmp_path / eight.notebook.name, json.dumps(book))
+    noted = {"made_from": fingerprints.hashes(made)}
+    write(tmp_path / "provenance.json", json.dumps({executed.stem: noted}))
+    root = eight.parameters["data_root"]
+    again = [job(class_names=spelling) for spelling in spellings]
+    again.append(job(class_names="cat, dog|hound", data_root=f"{root}/../my photos/"))
+    for one in again:
+        assert not fingerprints.other_parameters(executed, one)
+        now = fingerprints.made_from(one, tmp_path)
+        assert fingerprints.is_complete(executed, now)
+    assert fingerprints.other_parameters(executed, job(class_names="dog|hound, cat"))
+    assert fingerprints.other_parameters(executed, job(class_names="cat, dog"))
 
 
 def test_names_too_long_for_a_prompt_are_refused_before_the_work(study):

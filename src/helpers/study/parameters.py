@@ -296,6 +296,25 @@ def _too_long(
             yield from too_long(model, images.every_name[0])
 
 
+def meaning(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, alike where their spellings mean the same: names, and paths."""
+    return {key: _meaning(key, value) for key, value in parameters.items()}
+
+
+def _meaning(key: str, value: Any) -> Any:
+    from helpers.data.naming import parse
+
+    if not value:
+        return value
+    if key == "class_names":
+        try:
+            return parse(value)
+        except (ValueError, OSError):  # a file of names that is gone
+            return value
+    is_path = key in PATHS or (key in NAMED and _is_path(str(value), ROOT))
+    return os.path.normpath(located(str(value), ROOT)) if is_path else value
+
+
 def resolve_all(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
     """The parameters, with relative paths made absolute; they count from `base`."""
     if base == ROOT:
