@@ -102,7 +102,8 @@ def printed(path: Path) -> str:
         ("study", "../elsewhere", "a folder's name"),
         ("study", False, "in quotes"),
         ("dataset", "imagnet-a", "imagenet-a, "),
-        ("shifts", "picto-s", r"a list, say \[picto-s\]"),
+        ("shifts", "picto-s, picto-r", r"a list, say shifts: \[picto-s, picto-r\]"),
+        ("wordings", "a {}.", r"a list, say wordings: \[\"a {}\.\"\]"),
         ("shifts", ["picto-s", "picto-s"], "without repetition"),
         ("shifts", ["picto"], "picto-s"),
         ("shifts", ["picto-s", "digits"], "digits has other classes than picto"),
@@ -128,6 +129,13 @@ def printed(path: Path) -> str:
         ("wordings", ["a photo"], 'one "{}" each'),
         ("true_wordings", ["a sketch of a {}."], '"DATASET: TEMPLATE"'),
         ("true_wordings", ["picto-s: a sketch"], '"DATASET: TEMPLATE"'),
+        ("true_wordings", ["a {}"], r"""-p true_wordings '\["picto: a {}"\]'$"""),
+        (
+            "true_wordings",
+            ["pitco-s: a {}"],
+            r"did you mean picto-s\?\); accepted: pic",
+        ),
+        ("true_wordings", ["folder: a {}"], "'folder' is no data set"),
     ],
 )
 def test_impossible_value_is_refused_with_what_is_accepted(key, value, accepted):

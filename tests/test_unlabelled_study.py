@@ -216,6 +216,29 @@ def test_another_spelling_of_the_same_names_is_no_other_parameter(study, tmp_pat
     assert fingerprints.other_parameters(executed, job(class_names="cat, dog"))
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "a sketch of a {}.",
+        "[a sketch of a {}.]",
+        '["a sketch of a {}."]',
+        "my photos: a sketch of a {}.",
+        "[my photos: a sketch of a {}.]",
+        '{"my photos": "a sketch of a {}."}',
+        '["my photos: a sketch of a {}."]',
+    ],
+)
+def test_a_true_wording_may_be_short_where_there_is_one_data_set(study, given):
+    chapter("01_one", DECLARES + "true_wordings: list = []  # what images are\n", {})
+    options = paths.PARAMS, paths.NOTEBOOKS, ["01"]
+    (job,) = parameters.plan("mine", *options, {"true_wordings": given})
+    assert job.injected["true_wordings"] == ["my photos: a sketch of a {}."]
+    assert job.parameters["true_wordings"] == job.injected["true_wordings"]
+    wrong = {"true_wordings": '["my photo: a sketch of a {}."]'}
+    with pytest.raises(ValueError, match=r"no data set \(did you mean my photos\?\)"):
+        parameters.plan("mine", *options, wrong)
+
+
 def test_names_too_long_for_a_prompt_are_refused_before_the_work(study):
     long = " ".join(["very"] * 80) + " old cat"
     with pytest.raises(ValueError, match=r"class name 'very .*…' has \d+ tokens, but"):

@@ -27,7 +27,7 @@ import yaml
 
 from helpers import notebooks
 from helpers.paths import ROOT, from_here, located, number_of, shown
-from helpers.study.checks import NOUNS, check
+from helpers.study.checks import COMMAND_LINE, NOUNS, check
 from helpers.words import closest
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from helpers.data.naming import Classes
 
 TYPES = {wanted.__name__: wanted for wanted in NOUNS}
-COMMAND_LINE = "the command line"
 INCLUDE, DATASET, LABELS = "include", "$dataset", "labels"
 OWN = "folder"  # the data set of a user's own pictures
+WORDINGS = "true_wordings"
 PATHS = ("data_root", "coop_file", "cocoop_file")  # parameters that are paths
 # Parameters that are names or paths; "model" is one of tools/generate.py.
 NAMED = ("weights", "texts", "captioner", "diffusion", "embeddings", "model")
@@ -394,6 +394,33 @@ def _with_dataset(value: Any, dataset: Any) -> Any:
     return dataset if value == DATASET else value
 
 
+def _with_data_set(wordings: Any, given: Mapping[str, Any]) -> Any:
+    """`true_wordings` as a list of "DATASET: WORDING", of what is surely meant.
+
+    That is one text for a list of one, a table for a list of its rows and, where the
+    study has one data set alone, a wording for that of this set.
+    """
+    if isinstance(wordings, str):  # [a sketch of a {}.] is no YAML, and stays a text
+        wordings = [wordings.strip().removeprefix("[").removesuffix("]").strip(" \"'")]
+    if isinstance(wordings, dict):
+        wordings = [wordings]
+    if not isinstance(wordings, list):
+        return wordings
+    from helpers import data
+
+    alone = "" if given.get("shifts") else str(given.get("dataset"))
+    texts = []
+    for one in wordings:
+        rows = one.items() if isinstance(one, dict) else [one]
+        texts += [": ".join(map(str, r)) if isinstance(r, tuple) else r for r in rows]
+    return [
+        f"{data.called(alone, given.get('data_root', ''))}: {text}"
+        if alone and isinstance(text, str) and ": " not in text
+        else text
+        for text in texts
+    ]
+
+
 def _unfit(
     path: Path, found: Iterable[Layer], chapters: Mapping[str, Mapping]
 ) -> list[str]:
@@ -430,6 +457,8 @@ def _job(
             sources |= dict.fromkeys(fitting, layer.origin)
     dataset = (values | injected).get("dataset")
     injected = {key: _with_dataset(value, dataset) for key, value in injected.items()}
+    if WORDINGS in injected:
+        injected[WORDINGS] = _with_data_set(injected[WORDINGS], values | injected)
     return Job(chapter, injected, values | injected), sources
 
 
