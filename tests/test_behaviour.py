@@ -288,3 +288,14 @@ def test_command_prints_the_card_and_writes_it(tmp_path, capsys):
     assert written["logit scale"]["value"] == pytest.approx(1 / 0.07, rel=1e-3)
     assert main(["behaviour", "picto-nn"]) == 2
     assert "did you mean" in capsys.readouterr().err
+
+
+def test_paths_of_the_command_count_from_where_the_user_stands(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["behaviour", "picto-rn", "--weights", "./mine.pt"]) == 2
+    assert f"no weights file at {tmp_path}/mine.pt" in capsys.readouterr().err
+    given = ["--dataset", "folder", "--data-root", "photos"]
+    assert main(["behaviour", "picto-rn", *given]) == 2
+    assert f"{tmp_path}/photos" in capsys.readouterr().err

@@ -319,7 +319,7 @@ def test_folder_names_become_class_names(tmp_path):
     )
     assert dataset.labels.tolist() == [0, 0, 1, 1, 1]
     assert dataset.image(1).size == (24, 18)
-    assert dataset.skipped == (("zebra/", "a class without pictures"),)
+    assert dataset.skipped == ()  # a class without pictures is one all the same
 
 
 def test_order_does_not_depend_on_the_file_system(tmp_path):
@@ -910,7 +910,7 @@ def test_every_name_is_described():
 
 
 def test_unknown_names_are_refused_with_the_choices():
-    with pytest.raises(ValueError, match=r"did you mean 'imagenet-a'.*cifar10"):
+    with pytest.raises(ValueError, match=r"did you mean imagenet-a\?.*cifar10"):
         data.load("imagenet_a")
 
 
@@ -982,11 +982,11 @@ def test_the_few_shot_set_has_as_many_photos_of_each_class():
     assert set(fewer.ids) < set(few.ids)
 
 
-def test_a_class_without_pictures_is_told(tmp_path):
+def test_a_class_without_pictures_is_one_all_the_same(tmp_path):
     lookalikes.photos(tmp_path, {"cat": 2, "dog": 1, "eel": 0})
     found = data.load("folder", str(tmp_path))
     assert found.class_names == ("cat", "dog", "eel")
-    assert ("eel/", "a class without pictures") in found.skipped
+    assert found.skipped == ()  # the doctor tells that it is empty
 
 
 def test_the_embedded_clips_are_no_judges_of_photographs():

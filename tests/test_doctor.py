@@ -89,6 +89,34 @@ def test_damaged_and_foreign_files_are_listed(tmp_path):
     assert "3 damaged files" in notes
 
 
+def test_numbers_of_images_that_differ_are_explained(tmp_path):
+    root = lookalikes.photos(tmp_path / "pets", {"cat": 3, "dog": 4})
+    lookalikes.damaged(root / "dog")
+    good = found(diagnose("folder", root), "folder", "✓")
+    assert "10 images of 2 classes" in good
+    assert "this study uses 7 of the images: 3 are damaged" in good
+    good = found(diagnose("folder", root, images=2), "folder", "✓")
+    assert "of the images: the parameter images is 2" in good
+
+
+def test_a_class_without_a_sound_picture_is_told_once(tmp_path):
+    root = lookalikes.photos(tmp_path / "pets", {"cat": 3, "dog": 4, "eel": 0})
+    (root / "fox").mkdir()
+    (root / "fox" / "a.jpg").write_bytes(b"no picture")
+    notes = found(diagnose("folder", root), "folder", "!")
+    assert "1 class has no image and only serves as a wrong answer: eel" in notes
+    assert "1 class has damaged images alone and only serves as a wrong" in notes
+    assert notes.count("eel") == 1
+
+
+def test_the_doctor_says_which_images_have_no_label(tmp_path):
+    root = lookalikes.photos(tmp_path / "pets", {"cat": 3, "dog": 4})
+    lookalikes.picture(root / "loose.jpg")
+    notes = found(diagnose("folder", root, class_names="cat, dgo"), "folder", "!")
+    assert "folder dog: no class has its name (did you mean dgo?)" in notes
+    assert "loose.jpg lies in no folder of a class: move it" in notes
+
+
 def test_shifts_are_checked_too(tmp_path):
     report = diagnose("digits", tmp_path, shifts=["imagenet-v2"])
     assert "1,797 images of 10 classes" in found(report, "digits", "✓")
@@ -202,7 +230,10 @@ def test_weights_files_must_exist(tmp_path):
     file = tmp_path / "mine.safetensors"
     report, local = check_weights("RN50-quickgelu", str(file))
     assert not local
-    assert "choose one of" in report.text()
+    assert f"no weights file at {file}" in report.text()
+    assert "choose one of" not in report.text()
+    report, _ = check_weights("RN50-quickgelu", "opanai")
+    assert "(did you mean openai?)" in report.text()
     file.write_bytes(b"x" * 2_000_000)
     report, local = check_weights("RN50-quickgelu", str(file))
     assert not local

@@ -217,6 +217,24 @@ def test_chapter_08_starts_from_the_wording_that_is_asked_for(tmp_path):
     assert np.allclose(predictions.logits(kept), expected, atol=0.01)
 
 
+def test_chapter_08_asks_nobody_twice_and_tells_of_the_labels_it_was_given(tmp_path):
+    root = photographs(tmp_path / "Ferien", {"": 8})
+    shown = [*["dog"] * 3, *["none"] * 5]
+    rows = [f"Bild {i}.jpg,{name}" for i, name in enumerate(shown)]
+    (root / "labels.csv").write_text("\n".join(["path,name", *rows]), encoding="utf-8")
+    said = run("labels", root, "08", class_names="dog, cat, car, rocket, coffee")
+    assert "3 of them with a label" in said
+    assert "5 of them show none of the classes" in said
+    folder = paths.OUTPUTS / "labels"
+    assert pd.read_csv(folder / "to_label.csv").empty
+    (answer,) = pd.read_csv(folder / "tables" / "08_findings.csv")["answer"]
+    assert "The choice used none of the 3 labels. " in answer
+    (settled,) = pd.read_csv(folder / "tables" / "08_settled.csv").to_dict("records")
+    by = f"By the {settled['labelled']} labels of images on which they differ, the gain"
+    assert (by in answer) == (settled["labelled"] > 0)
+    assert "that are proposed" not in said
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("classes", [{"a": 1, "b": 0}, {"a": 1, "b": 1}])
 def test_one_image_or_two_claim_nothing(classes, tmp_path):

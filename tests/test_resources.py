@@ -12,7 +12,7 @@ import pytest
 from nbformat import v4
 
 from helpers import data, paths
-from helpers.models import clip
+from helpers.models import clip, optional
 from helpers.study import cost, doctor, parameters, process, runner
 
 
@@ -87,6 +87,25 @@ def test_the_doctor_tells_the_time():
     )
     assert seconds.keys() == cost.NAMES.keys()
     assert all(0 < spent <= 1 for spent in seconds.values()), seconds
+
+
+def test_what_is_left_out_for_want_of_a_model_takes_no_time(monkeypatch):
+    def time_of(lacking: str) -> str:
+        monkeypatch.setattr(optional, "lacking", lambda key, name: lacking)
+        report = doctor.Report()
+        cost.check_cost(report, jobs, {"picto": data.read("picto")}, True)
+        return report.text()
+
+    seconds = dict.fromkeys(cost.NAMES, 0.0) | {"drawn": 1.0}
+    monkeypatch.setattr(cost, "unit_seconds", lambda *_: seconds)
+    given = {"diffusion": "stabilityai/sd-turbo", "max_minutes": "600"}
+    options = paths.PARAMS, paths.NOTEBOOKS, ["02b"], given
+    jobs = parameters.plan("smoke", *options)
+    assert "days (most of it diffusion, at most)" in time_of("")
+    text = time_of("not on this machine")
+    assert "about 15 s, timed on a few pictures" in text
+    reason = "since diffusion stabilityai/sd-turbo is not on this machine; with it"
+    assert f"02b_diffusion_views: about 15 s, {reason} " in text
 
 
 def test_the_first_vit_is_timed_in_training(monkeypatch):

@@ -102,7 +102,8 @@ def printed(path: Path) -> str:
         ("study", "../elsewhere", "a folder's name"),
         ("study", False, "in quotes"),
         ("dataset", "imagnet-a", "imagenet-a, "),
-        ("shifts", "picto-s", r"a list, say \[picto-s\]"),
+        ("shifts", "picto-s, picto-r", r"a list, say shifts: \[picto-s, picto-r\]"),
+        ("wordings", "a {}.", r"a list, say wordings: \[\"a {}\.\"\]"),
         ("shifts", ["picto-s", "picto-s"], "without repetition"),
         ("shifts", ["picto"], "picto-s"),
         ("shifts", ["picto-s", "digits"], "digits has other classes than picto"),
@@ -111,7 +112,9 @@ def printed(path: Path) -> str:
         ("shifts", [["picto-s"]], "without repetition"),
         ("backbone", "ViT-B16", "ViT-B-16"),
         ("weights", "opena", "accepted for picto-rn: choose one of picto"),
-        ("weights", "missing.safetensors", r"a file \(.safetensors"),
+        ("weights", "missing.safetensors", r"no weights file at /.*/missing.safete"),
+        ("weights", "./folder", r"; no weights file at /.*/folder$"),
+        ("weights", "here/there.pt", r"; no weights file at /.*/here/there.pt$"),
         ("images", -1, "at least 2"),
         ("images", 1, "at least 2"),
         ("wordings", ["a {} {x}"], "one"),
@@ -126,6 +129,13 @@ def printed(path: Path) -> str:
         ("wordings", ["a photo"], 'one "{}" each'),
         ("true_wordings", ["a sketch of a {}."], '"DATASET: TEMPLATE"'),
         ("true_wordings", ["picto-s: a sketch"], '"DATASET: TEMPLATE"'),
+        ("true_wordings", ["a {}"], r"""-p true_wordings '\["picto: a {}"\]'$"""),
+        (
+            "true_wordings",
+            ["pitco-s: a {}"],
+            r"did you mean picto-s\?\); accepted: pic",
+        ),
+        ("true_wordings", ["folder: a {}"], "'folder' is no data set"),
     ],
 )
 def test_impossible_value_is_refused_with_what_is_accepted(key, value, accepted):
@@ -175,6 +185,8 @@ def test_weights_may_be_a_file_and_must_fit_the_backbone():
         check({"backbone": "picto-vit", "weights": file}, "x")
     with pytest.raises(ValueError, match=r"accepted for RN50: .*cc12m"):
         check({"backbone": "RN50", "weights": "picto"}, "x")
+    with pytest.raises(ValueError, match=r"\(did you mean openai\?\)$"):
+        check({"backbone": "RN50", "weights": "opanai"}, "x")
 
 
 @pytest.mark.parametrize(
@@ -630,16 +642,29 @@ def test_terminal_shows_progress_and_an_interrupt_keeps_what_ran(world):
         os.close(ours)
         shown = read_until(terminal, "dozing: [0-9]+ of 60")
         process.send_signal(signal.SIGINT)
-        shown += read_until(terminal, "traceback are in .*ipynb")
+        shown += read_until(terminal, "chapters that are finished are")
     os.close(terminal)
     assert process.returncode == 130
     assert "01_one: cell 4 of 5" in shown
     assert "01_one.ipynb, cell 4: interrupted" in shown
+    assert "The same command goes on from there: " in shown
     partial = world.outputs / "tiny" / "01_one.partial.ipynb"
     assert statuses(partial) == ["completed"] * 3 + ["failed", "pending"]
 
 
 # The command
+
+
+def test_messages_show_paths_that_hold_where_the_user_stands(monkeypatch, tmp_path):
+    file = paths.ROOT / "outputs" / "mine" / "01_one.ipynb"
+    monkeypatch.chdir(paths.ROOT)
+    assert paths.shown(file) == "outputs/mine/01_one.ipynb"
+    monkeypatch.chdir(paths.NOTEBOOKS)
+    assert paths.shown(file) == str(file)
+    monkeypatch.chdir(tmp_path)
+    assert paths.shown(file) == str(file)
+    assert paths.shown(tmp_path / "x" / "01_one.ipynb") == "x/01_one.ipynb"
+    assert paths.in_repository(file) == "outputs/mine/01_one.ipynb"  # for results
 
 
 def test_list_names_every_study_and_loads_nothing_heavy():

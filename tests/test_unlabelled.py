@@ -128,7 +128,11 @@ def test_a_table_of_labels_wins_over_folders(tmp_path):
     ("table", "message"),
     [
         ("path,name\ngone.jpg,cat\n", "no picture 'gone.jpg' in .*/x: write its path"),
-        ("path,name\ncoins.png,cta\n", "'coins.png' is labelled 'cta', .*mean 'cat'"),
+        (
+            "path,name\ncoins.png,cta\n",
+            r"'coins.png' is labelled 'cta', .*mean cat\?\): .* or none for a picture",
+        ),
+        ("path,name\ncoins.png,Raumfahre\n", r"did you mean Raumfähre\?"),
         ("path,name\ncoins.png,cat\ncoins.png,cat\n", "lists 'coins.png' twice"),
         ("file,name\ncoins.png,cat\n", "a header 'path,name'"),
     ],
@@ -138,6 +142,50 @@ def test_wrong_labels_are_refused_by_table_and_row(tmp_path, table, message):
     write(root / "labels.csv", table)
     with pytest.raises(ValueError, match=f"labels.csv.*{message}"):
         read(root)
+
+
+def test_none_is_no_label_but_an_answer(tmp_path):
+    root = flat_folder(tmp_path / "x")
+    flat_folder(root / "cat", "coffee.png")
+    table = "path,name\nrocket.jpg,Raumfähre\ncoins.png,\n"
+    before = write(root / "labels.csv", table) and read(root)
+    assert before.looked_at.sum() == 2
+    write(root / "labels.csv", f"{table}horse.png, NONE\ncat/coffee.png,none\n")
+    dataset = read(root)
+    assert dataset.shows_none == ("cat/coffee.png", "horse.png")
+    assert dataset.labelled.sum() == 1
+    seen = [id for id, yes in zip(dataset.ids, dataset.looked_at, strict=True) if yes]
+    assert seen == ["cat/coffee.png", "horse.png", "rocket.jpg"]
+    part = dataset.subset([dataset.ids.index("coins.png"), dataset.ids.index(seen[1])])
+    assert part.looked_at.tolist() == [False, True]
+    assert dataset.fingerprint != before.fingerprint  # chapter 08 runs again
+    named = read(root, f"{NAMES}, none")  # a class of the user's goes first
+    assert (named.shows_none, named.labelled.sum()) == ((), 3)
+
+
+def test_images_without_a_label_are_told_with_the_cure(tmp_path):
+    root = lookalikes.photos(tmp_path / "x", {"rabbit": 3, "cat/2024": 2, "dog": 2})
+    assert data.without_label(read(root, "rabbit, cat, dog")) == []
+    (line,) = data.without_label(read(root, "rabit, cat, dog"))
+    assert line.startswith("3 images in the folder rabbit: no class has its name")
+    assert "(did you mean rabit?)" in line
+    (line,) = data.without_label(read(root, "rabbit, caat, dog"))
+    assert "2 images in the folder cat/2024: no" in line
+    assert "did you mean caat?" in line
+    for i in range(5):
+        lookalikes.picture(root / f"IMG_{i}.jpg")
+    (line,) = data.without_label(read(root, "rabbit, cat, dog"))
+    assert line.startswith(
+        "IMG_0.jpg, IMG_1.jpg, IMG_2.jpg and 2 more lie in no folder"
+    )
+    assert "labels.csv" in line
+    with pytest.raises(ValueError, match=r"IMG_0\.jpg, IMG_1\.jpg"):
+        data.load("folder", str(root), class_names="rabbit, cat, dog")
+    assert data.without_label(read(root, "tea, coffee")) == []  # no label was given
+    rows = [f"IMG_{i}.jpg,none" for i in range(5)]
+    write(root / "labels.csv", "\n".join(["path,name", *rows]))
+    (line,) = data.without_label(read(root, "rabbit, cat, dog"))
+    assert "IMG_2.jpg and 2 more: none in labels.csv" in line
 
 
 def test_a_path_is_found_however_it_spells_an_umlaut(tmp_path):

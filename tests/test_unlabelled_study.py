@@ -1,5 +1,7 @@
 """A study of photographs without labels: what is left out, and what is said of it."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import lookalikes
@@ -81,7 +83,9 @@ def test_chapters_that_need_labels_are_left_out_in_a_sentence(study, tmp_path):
     assert planned() == (["08_eight"], [told])
     rows = [f"{name},cat" for name in STEMS]
     write(root / "labels.csv", "\n".join(["path,name", *rows[2:]]))
-    assert planned()[1] == [told.replace("8 of", "2 of")]
+    fewer, cure = planned()[1]
+    assert fewer == told.replace("8 of", "2 of")
+    assert cure.startswith(f"{STEMS[0]}, {STEMS[1]} lie in no folder of a class")
     write(root / "labels.csv", "\n".join(["path,name", *rows]))
     assert planned() == (["01_one", "07_two", "08_eight"], [])
     (root / "class_names.txt").unlink()
@@ -97,6 +101,19 @@ def test_class_folders_need_no_names_and_leave_nothing_out(study, tmp_path):
     chapters, (told,) = planned(class_names="dog, cat, bird")  # one more
     assert chapters == ["08_eight"]
     assert "class names are read from" in told
+
+
+def test_the_plan_says_which_images_have_no_label(study, tmp_path):
+    root = lookalikes.photos(tmp_path / "x", {"rabbit": 2, "cat": 1})
+    study.write_text(f"study: mine\ndata_root: {root}\n")
+    _, (told, cure) = planned(class_names="rabit, cat")
+    assert "2 of the 3 images of x have no label" in told
+    assert "2 images in the folder rabbit: no class" in cure
+    assert "did you mean rabit?" in cure
+    lookalikes.picture(root / "loose.jpg")
+    _, (told, cure) = planned(class_names="rabbit, cat")
+    assert "1 of the 4 images of x has no label" in told
+    assert cure.startswith("loose.jpg lies in no folder of a class")
 
 
 def test_a_run_without_labels_does_the_rest_and_succeeds(study, capsys):
@@ -173,6 +190,53 @@ def test_a_change_of_names_or_labels_is_another_data_set(study, tmp_path):
     assert fingerprints.data(renamed) != before
     write(tmp_path / "my photos" / "labels.csv", "path,name\ncoins.png,cat\n")
     assert fingerprints.data(job.parameters) != before
+
+
+def test_another_spelling_of_the_same_names_is_no_other_parameter(study, tmp_path):
+    def job(**changed: object) -> parameters.Job:
+        return replace(eight, parameters=eight.parameters | changed)
+
+    (eight,) = parameters.plan("mine", paths.PARAMS, paths.NOTEBOOKS)
+    first = job(class_names="cat, dog|hound")
+    file = write(tmp_path / "names.txt", "cat\ndog | hound\n")
+    spellings = "cat,dog | hound", ["cat", ["dog", "hound"]], str(file)
+    made = fingerprints.made_from(first, tmp_path)
+    book = {"cells": [], "metadata": {"run": {**made, "files": []}}}
+    executed = write(tmp_path / eight.notebook.name, json.dumps(book))
+    noted = {"made_from": fingerprints.hashes(made)}
+    write(tmp_path / "provenance.json", json.dumps({executed.stem: noted}))
+    root = eight.parameters["data_root"]
+    again = [job(class_names=spelling) for spelling in spellings]
+    again.append(job(class_names="cat, dog|hound", data_root=f"{root}/../my photos/"))
+    for one in again:
+        assert not fingerprints.other_parameters(executed, one)
+        now = fingerprints.made_from(one, tmp_path)
+        assert fingerprints.is_complete(executed, now)
+    assert fingerprints.other_parameters(executed, job(class_names="dog|hound, cat"))
+    assert fingerprints.other_parameters(executed, job(class_names="cat, dog"))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "a sketch of a {}.",
+        "[a sketch of a {}.]",
+        '["a sketch of a {}."]',
+        "my photos: a sketch of a {}.",
+        "[my photos: a sketch of a {}.]",
+        '{"my photos": "a sketch of a {}."}',
+        '["my photos: a sketch of a {}."]',
+    ],
+)
+def test_a_true_wording_may_be_short_where_there_is_one_data_set(study, given):
+    chapter("01_one", DECLARES + "true_wordings: list = []  # what images are\n", {})
+    options = paths.PARAMS, paths.NOTEBOOKS, ["01"]
+    (job,) = parameters.plan("mine", *options, {"true_wordings": given})
+    assert job.injected["true_wordings"] == ["my photos: a sketch of a {}."]
+    assert job.parameters["true_wordings"] == job.injected["true_wordings"]
+    wrong = {"true_wordings": '["my photo: a sketch of a {}."]'}
+    with pytest.raises(ValueError, match=r"no data set \(did you mean my photos\?\)"):
+        parameters.plan("mine", *options, wrong)
 
 
 def test_names_too_long_for_a_prompt_are_refused_before_the_work(study):

@@ -28,9 +28,21 @@ def from_here(path: str | Path) -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path as messages show it: relative to the repository's root inside it."""
+    """A path as messages show it, valid where the user stands: relative below there."""
+    try:
+        return _relative(path, Path.cwd())
+    except FileNotFoundError:  # the folder was deleted
+        return str(path)
+
+
+def in_repository(path: Path) -> str:
+    """A path as results show it: relative to the repository's root inside it."""
+    return _relative(path, ROOT)
+
+
+def _relative(path: Path, base: Path) -> str:
     path = path.absolute()
-    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+    return str(path.relative_to(base) if path.is_relative_to(base) else path)
 
 
 def here() -> Path:

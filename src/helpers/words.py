@@ -3,6 +3,7 @@
 Every comparison of names that ignores case uses `folded`, so that all agree.
 """
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -50,6 +51,13 @@ def folded(text: str) -> str:
     text = unicodedata.normalize("NFKC", text).casefold().replace(*LOOSE_DOT)
     text = "".join(c for c in text if unicodedata.category(c) != "Cf")
     return composed(unicodedata.normalize("NFKC", text).translate(ALIKE))
+
+
+def closest(word: str, words: Iterable[str]) -> str:
+    """ " (did you mean ...?)" where a known word is near, else nothing."""
+    known = {folded(one): one for one in words}
+    near = difflib.get_close_matches(folded(word), known, n=1)
+    return f" (did you mean {known[near[0]]}?)" if near else ""
 
 
 def mentions(text: str, names: Iterable[str]) -> list[tuple[int, int, str]]:

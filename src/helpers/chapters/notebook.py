@@ -32,7 +32,14 @@ from helpers.data.dataset import Dataset
 from helpers.files import note
 from helpers.models.clip import Backbone, resolve_device
 from helpers.models.optional import MissingModel
-from helpers.paths import OUTPUTS, PARAMS, ROOT, number_of, require_checkout, shown
+from helpers.paths import (
+    OUTPUTS,
+    PARAMS,
+    ROOT,
+    in_repository,
+    number_of,
+    require_checkout,
+)
 from helpers.results import names, predictions
 from helpers.study.checks import check
 from helpers.study.parameters import INCLUDE, fill
@@ -160,7 +167,7 @@ def start(chapter: str, namespace: dict[str, Any]) -> Run:
     facts = {**provenance(run.device), "parameters": parameters}
     note(run.folder, chapter, facts, afresh=True)
     file = PARAMS / f"{study}.yaml"
-    origin = f" ({shown(file)})" if file.is_file() else ""
+    origin = f" ({in_repository(file)})" if file.is_file() else ""
     print(f"{chapter}, study {study}{origin}, commit {facts['commit']}, seed {seed}")
     print(", ".join(f"{name} {number}" for name, number in facts["versions"].items()))
     print(f"{facts['device']}, {facts['machine']}")

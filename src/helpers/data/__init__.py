@@ -9,12 +9,12 @@ A folder of the user's may leave labels unknown: they are -1.
 means `data/` in the repository; a relative path starts at the repository's root.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import replace
 
 from helpers.data import digits, embedded, folder, imagenet, vision
 from helpers.data.dataset import Dataset, Info, UnreadableImage, readable, verify
+from helpers.words import closest
 
 READERS = {
     name: module
@@ -120,6 +120,7 @@ def load(
             f"this chapter measures against labels, but {lacking}: give labels by "
             f"folders or in {folder.LABELS_CSV} (columns path,name), or run chapter "
             "08, which works without them (study run NAME --only 08)"
+            + "".join(f"\n{line}" for line in without_label(whole))
         )
     return readable(whole.sample(images, seed))
 
@@ -149,11 +150,15 @@ def unlabelled(dataset: Dataset) -> str:
     return f"{count:,} of the {len(dataset):,} images of {dataset.name} {have} no label"
 
 
+def without_label(dataset: Dataset) -> list[str]:
+    """Say which images have no label, and the cure; see `folder.without_label`."""
+    return folder.without_label(dataset) if unlabelled(dataset) else []
+
+
 def _checked(name: str) -> str:
     if name not in READERS:
-        close = difflib.get_close_matches(name, READERS, n=1)
-        hint = f" did you mean {close[0]!r}?" if close else ""
         raise ValueError(
-            f"unknown data set {name!r}:{hint} choose one of {', '.join(READERS)}"
+            f"unknown data set {name!r}{closest(name, READERS)}: choose one of "
+            f"{', '.join(READERS)}"
         )
     return name

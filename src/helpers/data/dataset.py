@@ -76,6 +76,8 @@ class Dataset:
         files: picture files, one per image; empty if the pictures are no files.
         names: all names of each class, that of `class_names` first; empty if each
             class has one name.
+        shows_none: ids of images without a label of which a person has said that they
+            show none of the classes.
 
     Raises ValueError if lengths, ids or labels contradict each other.
     """
@@ -89,6 +91,7 @@ class Dataset:
     skipped: tuple[tuple[str, str], ...] = ()
     files: tuple[Path, ...] = ()
     names: Classes = ()
+    shows_none: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         labels = np.asarray(self.labels, dtype=np.int64)
@@ -126,6 +129,11 @@ class Dataset:
         return self.labels != UNKNOWN
 
     @property
+    def looked_at(self) -> np.ndarray:
+        """Whether somebody has said what an image shows, a class or none: bool [N]."""
+        return self.labelled | np.isin(self.ids, self.shows_none)
+
+    @property
     def every_name(self) -> tuple[tuple[str, ...], np.ndarray]:
         """All K names of classes, and the class of each: int64 [K]."""
         return flat(self.names or [(name,) for name in self.class_names])
@@ -137,7 +145,7 @@ class Dataset:
     def subset(self, positions: Sequence[int]) -> "Dataset":
         """Return the pictures at these positions, in this order, with all classes."""
         chosen = np.asarray(positions, dtype=np.int64)
-        facts = self.facts
+        facts, none = self.facts, {*self.shows_none}
         return replace(
             self,
             ids=tuple(self.ids[i] for i in chosen),
@@ -145,6 +153,7 @@ class Dataset:
             read=_Subset(self.read, chosen),
             facts=None if facts is None else facts.iloc[chosen].reset_index(drop=True),
             files=tuple(self.files[i] for i in chosen) if self.files else (),
+            shows_none=tuple(self.ids[i] for i in chosen if self.ids[i] in none),
         )
 
     def sample(self, n: int, seed: int = 0) -> "Dataset":
@@ -177,7 +186,8 @@ class Dataset:
         """
         sizes = [os.stat(path).st_size for path in self.files]
         names = self.names or self.class_names
-        return key(self.name, names, self.ids, self.labels, sizes or self._some)
+        said = [self.shows_none] if self.shows_none else []
+        return key(self.name, names, self.ids, self.labels, sizes or self._some, *said)
 
     @property
     def key(self) -> str:

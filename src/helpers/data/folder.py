@@ -18,16 +18,17 @@ operating system or a program (`helpers.data.ignored_folders`) are listed as ski
 
 Where classes are named, every picture is an image, whatever folder it lies in. It has a
 label if the table says so, or else if a folder around it is called by a name of a class
-(the nearest counts). A name may be any of its class's names.
+(the nearest counts). A name may be any of its class's names. The name "none" in the
+table says that a person has looked at the picture and that it shows none of the
+classes: it has no label then, whatever folder it lies in.
 """
 
-import difflib
 import os
 import re
 import stat
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,10 +36,10 @@ import numpy as np
 
 from helpers.data import ignored_folders, tables
 from helpers.data.dataset import UNKNOWN, Dataset, Files, Info
-from helpers.data.naming import Classes, parse
+from helpers.data.naming import Classes, flat, parse
 from helpers.data.naming import read as names_in
 from helpers.paths import from_root
-from helpers.words import composed, folded
+from helpers.words import closest, composed, folded
 
 SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".gif", ".bmp"}
@@ -48,6 +49,8 @@ UNREAD = dict.fromkeys((".heic", ".heif"), "HEIC is not read: export the photo a
 CLASSES_CSV = "classes.csv"
 NAMES_FILES = ("class_names.txt", "class_names.csv")
 LABELS_CSV = "labels.csv"
+NAMED = 3  # images or folders without labels that are named
+NO_NAME = "none"  # in labels.csv: a picture that shows none of the classes
 LONGEST = 50  # characters, at most 200 bytes; file systems allow names of 255
 WNID = re.compile(r"n\d{8}")
 CODED = re.compile(r"\W?n?(\d+)[)\]]?[ ._-]+(.*[^\W\d_].*)")  # "001.Albatross"
@@ -128,25 +131,20 @@ def _of_folders(name: str, root: Path) -> Dataset:
     names = class_names(root, folders)
     listing = listed(root, folders)
     _refuse_nothing(listing.ids, listing.skipped, f"the class folders of {root}")
-    filled = set(listing.labels.tolist())
-    empty = [folder for i, folder in enumerate(folders) if i not in filled]
     return Dataset(
         name=name,
         ids=listing.ids,
         labels=listing.labels,
         class_names=names,
         read=Files(listing.files, upright=True),
-        skipped=(
-            *listing.skipped,
-            *((f"{f}/", "a class without pictures") for f in empty),
-        ),
+        skipped=listing.skipped,
         files=listing.files,
     )
 
 
 def _of_names(name: str, root: Path, classes: Classes) -> Dataset:
     """All pictures below `root`, with labels where there are any."""
-    label_of = {folded(n): i for i, names in enumerate(classes) for n in names}
+    label_of = _labels_of(classes)
     ids: list[str] = []
     skipped: list[tuple[str, str]] = []
     for relative, reason in _walk(root, ""):
@@ -159,10 +157,12 @@ def _of_names(name: str, root: Path, classes: Classes) -> Dataset:
         next((label_of[f] for f in map(folded, around) if f in label_of), UNKNOWN)
         for around in folders
     ]
-    table = root / LABELS_CSV
+    table, shows_none = root / LABELS_CSV, set()
     if os.path.lexists(table):
-        for i, label in _labels_in(table, ids, skipped, label_of):
+        for i, label in _labels_in(table, ids, skipped, classes):
             labels[i] = label
+            if label == UNKNOWN:
+                shows_none.add(i)
     _refuse_nothing(ids, skipped, str(root))
     files = tuple(root / relative for relative in ids)
     return Dataset(
@@ -174,7 +174,67 @@ def _of_names(name: str, root: Path, classes: Classes) -> Dataset:
         skipped=tuple(skipped),
         files=files,
         names=classes if any(len(names) > 1 for names in classes) else (),
+        shows_none=tuple(ids[i] for i in sorted(shows_none)),
     )
+
+
+def _labels_of(classes: Classes) -> dict[str, int]:
+    """Label of each class's names, as `folded` writes them."""
+    return {folded(n): i for i, names in enumerate(classes) for n in names}
+
+
+def without_label(dataset: Dataset) -> list[str]:
+    """Say, in a line each, which images of a user's folder have no label, and the cure.
+
+    Folders come first that no class is called like, then the other images; of each kind
+    three are named. Where no image has a label, only folders with nearly a class's name
+    are told: the user has given none.
+    """
+    names, _ = dataset.every_name
+    known = {folded(name) for name in names}
+    around = [id.split("/")[:-1] for id in dataset.ids]
+    labelled = zip(around, dataset.labelled, strict=True)
+    by_folder = any(known & {*map(folded, parts)} for parts, yes in labelled if yes)
+    inside: dict[str, list[str]] = {}
+    for i in np.flatnonzero(~dataset.looked_at):
+        inside.setdefault("/".join(around[i]), []).append(dataset.ids[i])
+    rest = inside.pop("", [])
+    lines: list[str] = []
+    largest = sorted(inside, key=lambda folder: -len(inside[folder]))
+    for folder in largest:
+        parts = folder.split("/")[::-1] if len(lines) < NAMED else []
+        near = next(filter(None, (closest(part, names) for part in parts)), "")
+        if not near and not by_folder:
+            rest += inside[folder]
+            continue
+        lines.append(
+            f"{_images(len(inside[folder]))} in the folder {folder}: no class has its "
+            f"name{near}; rename the folder or the class"
+        )
+    if len(lines) > NAMED:
+        lines[NAMED:] = [f"and {len(lines) - NAMED:,} more folders that no class names"]
+    where = f"or write its class into {LABELS_CSV} (columns path,name)"
+    if rest and dataset.labelled.any():
+        lie, one = ("lies", "it") if len(rest) == 1 else ("lie", "each")
+        lines.append(
+            f"{_some(rest)} {lie} in no folder of a class: move {one} into one or out "
+            f"of the data set, {where}"
+        )
+    if dataset.shows_none and dataset.looked_at.all():
+        lines.append(
+            f"{_some(dataset.shows_none)}: {NO_NAME} in {LABELS_CSV}; chapters that "
+            "measure against labels need such pictures moved out of the data set"
+        )
+    return lines
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' * (count > 1)}"
+
+
+def _some(ids: Sequence[str]) -> str:
+    more = len(ids) - NAMED
+    return ", ".join(ids[:NAMED]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _named_in(root: Path) -> Classes:
@@ -189,9 +249,15 @@ def _labels_in(
     table: Path,
     ids: Sequence[str],
     skipped: Sequence[tuple[str, str]],
-    label_of: Mapping[str, int],
+    classes: Classes,
 ) -> Iterator[tuple[int, int]]:
-    """(position, label) of each row that has a name; those of skipped files do not."""
+    """(position, label) of each row that has a name; those of skipped files do not.
+
+    The label of a picture that shows none of the classes is -1. A class may be called
+    so itself.
+    """
+    label_of = {NO_NAME: UNKNOWN} | _labels_of(classes)
+    names = [NO_NAME, *flat(classes)[0]]
     positions = {_looks(path): i for i, path in enumerate(ids)}
     positions |= {path: i for i, path in enumerate(ids)}
     left_out, seen = {path for path, _ in skipped}, set()
@@ -208,11 +274,10 @@ def _labels_in(
         if i in seen:
             raise ValueError(f"{table} lists {path!r} twice")
         if name and folded(name) not in label_of:
-            near = difflib.get_close_matches(folded(name), label_of, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(
-                f"{table}: {path!r} is labelled {name!r}, which is no name of a "
-                f"class{hint}"
+                f"{table}: {path!r} is labelled {name!r}, which is no name of a class"
+                f"{closest(name, names)}: write the name of a class, or {NO_NAME} for "
+                "a picture that shows none of them"
             )
         if i is not None:
             seen.add(i)

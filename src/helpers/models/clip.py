@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
-from pathlib import Path
 
 import open_clip
 import torch
@@ -23,7 +22,6 @@ from torchvision.transforms.functional import pil_to_tensor
 from helpers.keys import key
 from helpers.models import embedded, fast, hub
 from helpers.models import weights as files
-from helpers.paths import from_root as weights_path  # as chapters call it
 
 DTYPES = {
     "float32": torch.float32,
@@ -366,8 +364,8 @@ def _source(name: str, weights: str) -> str | None:
         return weights
     if files.is_on_disk(weights):
         return ON_DISK
-    if Path(weights).suffix in files.SUFFIXES:
-        raise FileNotFoundError(f"no weights file at {weights_path(weights)}")
+    if nowhere := files.missing(weights):
+        raise FileNotFoundError(nowhere)
     choices = files.accepted(weight_choices(name), weights)
     raise ValueError(f"unknown weights {weights!r} for {name}: {choices}")
 

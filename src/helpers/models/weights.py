@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from helpers.models import hub
 from helpers.paths import from_root
+from helpers.words import closest
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 FOLDER, PAGE = "local-dir:", "hf-hub:"  # open_clip's prefixes
@@ -171,12 +172,21 @@ def variant(name: str, quick_gelu: bool | None) -> str:
 
 
 def accepted(choices: Sequence[str], given: str) -> str:
-    """List the values of `weights`, with a guess if `given` looks like a hub page."""
-    page = f"; did you mean {PAGE}{given}?" if re.fullmatch(HUB, given) else ""
+    """List the values of `weights`, with the nearest to `given`."""
     return (
         f"choose one of {', '.join(choices)}, a file ({', '.join(SUFFIXES)}), a folder "
-        f"of open_clip or Hugging Face, or {PAGE}OWNER/NAME{page}"
+        f"of open_clip or Hugging Face, or {PAGE}OWNER/NAME{closest(given, choices)}"
     )
+
+
+def missing(given: str) -> str:
+    """Say that nothing is where `given` points; "" if it is no path, or is there."""
+    looks_like_path = given.startswith((".", "~")) or given.endswith(SUFFIXES)
+    if is_on_disk(given) or not (looks_like_path or os.sep in given):
+        return ""
+    page = f"; did you mean {PAGE}{given}?"
+    hint = page if re.fullmatch(HUB, given) and not looks_like_path else ""
+    return f"no weights file at {from_root(given)}{hint}"
 
 
 @cache

@@ -5,19 +5,23 @@
 """
 
 import difflib
+import json
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any
 
 from helpers.paths import from_root
+from helpers.words import closest
 
 Rule = Callable[[Any, Mapping[str, Any]], str]
 """(value, all parameters) -> "" if the value is possible, else what would be."""
 
+COMMAND_LINE = "the command line"  # a source of values
 LARGEST = sys.float_info.max  # whole numbers beyond it are no floats
 SHOWN = 200  # characters of a wrong value
 NOUNS = {
@@ -42,7 +46,7 @@ def check(
     if types is None:
         types = {key: wanted for key, (wanted, _) in RULES.items()}
     faults = {
-        key: _type_fault(value, types[key]) if key in types else ""
+        key: _type_fault(value, types[key], _way(source, key)) if key in types else ""
         for key, value in parameters.items()
         if not (key == "class_names" and isinstance(value, list))  # as YAML has it
     }
@@ -60,13 +64,13 @@ def check(
         raise ValueError("\n".join(problems))
 
 
-def closest(word: str, words: Iterable[str]) -> str:
-    """ " (did you mean ...?)" where a known word is near, else nothing."""
-    near = difflib.get_close_matches(word, list(words), n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
+def _way(source: str | Mapping[str, str], key: str) -> str:
+    """How a value is given where it stands: `{}` is its place."""
+    where = source if isinstance(source, str) else source[key]
+    return f"-p {key} {{}}" if where == COMMAND_LINE else f"{key}: {{}}"
 
 
-def _type_fault(value: Any, wanted: type) -> str:
+def _type_fault(value: Any, wanted: type, way: str) -> str:
     if wanted in (int, float) and type(value) in (wanted, int):
         return "" if abs(value) <= LARGEST else "accepted: a finite number"
     if type(value) is wanted:
@@ -77,8 +81,23 @@ def _type_fault(value: Any, wanted: type) -> str:
     elif wanted is float and isinstance(value, str):
         hint = _number_hint(value)
     elif wanted is list:
-        hint = f", say [{value}]"
+        text = _as_list(str(value))
+        text = shlex.quote(text) if way.startswith("-p ") else text
+        hint = f", say {way.format(text)}"
     return f"accepted: {NOUNS[wanted]}{hint}"
+
+
+def _as_list(text: str) -> str:
+    """The text as one of a list, or of several with commas between, as YAML reads it.
+
+    Templates are quoted, since YAML takes {} for a table.
+    """
+    if not set(text) & set("{}[]\"':#"):
+        return f"[{text}]"
+    parts = [part.strip(" \"'") for part in text.strip(" []").split(",")]
+    if not all("{}" in part for part in parts):
+        parts = [text.strip(" []")]
+    return json.dumps(parts, ensure_ascii=False)
 
 
 def _number_hint(text: str) -> str:
@@ -280,6 +299,8 @@ def _weights(value: str, parameters: Mapping[str, Any]) -> str:
         return ""
     if files.is_on_disk(value):
         return _refusal(files.check, value, backbone)
+    if nowhere := files.missing(value):
+        return nowhere
     return f"accepted for {backbone}: {files.accepted(choices, value)}"
 
 
@@ -367,6 +388,30 @@ def _is_template(text: Any) -> bool:
     return isinstance(text, str) and bare != text and not set(bare) & set("{}")
 
 
+def _true_wordings(value: list, parameters: Mapping[str, Any]) -> str:
+    """Each text names a data set, as results call it, and what its images are."""
+    from helpers import data
+
+    root = parameters.get("data_root", "")
+    own = [data.called(name, root) for name in _sets(parameters)]
+    known = dict.fromkeys([*own, *(name for name in data.names() if name != "folder")])
+    for text in value:
+        name, _, wording = str(text).partition(": ")
+        if not isinstance(text, str) or not _is_template(wording):
+            example = f"{own[0]}: {text if _is_template(text) else 'a sketch of a {}.'}"
+            command = shlex.quote(json.dumps([example], ensure_ascii=False))
+            return (
+                'accepted: a list of texts "DATASET: TEMPLATE", with one "{}" where '
+                f"the class name goes, say -p true_wordings {command}"
+            )
+        if name not in known:
+            return (
+                f"{name!r} is no data set{closest(name, known)}; accepted: "
+                f"{', '.join(known)}"
+            )
+    return "" if value else "accepted: at least one"
+
+
 def _pretrained(embedded: str, file: str, what: str) -> Rule:
     """The embedded model, a page of the hub, or a folder that holds such a file."""
     return _passing(
@@ -402,10 +447,6 @@ _severities = _passing(
 )
 _templates = _list_of(
     _is_template, 'texts with one "{}" each, where the class name goes'
-)
-_named_templates = _list_of(
-    lambda text: isinstance(text, str) and _is_template(text.partition(": ")[2]),
-    'texts "DATASET: TEMPLATE", with one "{}" where the class name goes',
 )
 _file_or_none = _passing(
     lambda value: not value or os.path.isfile(from_root(value)),
@@ -447,7 +488,7 @@ RULES: dict[str, tuple[type, Rule]] = {
         ("precision", str, _precision),
         ("wording", str, _wording),
         ("wordings", list, _templates),
-        ("true_wordings", list, _named_templates),
+        ("true_wordings", list, _true_wordings),
         ("prompt_sets", list, _prompt_sets),
         ("closer", str, _closer),
         ("texts", str, _texts),

@@ -194,6 +194,14 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         with parallel.chosen(arguments.workers, arguments.ray_address):
             folder = runner.run(jobs, arguments.outputs, arguments.again)
+    except KeyboardInterrupt as stop:
+        again = ", without --again," if arguments.again else ""
+        stop.args = (
+            f"{str(stop) or 'interrupted'}\n"
+            f"The same command{again} goes on from there: chapters that are finished "
+            "are not run again",
+        )
+        raise
     except (runner.NotebookFailed, runner.KernelMissing) as failure:
         process.print_error(str(failure))
         return 1 if isinstance(failure, runner.NotebookFailed) else 3
@@ -235,10 +243,9 @@ def _behaviour(arguments: argparse.Namespace) -> int:
     from helpers.study import behaviour
 
     own = embedded.TAG if arguments.name in embedded.names() else "openai"
-    weights = arguments.weights or own
-    dataset, labelled = behaviour.read(
-        arguments.dataset, arguments.data_root, arguments.classes
-    )
+    weights = parameters.resolve("weights", arguments.weights or own, paths.here())
+    root = arguments.data_root and str(paths.from_here(arguments.data_root))
+    dataset, labelled = behaviour.read(arguments.dataset, root, arguments.classes)
     backbone = clip.load(arguments.name, weights, arguments.device, arguments.precision)
     found = behaviour.card(backbone, dataset, labelled, arguments.images)
     table = behaviour.beside_published({backbone.name: found})

@@ -3,7 +3,8 @@
 A chapter's parameters tell how many views it encodes, prompts it encodes, classes it
 carries through a tuned prompt or a step of tuning, and pictures it trains on. Each of
 these is timed on a few pictures, with random weights where the study's own are not
-here. The rest is not counted, nor what the store holds already: a factor of two is
+here. What needs a model that is not on this machine is left out, as in a run without a
+network. The rest is not counted, nor what the store holds already: a factor of two is
 possible. The store refuses views that the disk has no room for, and
 `helpers.study.process` watches the memory of a run.
 """
@@ -17,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from helpers import data, views
+from helpers import data, notebooks, views
 from helpers.data.dataset import Dataset
 from helpers.methods.training import Student
-from helpers.models import clip, template_prompts
+from helpers.models import clip, optional, template_prompts
 from helpers.models.fast import is_clip_vit
 from helpers.models.prompts import PromptTower
 from helpers.models.visual import ImageTower
@@ -70,15 +71,30 @@ def check_cost(
         except KeyError:  # a user's own notebook may declare fewer keys
             done = Counter()
         spent = {name: each[name] * n for name, n in done.items()}
+        away, whole_chapter = _away(job), START + sum(spent.values())
+        if away:
+            spent = {}
         seconds = START + sum(spent.values())
         whole += seconds
         most = max(spent, key=spent.__getitem__, default="")
-        dearest = f" (most of it {NAMES[most]})" if spent.get(most, 0) > START else ""
-        lines.append(f"{job.notebook.stem}: about {duration(seconds)}{dearest}")
+        why = f" (most of it {NAMES[most]})" if spent.get(most, 0) > START else ""
+        if whole_chapter > seconds + START:
+            why = f", since {away}; with it about {duration(whole_chapter)}"
+        lines.append(f"{job.notebook.stem}: about {duration(seconds)}{why}")
     on = str(models[0].device)
     on += "" if weights_are_here else ", with random weights as the study's are away"
     first = f"about {duration(whole)}, timed on a few pictures, {on}:"
     report.add("time", GOOD, "\n".join([first, *lines]))
+
+
+def _away(job: Job) -> str:
+    """Say which model the whole chapter needs and this machine lacks; "" if none."""
+    names = optional.wanted(job.parameters)
+    needed = {*notebooks.read(job.notebook).optional} & {"captioner", "diffusion"}
+    for key in needed & names.keys():
+        if lacking := optional.lacking(key, names[key]):
+            return f"{key} {names[key]} is {lacking}"
+    return ""
 
 
 def work(p: Mapping[str, Any], datasets: Mapping[str, Dataset]) -> Counter[str]:

@@ -102,15 +102,30 @@ def check_dataset(
         return None
     for warning in caught:
         report.add(name, NOTE, str(warning.message))
-    counts = _counts(whole, data.describe(name).images)
+    counts = _counts(whole, sample, data.describe(name).images)
     for mark, text in chain(counts, _names(whole), _skipped(whole, sample)):
         report.add(name, mark, text)
     if len(sample) < len(whole):
-        report.add(name, GOOD, f"this study uses {len(sample):,} of the images")
+        report.add(name, GOOD, _used(whole, sample, images))
     return sample
 
 
-def _counts(dataset: Dataset, official: int) -> Findings:
+def _damaged(whole: Dataset, sample: Dataset) -> Sequence[tuple[str, str]]:
+    """(file, reason) of each picture of the sample that cannot be decoded."""
+    return sample.skipped[len(whole.skipped) :]
+
+
+def _used(whole: Dataset, sample: Dataset, images: int) -> str:
+    """How many images the study uses, and why not all."""
+    damaged = len(_damaged(whole, sample))
+    drawn = len(sample) + damaged
+    why = [f"the parameter images is {images:,}"] if drawn < len(whole) else []
+    if damaged:
+        why.append(f"{damaged:,} {'is' if damaged == 1 else 'are'} damaged")
+    return f"this study uses {len(sample):,} of the images: {' and '.join(why)}"
+
+
+def _counts(dataset: Dataset, sample: Dataset, official: int) -> Findings:
     counts = f"{len(dataset):,} images of {len(dataset.class_names):,} classes"
     if dataset.files:
         counts += f" in {os.path.commonpath([path.parent for path in dataset.files])}"
@@ -119,13 +134,25 @@ def _counts(dataset: Dataset, official: int) -> Findings:
     else:
         yield NOTE, f"{counts}; the official set has {official:,}"
     if lacking := data.unlabelled(dataset):
-        yield NOTE, f"{lacking}: chapters that measure against labels are left out"
+        text = f"{lacking}: chapters that measure against labels are left out"
+        yield NOTE, "\n".join([text, *data.without_label(dataset)])
         return
-    present = np.bincount(dataset.labels, minlength=len(dataset.class_names))
-    missing = [dataset.class_names[label] for label in np.flatnonzero(present == 0)]
-    if missing:
-        text = f"{len(missing)} classes have no image and only serve as wrong answers"
-        yield NOTE, f"{text}: {_some(missing, 5)}"
+    damaged = {file for file, _ in _damaged(dataset, sample)}
+    sound = [id not in damaged for id in dataset.ids]
+    of_all, of_sound = (
+        np.bincount(labels, minlength=len(dataset.class_names))
+        for labels in (dataset.labels, dataset.labels[sound])
+    )
+    for what, lacking in {
+        "no image": of_all == 0,
+        "damaged images alone": (of_all > 0) & (of_sound == 0),
+    }.items():
+        names = [dataset.class_names[label] for label in np.flatnonzero(lacking)]
+        if names:
+            text = f"{len(names)} classes have {what} and only serve as wrong answers"
+            if len(names) == 1:
+                text = f"1 class has {what} and only serves as a wrong answer"
+            yield NOTE, f"{text}: {_some(names, 5)}"
 
 
 def _names(dataset: Dataset) -> Findings:
@@ -238,6 +265,8 @@ def _find_weights(report: Report, topic: str, backbone: str, weights: str) -> bo
     config = open_clip.get_pretrained_cfg(name, weights)
     if config:
         return _check_download(report, topic, config, weight_bytes(name))
+    if nowhere := files.missing(weights):
+        raise FileNotFoundError(nowhere)
     if not files.is_on_disk(weights):
         raise ValueError(files.accepted(clip.weight_choices(name), weights))
     found = files.check(weights, name)

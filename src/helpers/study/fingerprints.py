@@ -24,7 +24,7 @@ from helpers import keys, notebooks
 from helpers.files import code, notes, read_object
 from helpers.models import optional
 from helpers.paths import from_root, number_of
-from helpers.study.parameters import Job
+from helpers.study.parameters import Job, meaning
 
 LATER = "07"  # chapters from this one on read the ledgers of all others
 
@@ -107,7 +107,17 @@ def is_complete(executed: Path, made: dict[str, Any]) -> bool:
     names = optional.wanted(made["parameters"])
     was_missing = [key for key in left_out(executed) if key in names]
     available = any(not optional.lacking(key, names[key]) for key in was_missing)
-    return before == made and noted == hashes(made) and files_exist and not available
+    return (
+        _meant(before) == _meant(made)
+        and noted == hashes(made)
+        and files_exist
+        and not available
+    )
+
+
+def _meant(made: dict[str, Any]) -> dict[str, Any]:
+    """The record, with parameters that are alike where they mean the same."""
+    return {**made, "parameters": meaning(made.get("parameters", {}))}
 
 
 def left_out(executed: Path) -> dict[str, str]:
@@ -144,10 +154,11 @@ def other_parameters(executed: Path, job: Job) -> list[str]:
     before = recorded(executed).get("parameters")
     if before is None:
         return []
+    then, now = meaning(before), meaning(job.parameters)
     return [
         f"{key} {before.get(key)!r}, now {job.parameters.get(key)!r}"
-        for key in sorted(before.keys() | job.parameters.keys())
-        if before.get(key) != job.parameters.get(key)
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
     ]
 
 

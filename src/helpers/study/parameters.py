@@ -27,16 +27,17 @@ import yaml
 
 from helpers import notebooks
 from helpers.paths import ROOT, from_here, located, number_of, shown
-from helpers.study.checks import NOUNS, check, closest
+from helpers.study.checks import COMMAND_LINE, NOUNS, check
+from helpers.words import closest
 
 if TYPE_CHECKING:
     from helpers.data.dataset import Dataset
     from helpers.data.naming import Classes
 
 TYPES = {wanted.__name__: wanted for wanted in NOUNS}
-COMMAND_LINE = "the command line"
 INCLUDE, DATASET, LABELS = "include", "$dataset", "labels"
 OWN = "folder"  # the data set of a user's own pictures
+WORDINGS = "true_wordings"
 PATHS = ("data_root", "coop_file", "cocoop_file")  # parameters that are paths
 # Parameters that are names or paths; "model" is one of tools/generate.py.
 NAMED = ("weights", "texts", "captioner", "diffusion", "embeddings", "model")
@@ -217,6 +218,8 @@ def plan(
         raise ValueError("\n".join(left_out))
     for line in left_out:
         log(line)
+    for line in _without_label(judged, *own):
+        log(line)
     return suited
 
 
@@ -240,6 +243,20 @@ def _unsuited(job: Job, own: "Dataset | None", plain: "Dataset | None") -> str:
             "the parameter class_names"
         )
     return data.unlabelled(plain)
+
+
+def _without_label(
+    judged: Iterable[tuple[Job, str]],
+    own: "Dataset | None",
+    plain: "Dataset | None",
+) -> list[str]:
+    """The images for whose lack of labels notebooks are left out, and the cure."""
+    from helpers import data
+
+    found = (images for images in (own, plain) if images is not None)
+    lacking = {data.unlabelled(images): images for images in found}
+    reasons = [reason for _, reason in judged if reason and reason in lacking]
+    return data.without_label(lacking[reasons[0]]) if reasons else []
 
 
 def _own_images(values: Mapping[str, Any]) -> "tuple[Dataset | None, Dataset | None]":
@@ -277,6 +294,25 @@ def _too_long(
     for model in (*given, *job.parameters.get("more_backbones", [])):
         if model:
             yield from too_long(model, images.every_name[0])
+
+
+def meaning(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, alike where their spellings mean the same: names, and paths."""
+    return {key: _meaning(key, value) for key, value in parameters.items()}
+
+
+def _meaning(key: str, value: Any) -> Any:
+    from helpers.data.naming import parse
+
+    if not value:
+        return value
+    if key == "class_names":
+        try:
+            return parse(value)
+        except (ValueError, OSError):  # a file of names that is gone
+            return value
+    is_path = key in PATHS or (key in NAMED and _is_path(str(value), ROOT))
+    return os.path.normpath(located(str(value), ROOT)) if is_path else value
 
 
 def resolve_all(parameters: Mapping[str, Any], base: Path) -> dict[str, Any]:
@@ -358,6 +394,33 @@ def _with_dataset(value: Any, dataset: Any) -> Any:
     return dataset if value == DATASET else value
 
 
+def _with_data_set(wordings: Any, given: Mapping[str, Any]) -> Any:
+    """`true_wordings` as a list of "DATASET: WORDING", of what is surely meant.
+
+    That is one text for a list of one, a table for a list of its rows and, where the
+    study has one data set alone, a wording for that of this set.
+    """
+    if isinstance(wordings, str):  # [a sketch of a {}.] is no YAML, and stays a text
+        wordings = [wordings.strip().removeprefix("[").removesuffix("]").strip(" \"'")]
+    if isinstance(wordings, dict):
+        wordings = [wordings]
+    if not isinstance(wordings, list):
+        return wordings
+    from helpers import data
+
+    alone = "" if given.get("shifts") else str(given.get("dataset"))
+    texts = []
+    for one in wordings:
+        rows = one.items() if isinstance(one, dict) else [one]
+        texts += [": ".join(map(str, r)) if isinstance(r, tuple) else r for r in rows]
+    return [
+        f"{data.called(alone, given.get('data_root', ''))}: {text}"
+        if alone and isinstance(text, str) and ": " not in text
+        else text
+        for text in texts
+    ]
+
+
 def _unfit(
     path: Path, found: Iterable[Layer], chapters: Mapping[str, Mapping]
 ) -> list[str]:
@@ -394,6 +457,8 @@ def _job(
             sources |= dict.fromkeys(fitting, layer.origin)
     dataset = (values | injected).get("dataset")
     injected = {key: _with_dataset(value, dataset) for key, value in injected.items()}
+    if WORDINGS in injected:
+        injected[WORDINGS] = _with_data_set(injected[WORDINGS], values | injected)
     return Job(chapter, injected, values | injected), sources
 
 
