@@ -1,4 +1,4 @@
-"""Make an executed study small enough to commit: reduce its figures to 112 colours.
+"""Make an executed study small enough to commit: reduce its figures to 80 colours.
 
 python tools/lean.py outputs/reference
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-COLOURS = 112
+COLOURS = 80
 
 
 def lean(folder: Path) -> None:
