@@ -326,10 +326,13 @@ def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
     """
     require(table, ["backbone", "other", "gain", "gain_other", "gain_verdict"])
     pairs = table.groupby(["backbone", "other"], sort=False)
-    fig, axes = plt.subplots(
-        len(pairs), squeeze=False, figsize=(WIDTH, 0.8 + 4 * len(pairs))
-    )
-    for ax, ((one, other), part) in zip(axes[:, 0], pairs, strict=True):
+    columns = min(2, len(pairs))
+    rows = -(-len(pairs) // columns)
+    size = 0.9 * WIDTH * columns, 0.8 + 4 * rows
+    fig, axes = plt.subplots(rows, columns, squeeze=False, figsize=size)
+    for ax in axes.flat[len(pairs) :]:
+        ax.remove()
+    for ax, ((one, other), part) in zip(axes.flat, pairs, strict=False):
         _gain_against_gain(ax)
         for row in part.to_dict("records"):
             x, y = 100 * row["gain"], 100 * row["gain_other"]
@@ -345,7 +348,7 @@ def trainings(table: pd.DataFrame) -> tuple[Figure, pd.DataFrame]:
             ax.plot(x, y, marker=marker, ms=5, mfc=face, mec=shade, zorder=3)
         apart = (part["gain"] - part["gain_other"]).abs()
         far = part.loc[apart.nlargest(3).index].sort_values("gain_other")
-        labels = far["name"] + ", " + far["dataset"].map(called)
+        labels = far["name"].replace(tree.CALLED) + ", " + far["dataset"].map(called)
         _names_beside(ax, labels, 100 * far["gain"], 100 * far["gain_other"], 0.08)
         ax.set(xlabel=f"points gained with {one}", ylabel=f"points with {other}")
     styles = {"both find the same": (BLUE, BLUE, "o")}

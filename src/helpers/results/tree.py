@@ -30,7 +30,7 @@ LAST, ALL = "None of these?", "Whatever they are like"
 OWNED = {
     "a word for such images": ("Can you name the style?", "a name of the style"),
     "unlabelled images like them": ("Do you have a pool of one kind?", "a pool"),
-    "all test images at once": ("Do you have them all at once?", "all of them"),
+    "all test images at once": ("Do you have them all at once?", "all at once"),
     "a stream of test images": ("Do they come one after the other?", "a stream"),
     "labelled images": ("Do you have any labels?", "labels"),
     "your own method": ("Your own method?", "your own method"),
