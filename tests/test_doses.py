@@ -178,13 +178,10 @@ def test_a_peak_that_a_line_hides_is_told():
     trough = doses.trend(-peaked, [1, 2, 3, 4])
     assert (trough["turn"], trough["turned_by"]) == (2, -found["turned_by"])
     row = found | {"subject": "a gain", "over": "here", "verdict": "loses"}
-    told, peak = doses.sentence(row), f"{100 * found['turned']:+.1f} points at 2."
-    assert told.startswith("A gain falls by ")
+    told, peak = doses.sentence(row), f"{100 * found['turned']:+.1f} at 2"
     ends = [f"{100 * peaked[at].mean():+.1f}" for at in (0, 3)]
-    along = (
-        f" here, along a straight line. At the ends it is {' and '.join(ends)} points"
-    )
-    assert told.endswith(f"{along}, and greatest in between: {peak}")
+    goes = f"A gain goes from {' to '.join(ends)} points here, with a peak of {peak}"
+    assert told.startswith(f"{goes}. A straight line falls by ")
     for plain in (np.sort(peaked, axis=0), peaked[[1, 0]], peaked[[0, 0, 3]]):
         found = doses.trend(plain, range(len(plain)))
         assert np.isnan(found["turn"])

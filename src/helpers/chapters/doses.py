@@ -295,10 +295,10 @@ def sentence(row: Mapping[str, float | str]) -> str:
         change = f"{way} by {findings.amount(row)} {row['over']}"
         if np.isnan(row.get("turn", np.nan)):
             return f"{subject} {change}."
-        most = "greatest" if row["turned_by"] > 0 else "least"
-        ends = f"{100 * row['first']:+.1f} and {100 * row['last']:+.1f} points"
-        there = f"{100 * row['turned']:+.1f} points at {row['turn']:g}"
-        text = f"{subject} {change}, along a straight line. At the ends it is {ends}, "
-        return f"{text}and {most} in between: {there}."
+        ends = f"from {100 * row['first']:+.1f} to {100 * row['last']:+.1f} points"
+        turn = "a peak" if row["turned_by"] > 0 else "a trough"
+        there = f"{turn} of {100 * row['turned']:+.1f} at {row['turn']:g}"
+        text = f"{subject} goes {ends} {row['over']}, with {there}. A straight line "
+        return f"{text}{way} by {findings.amount(row)}."
     change = findings.points(row, " points")
     return f"{subject} {row['over']}: {change}, {row['verdict']}."

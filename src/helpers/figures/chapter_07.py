@@ -58,7 +58,10 @@ def _looks(rows: pd.DataFrame, names: Iterable[str]) -> dict[str, dict[str, Any]
 
 def _legend(fig: Figure, styles: dict[str, dict[str, Any]]) -> None:
     """The labelled methods and the others."""
-    keys = [Line2D([], [], ls="", label=n, **style) for n, style in styles.items()]
+    keys = [
+        Line2D([], [], ls="", label=tree.CALLED.get(name, name), **style)
+        for name, style in styles.items()
+    ]
     keys.append(Line2D([], [], color=OTHERS, marker="o", ms=4, ls="", label="others"))
     fig.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=10)
 
@@ -423,7 +426,7 @@ def _questions(ax: plt.Axes, leaves: pd.DataFrame) -> None:
         for y, leaf in zip(part.index, part.to_dict("records"), strict=True):
             ax.plot([0.42, 0.5, 0.53], [middle, y, y], color=FAINT, lw=1.5, zorder=0)
             without = " or ".join(leaf["without"].rsplit(", ", 1))
-            without = f"no gain with {without}" if without else ""
+            without = f"even with {without}" if without else ""
             question = tree.asked(leaf) or "Otherwise" * (len(part) > 1)
             lines = [
                 (question, 0.24, {"fontsize": 9}),

@@ -420,7 +420,8 @@ def _world(scores: Scores, backbone: str, agreed: Mapping[str, int]) -> str:
         text += f"find a change in the papers' direction for {same}, in the opposite "
         text += f"one for {other}, and no detectable difference for {unseen}"
         missed = agreed.get("not reproduced", 0)
-        text += f", {missed} of which gain enough in papers to be seen" * bool(missed)
+        enough = f", although {missed} of them gain enough in papers to be seen"
+        text += enough * bool(missed)
     return text
 
 
@@ -483,7 +484,8 @@ def _prices(gains: pd.DataFrame) -> str:
     who = listed(map(subject, slow["use"]))
     who = f"{who} take" if len(slow) > 1 else acting(slow["use"].iloc[0], "take")
     text = f"{capitalised(who)} {ends} ms for an image, against {plain} with one prompt"
-    return text + "; no other takes twice as long" * (len(slow) < len(gains))
+    rest = "; the others named here take less than twice as long as one prompt"
+    return text + rest * (len(slow) < len(gains))
 
 
 def _expected(row: pd.Series) -> str:
