@@ -130,6 +130,7 @@ def test_quick_gelu_is_used_with_a_warning(monkeypatch):
         raise RuntimeError("no network")
 
     monkeypatch.setattr(open_clip, "create_model_and_transforms", offline)
+    monkeypatch.setattr("helpers.models.hub.out_of_reach", lambda: "")
     with (
         pytest.warns(UserWarning, match="using RN50-quickgelu"),
         pytest.raises(RuntimeError, match="give the file's path as `weights`"),

@@ -113,10 +113,13 @@ def literal(values, resamples, seed):
             v = values[dataset]
             seeds = rng.integers(v.shape[1], size=v.shape[1])
             images = rng.integers(v.shape[2], size=v.shape[2])
-            drawn = [v[k, s, i] for k in checkpoints for s in seeds for i in images]
-            drawn = [value for value in drawn if not np.isnan(value)]
-            if drawn:
-                means.append(sum(drawn) / len(drawn))
+            of_each = []  # checkpoint drawn, which counts once whatever it lacks
+            for k in checkpoints:
+                drawn = [v[k, s, i] for s in seeds for i in images]
+                drawn = [value for value in drawn if not np.isnan(value)]
+                of_each += [sum(drawn) / len(drawn)] if drawn else []
+            if of_each:
+                means.append(sum(of_each) / len(of_each))
         if means:
             found.append(sum(means) / len(means))
     return found
@@ -148,13 +151,22 @@ def test_the_hierarchical_bootstrap_is_nested_loops(shapes, missing):
     values = [gains(rng, s, m, missing) for s, m in zip(shapes, means, strict=True)]
     found = protocol.macro(values, resamples=20_000)
     slow = literal(values, 3000, 5)
-    expected = np.mean([np.nanmean(v) for v in values])
+    run = [[x for x in v if not np.isnan(x).all()] for v in values]
+    expected = np.mean([np.mean([np.nanmean(x) for x in v]) for v in run])
     assert found["difference"] == pytest.approx(expected)
     width = np.std(slow)
     low, high = np.quantile(slow, [0.025, 0.975])
     assert found["ci_low"] == pytest.approx(low, abs=0.25 * width)
     assert found["ci_high"] == pytest.approx(high, abs=0.25 * width)
     assert protocol.macro(values) == protocol.macro(values)
+
+
+def test_a_checkpoint_counts_once_however_many_seeds_it_has():
+    values = np.full((2, 3, 40), np.nan)
+    values[0], values[1, 0] = 1.0, 0.0
+    found = protocol.macro([values])
+    assert found["difference"] == pytest.approx(0.5)
+    assert (found["ci_low"], found["ci_high"]) == (0.0, 1.0)
 
 
 def test_of_many_data_sets_the_interval_is_the_normal_one():

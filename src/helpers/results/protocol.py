@@ -76,7 +76,7 @@ def gained(
 def macro(
     values: Sequence[np.ndarray], resamples: int = 2000, seed: int = 0
 ) -> dict[str, float]:
-    """Mean over data sets of their means, and its interval by a hierarchical bootstrap.
+    """Mean over data sets of the checkpoints' mean, and its hierarchical bootstrap.
 
     A resample draws, each with replacement, as many data sets and checkpoints as there
     are; and for each data set drawn as many view seeds and images as that has. Drawn
@@ -108,7 +108,7 @@ def macro(
     if images < metrics.FEWEST:
         low, high = -1.0, 1.0
     return {
-        "difference": float(np.mean([np.nanmean(v) for v in values])),
+        "difference": float(np.mean([_mean(v) for v in values])),
         "ci_low": float(low),
         "ci_high": float(high),
         "datasets": count,
@@ -120,23 +120,34 @@ def macro(
     }
 
 
+def _mean(values: np.ndarray) -> float:
+    """Mean over checkpoints of [K, S, N], in which each of them counts the same."""
+    run = ~np.isnan(values).all(axis=(1, 2))
+    return float(np.nanmean(values[run], axis=(1, 2)).mean())
+
+
 def _resampled(
     values: np.ndarray, checkpoints: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """Means [R] of a data set's resampled seeds and images, for checkpoints [R, K].
 
-    Images whose values are alike in all cells are drawn together.
+    A checkpoint counts the same whatever the number of its seeds. Images whose values
+    are alike in all cells are drawn together.
     """
     seeds = compare.draws(rng, values.shape[1], len(checkpoints))
-    cells = checkpoints[:, :, None] * seeds[:, None, :]
-    cells = cells.reshape(len(checkpoints), -1)
+    shape = len(checkpoints), *values.shape[:2]  # [R, K, S]
     images = values.reshape(-1, values.shape[2]).T
     kinds, sizes = np.unique(images, axis=0, return_counts=True)
     drawn = rng.multinomial(len(images), sizes / len(images), size=len(checkpoints))
-    sums = ((drawn @ np.nan_to_num(kinds)) * cells).sum(axis=1)
-    counts = ((drawn @ ~np.isnan(kinds)) * cells).sum(axis=1)
+    cells = np.nan_to_num(kinds), ~np.isnan(kinds)
+    sums, counts = (
+        ((drawn @ c).reshape(shape) * seeds[:, None, :]).sum(axis=2) for c in cells
+    )
     with np.errstate(invalid="ignore"):  # a draw that hits nothing
-        return sums / counts
+        means = np.where(counts > 0, sums / counts, 0)  # [R, K]
+        return (checkpoints * means).sum(axis=1) / (checkpoints * (counts > 0)).sum(
+            axis=1
+        )
 
 
 def summary(scores: Scores, board: pd.DataFrame) -> pd.DataFrame:

@@ -189,7 +189,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     _check_folders(jobs, arguments.outputs)
     given = {k: v for job in jobs for k, v in job.parameters.items()}
-    if told := embedded.strange(given["weights"], [given["dataset"]]):
+    data_sets = [given["dataset"]] if "dataset" in given else []
+    if told := embedded.strange(given.get("weights", ""), data_sets):
         print(f"Note: {told}", flush=True)
     try:
         with parallel.chosen(arguments.workers, arguments.ray_address):
