@@ -208,6 +208,8 @@ def test_reference_run_is_small_and_free_of_machine_names():
     for path in files:
         if path.suffix != ".png":
             content = path.read_text(encoding="utf-8")
+            # The letters of a picture may spell anything, even a short path.
+            content = re.sub(r'"image/png": "[^"]*"', "", content)
             assert not [name for name in private if name in content], path
 
 

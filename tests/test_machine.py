@@ -490,18 +490,18 @@ def test_a_users_settings_change_nothing(tmp_path):
         "COLUMNS": "0",
     }
     done = subprocess.run(
-        command(tmp_path, "run", "small", "--outputs", "aus gabe"),
+        command(tmp_path, "run", "small", "--outputs", "aus gäbe"),
         cwd=here,
         env=os.environ | own,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "hier dr?ben/aus gabe/small" in done.stdout
-    executed = here / "aus gabe/small/01_small.ipynb"
+    assert "results.csv: aus g?be/small" in done.stdout  # in ASCII
+    executed = here / "aus gäbe/small/01_small.ipynb"
     assert printed(executed).splitlines() == [
         str(here / "käche"),
-        str(here / "aus gabe"),
+        str(here / "aus gäbe"),
         "False 60",
         "[False, 'white']",
     ]
