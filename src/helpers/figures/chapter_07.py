@@ -63,7 +63,7 @@ def _legend(fig: Figure, styles: dict[str, dict[str, Any]]) -> None:
         for name, style in styles.items()
     ]
     keys.append(Line2D([], [], color=OTHERS, marker="o", ms=4, ls="", label="others"))
-    fig.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=10)
+    fig.legend(handles=keys, loc="outside lower center", ncols=3, fontsize=9)
 
 
 @styled

@@ -420,7 +420,8 @@ def _world(scores: Scores, backbone: str, agreed: Mapping[str, int]) -> str:
         text += f"find a change in the papers' direction for {same}, in the opposite "
         text += f"one for {other}, and no detectable difference for {unseen}"
         missed = agreed.get("not reproduced", 0)
-        enough = f", although {missed} of them gain enough in papers to be seen"
+        which = f"{missed} of them" if missed < unseen else "all of them"
+        enough = f", although {which} gain enough in papers to be seen"
         text += enough * bool(missed)
     return text
 
