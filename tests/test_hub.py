@@ -51,6 +51,13 @@ def test_who_chose_to_be_offline_is_told_so(asked, monkeypatch):
     assert not asked
 
 
+def test_a_folder_is_a_model_without_asking_the_hub(asked, tmp_path):
+    assert hub.source(str(tmp_path)) == str(tmp_path)
+    assert not asked
+    assert hub.source("owner/name") == "owner/name"
+    assert len(asked) == 1
+
+
 def test_a_mirror_is_asked_at_its_own_port(asked, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://mirror.local:8080")
     assert hub.out_of_reach() == "mirror.local does not answer"

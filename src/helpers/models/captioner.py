@@ -35,7 +35,6 @@ from transformers.modeling_outputs import BaseModelOutput
 from helpers.models import clip, embedded, hub
 from helpers.models.fast import attention_pool, fold
 from helpers.models.optional import MissingModel
-from helpers.paths import from_root
 
 EMBEDDED = "picto-captioner"
 HUB = "nlpconnect/vit-gpt2-image-captioning"
@@ -268,10 +267,7 @@ def _decoder(tokens: Callable) -> Callable[[Tensor], list[str]]:
 
 def _pretrained(name: str) -> tuple:
     """Model, preprocessing and decoding of a captioner from the hub or a folder."""
-    folder = from_root(name)
-    source = str(folder) if folder.is_dir() else name
-    if not folder.is_dir():
-        hub.out_of_reach()  # its cache may do
+    source = hub.source(name)
     try:
         model = VisionEncoderDecoderModel.from_pretrained(source)
         processor = AutoImageProcessor.from_pretrained(source)

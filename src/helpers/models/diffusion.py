@@ -36,7 +36,6 @@ from torchvision.transforms.v2 import functional as T
 from helpers.data.dataset import to_rgb
 from helpers.models import clip, embedded, hub, sdedit
 from helpers.models.optional import REVISIONS, MissingModel, command
-from helpers.paths import from_root
 
 EMBEDDED = "picto-diffusion"
 VARIATION = "lambdalabs/sd-image-variations-diffusers"
@@ -187,10 +186,7 @@ def embedded_pipeline() -> sdedit.SDEditPipeline:
 @lru_cache(1)  # gigabytes, and a chapter uses the same pipeline at several strengths
 def _pretrained(name: str, dtype: torch.dtype) -> tuple[DiffusionPipeline, str]:
     """A pipeline of the hub or of a folder, and the fingerprint of its weights."""
-    folder = from_root(name)
-    source = str(folder) if folder.is_dir() else name
-    if not folder.is_dir():
-        hub.out_of_reach()  # its cache may do
+    source = hub.source(name)
     options = {"torch_dtype": dtype, "revision": REVISIONS.get(name)}
     try:
         named = DiffusionPipeline.load_config(source, revision=options["revision"])

@@ -17,6 +17,8 @@ import huggingface_hub
 from huggingface_hub import constants
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
+from helpers.paths import from_root
+
 PATIENCE = 10.0  # seconds
 
 
@@ -32,6 +34,18 @@ def out_of_reach() -> str:
         return ""
     constants.HF_HUB_OFFLINE = True
     return f"{urlsplit(constants.ENDPOINT).hostname} does not answer"
+
+
+def source(name: str) -> str:
+    """The folder that a model's name means, or else the name: a page of the hub.
+
+    Whether that is within reach is settled, as its cache may do.
+    """
+    folder = from_root(name)
+    if folder.is_dir():
+        return str(folder)
+    out_of_reach()
+    return name
 
 
 @cache

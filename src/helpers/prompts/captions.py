@@ -31,7 +31,6 @@ from helpers.models import hub
 from helpers.models.clip import Backbone
 from helpers.models.optional import MissingModel, command
 from helpers.models.template_prompts import PLACEHOLDER, ContextWindow, fill
-from helpers.paths import from_root
 from helpers.words import composed, folded, mentions, spans
 
 PLAIN = "a photo of a {}."
@@ -62,11 +61,9 @@ def sentence_embedder(name: str = SENTENCE_MODEL):
     """
     from keybert.backend._sentencetransformers import SentenceTransformerBackend
 
-    folder = from_root(name)
-    if not folder.is_dir():
-        hub.out_of_reach()  # its cache may do
+    source = hub.source(name)
     try:
-        return SentenceTransformerBackend(str(folder) if folder.is_dir() else name)
+        return SentenceTransformerBackend(source)
     except Exception as error:  # the hub's client raises many kinds
         size = f" (about {SENTENCE_MODEL_SIZE})" if name == SENTENCE_MODEL else ""
         raise MissingModel(
